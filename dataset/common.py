@@ -1,0 +1,132 @@
+"""The published on-disk format of a puzzle dataset: metadata, names of files, writing, fingerprint.
+
+    <dataset>/identifiers.json            name of each puzzle identifier; entry 0 is "<blank>"
+    <dataset>/source.json                 what built it: command, source files and their SHA-256, row counts (ours)
+    <dataset>/<split>/dataset.json        `PuzzleDatasetMetadata`
+    <dataset>/<split>/<set>__<field>.npy  one array a field of `FIELDS`
+
+A *group* holds puzzles that are augmentations of one another; a *puzzle* holds examples; an *example* is one row of
+`inputs` and `labels`, (N, L) integers below the vocabulary size. `group_indices` (groups + 1) and `puzzle_indices`
+(puzzles + 1) hold the first puzzle of each group and the first example of each puzzle; `puzzle_identifiers` has one
+entry a puzzle.
+"""
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+FIELDS = ("inputs", "labels", "puzzle_identifiers", "puzzle_indices", "group_indices")
+BLANK_IDENTIFIER = "<blank>"
+IGNORE_LABEL_ID = -100  # what a label becomes, once loaded, where no answer is asked for (PyTorch's convention)
+
+
+class PuzzleDatasetMetadata(BaseModel):
+    """`dataset.json` of one split. Keys that we do not know, written by others, are kept out of the way."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    # token that fills `inputs` where a batch is padded
+    pad_id: int
+    # label value on disk that means "no answer asked here"; None: every cell counts
+    ignore_label_id: int | None
+    # puzzle identifier that no puzzle owns, shared by all puzzles that have no embedding of their own
+    blank_identifier_id: int
+    # number of tokens V; every input and label is below it
+    vocab_size: int
+    # length L of a sequence, in tokens
+    seq_len: int
+    # rows of the puzzle-embedding table, the blank included
+    num_puzzle_identifiers: int
+    total_groups: int
+    # mean number of examples in a puzzle
+    mean_puzzle_examples: float
+    total_puzzles: int
+    # names of the sets in this split
+    sets: list[str]
+
+
+def field_path(split_dir: Path, set_name: str, field: str) -> Path:
+    return split_dir / f"{set_name}__{field}.npy"
+
+
+def write_json(path: Path, value) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n")
+
+
+def open_field(split_dir: Path, field: str, shape: tuple[int, ...], set_name: str = "all") -> np.memmap:
+    """A new uint8 array that lives in its file: fill it and hand it to `write_split`, which leaves it there.
+
+    Arrays larger than memory can be written so.
+    """
+    split_dir.mkdir(parents=True, exist_ok=True)
+    return np.lib.format.open_memmap(field_path(split_dir, set_name, field), "w+", np.uint8, shape)
+
+
+def write_split(split_dir: Path, arrays: Mapping[str, np.ndarray], vocab_size: int, num_puzzle_identifiers: int = 1,
+                set_name: str = "all", ignore_label_id: int | None = 0) -> PuzzleDatasetMetadata:
+    """Write one split with one set. `arrays` maps each of `FIELDS` to its array; pad and blank identifier are 0."""
+    split_dir.mkdir(parents=True, exist_ok=True)
+    puzzles = len(arrays["puzzle_identifiers"])
+    examples, seq_len = arrays["inputs"].shape
+    metadata = PuzzleDatasetMetadata(
+        pad_id=0, ignore_label_id=ignore_label_id, blank_identifier_id=0, vocab_size=vocab_size, seq_len=seq_len,
+        num_puzzle_identifiers=num_puzzle_identifiers, total_groups=len(arrays["group_indices"]) - 1,
+        mean_puzzle_examples=examples / puzzles, total_puzzles=puzzles, sets=[set_name])
+    write_json(split_dir / "dataset.json", metadata.model_dump())
+    for field in FIELDS:
+        path = field_path(split_dir, set_name, field)
+        if not _lives_in(arrays[field], path):
+            np.save(path, arrays[field])
+    return metadata
+
+
+def _lives_in(array: np.ndarray, path: Path) -> bool:
+    return isinstance(array, np.memmap) and path.exists() and os.path.samefile(array.filename, path)
+
+
+@contextmanager
+def new_dataset_directory(path: str | Path, needed_bytes: int, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary directory that gets the name `path` only when the body ends well.
+
+    An interrupted build thus leaves nothing that looks complete. Raises ValueError if `path` exists and `overwrite`
+    is false, or if the disk holds less than `needed_bytes` and a tenth more.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise ValueError(f"{path} exists already; remove it, pass --overwrite, or choose another --output-dir")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(path.parent).free
+    if free < 1.1 * needed_bytes:
+        raise ValueError(f"{path} needs about {needed_bytes / 1e6:.0f} MB, and {path.parent} has {free / 1e6:.0f} MB free; "
+                         "free some space or choose another --output-dir")
+    building = Path(tempfile.mkdtemp(prefix=f".{path.name}.building-", dir=path.parent))
+    os.chmod(building, 0o755)  # mkdtemp keeps others out; a dataset is for sharing
+    try:
+        yield building
+        if path.exists():
+            shutil.rmtree(path)
+        building.rename(path)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def file_sha256(path: str | Path) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def dataset_fingerprint(path: str | Path) -> str:
+    """SHA-256 over the names and contents of a dataset's files, published ones included; 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for file in sorted(p for p in Path(path).rglob("*") if p.suffix in (".npy", ".npz", ".json", ".jsonl")):
+        if file.name == "source.json":  # provenance, with paths and dates, is no part of what is learned
+            continue
+        digest.update(f"{file.relative_to(path).as_posix()}\0{file_sha256(file)}\0".encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,314 @@
+"""Puzzle data sets as batches: an endless, seeded training stream and padded test batches, sharded by rank.
+
+Training: each epoch is a permutation of the groups; from each group one puzzle at random, its examples in random order;
+the examples of all epochs form one stream, packed into global batches across epoch boundaries. The stream is a
+function of the seed alone; its cursor (epoch, offset) is all there is to save.
+
+Testing: every example once, in order, set by set; the last batch is padded.
+
+    for set_name, batch, examples_in_global_batch in PuzzleDataset(config, split="test"): ...
+"""
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from dataset.common import FIELDS, IGNORE_LABEL_ID, PuzzleDatasetMetadata, field_path
+
+Batch = dict[str, Tensor]
+
+
+class PuzzleDatasetConfig(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    # the training stream is a function of it
+    seed: int
+    # data set folders; each holds the split asked for
+    dataset_paths: list[str]
+    # examples in a batch over all ranks
+    global_batch_size: int = Field(gt=0)
+    # every example once, padded (true), or the training stream (false)
+    test_set_mode: bool
+    # epochs that one iteration over a training set covers
+    epochs_per_iter: int = Field(default=1, gt=0)
+    rank: int = 0
+    num_replicas: int = 1
+    # all folders that share one embedding table, in the order of their identifiers; empty: `dataset_paths`
+    identifier_paths: list[str] = []
+
+    def local_batch_size(self) -> int:
+        if self.global_batch_size % self.num_replicas:
+            raise ValueError(f"global_batch_size={self.global_batch_size} is not divisible by {self.num_replicas} processes; "
+                             f"use a multiple, such as {-(-self.global_batch_size // self.num_replicas) * self.num_replicas}")
+        return self.global_batch_size // self.num_replicas
+
+
+@dataclass
+class PuzzleSet:
+    """The arrays of one set, inputs and labels memory-mapped, and where they come from."""
+
+    path: str
+    split_dir: Path
+    name: str
+    metadata: PuzzleDatasetMetadata
+    inputs: np.ndarray  # (N, L)
+    labels: np.ndarray  # (N, L)
+    puzzle_identifiers: np.ndarray  # (puzzles,)
+    puzzle_indices: np.ndarray  # (puzzles + 1,)
+    group_indices: np.ndarray  # (groups + 1,)
+    identifier_offset: int  # what is added to identifiers other than the blank
+
+    def fetch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """int32 fields of the examples numbered `rows`; raises ValueError for a token beyond the vocabulary."""
+        puzzles = np.searchsorted(self.puzzle_indices, rows, side="right") - 1
+        inputs, labels = self._tokens("inputs", rows), self._tokens("labels", rows)
+        if self.metadata.ignore_label_id is not None:
+            labels[labels == self.metadata.ignore_label_id] = IGNORE_LABEL_ID
+        identifiers = self.puzzle_identifiers[puzzles].astype(np.int32)
+        identifiers[identifiers != self.metadata.blank_identifier_id] += self.identifier_offset
+        return {"inputs": inputs, "labels": labels, "puzzle_identifiers": identifiers}
+
+    def _tokens(self, field: str, rows: np.ndarray) -> np.ndarray:
+        tokens = getattr(self, field)[rows].astype(np.int32)
+        allowed = tokens == self.metadata.ignore_label_id if field == "labels" else False
+        bad = ((tokens < 0) | (tokens >= self.metadata.vocab_size)) & ~np.asarray(allowed)
+        if bad.any():
+            row, column = np.argwhere(bad)[0]
+            raise ValueError(f"{field_path(self.split_dir, self.name, field)}: row {rows[row]}, position {column} holds "
+                             f"{tokens[row, column]}, but vocab_size is {self.metadata.vocab_size} (tokens 0 to "
+                             f"{self.metadata.vocab_size - 1}); mend the array, or vocab_size in dataset.json")
+        return tokens
+
+
+def load_metadata(path: str | Path, split: str) -> PuzzleDatasetMetadata:
+    """`dataset.json` of a split. Raises ValueError naming what is missing and where."""
+    file = Path(path) / split / "dataset.json"
+    if not Path(path).is_dir():
+        raise ValueError(f"no data set at {path}: the folder does not exist; build it first, or correct data_paths")
+    if not file.is_file():
+        raise ValueError(f"{path} has no {split} split: {file} does not exist")
+    try:
+        return PuzzleDatasetMetadata(**json.loads(file.read_text()))
+    except (json.JSONDecodeError, ValidationError, TypeError) as error:
+        raise ValueError(f"{file} does not describe a puzzle data set: {error}") from error
+
+
+def load_set(path: str, split: str, name: str, metadata: PuzzleDatasetMetadata, identifier_offset: int) -> PuzzleSet:
+    """Open one set's arrays and check that they fit together."""
+    split_dir = Path(path) / split
+    arrays = {field: _open_array(field_path(split_dir, name, field), mapped=field in ("inputs", "labels"))
+              for field in FIELDS}
+    _check_arrays(arrays, split_dir, name, metadata)
+    return PuzzleSet(path, split_dir, name, metadata, **arrays, identifier_offset=identifier_offset)
+
+
+def _open_array(file: Path, mapped: bool) -> np.ndarray:
+    if not file.is_file():
+        raise ValueError(f"{file} is missing; build the data set again")
+    try:
+        return np.load(file, mmap_mode="r" if mapped else None, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{file} is truncated or not a NumPy array ({error}); build the data set again") from error
+
+
+def _check_arrays(arrays: dict[str, np.ndarray], split_dir: Path, name: str, metadata: PuzzleDatasetMetadata) -> None:
+    def refuse(field: str, problem: str):
+        raise ValueError(f"{field_path(split_dir, name, field)}: {problem}; build the data set again")
+
+    for field, array in arrays.items():
+        dimensions = 2 if field in ("inputs", "labels") else 1
+        if array.ndim != dimensions or not np.issubdtype(array.dtype, np.integer):
+            refuse(field, f"expected integers in {dimensions} dimensions, found {array.dtype} of shape {array.shape}")
+    examples, puzzles = len(arrays["inputs"]), len(arrays["puzzle_identifiers"])
+    if not examples:
+        refuse("inputs", "the split is empty: it has no examples")
+    for field in ("inputs", "labels"):
+        if arrays[field].shape != (examples, metadata.seq_len):
+            refuse(field, f"expected shape {(examples, metadata.seq_len)} by inputs and seq_len of dataset.json, "
+                          f"found {arrays[field].shape}")
+    for field, ends, kind in (("puzzle_indices", examples, "example"), ("group_indices", puzzles, "puzzle")):
+        indices = arrays[field]
+        if len(indices) < 2 or indices[0] != 0 or indices[-1] != ends or (np.diff(indices) <= 0).any():
+            refuse(field, f"must rise from 0 to {ends}, the number of {kind}s")
+    if len(arrays["puzzle_indices"]) != puzzles + 1:
+        refuse("puzzle_indices", f"has {len(arrays['puzzle_indices'])} entries for {puzzles} puzzles; one more is needed")
+    identifiers = arrays["puzzle_identifiers"]
+    if identifiers.min() < 0 or identifiers.max() >= metadata.num_puzzle_identifiers:
+        refuse("puzzle_identifiers", f"holds {identifiers.min()} to {identifiers.max()}, but dataset.json has "
+                                     f"num_puzzle_identifiers={metadata.num_puzzle_identifiers}")
+
+
+def merged_metadata(metadata: dict[str, PuzzleDatasetMetadata]) -> PuzzleDatasetMetadata:
+    """One description of several data sets, by path. They must agree in tokens and length, else ValueError."""
+    (first_path, first), *others = metadata.items()
+    for path, other in others:
+        for key in ("vocab_size", "seq_len", "pad_id", "ignore_label_id", "blank_identifier_id"):
+            if getattr(first, key) != getattr(other, key):
+                raise ValueError(f"data sets cannot be mixed: {key} is {getattr(first, key)} in {first_path} and "
+                                 f"{getattr(other, key)} in {path}; train on them separately")
+    every = list(metadata.values())
+    puzzles = sum(m.total_puzzles for m in every)
+    return first.model_copy(update={
+        "total_groups": sum(m.total_groups for m in every), "total_puzzles": puzzles,
+        "mean_puzzle_examples": sum(m.mean_puzzle_examples * m.total_puzzles for m in every) / max(puzzles, 1)})
+
+
+def identifier_offsets(paths: Sequence[str]) -> tuple[dict[str, int], int]:
+    """Offset of each path's identifiers in the shared table, and the table's rows. The blank, 0, is shared."""
+    offsets, rows = {}, 1
+    for path in paths:
+        if path in offsets:
+            continue
+        split = "train" if (Path(path) / "train" / "dataset.json").is_file() else "test"
+        offsets[path] = rows - 1
+        rows += load_metadata(path, split).num_puzzle_identifiers - 1
+    return offsets, rows
+
+
+class TrainStream:
+    """Row numbers of the training examples, over all sets, as one endless seeded stream with a cursor."""
+
+    def __init__(self, sets: Sequence[PuzzleSet], seed: int):
+        self.seed, self.epoch, self.offset = seed, 0, 0
+        self.starts, self.sizes, self.group_starts, self.group_sizes = self._concatenated(sets)
+        mean_sizes = np.add.reduceat(self.sizes, self.group_starts) / self.group_sizes
+        self.examples_per_epoch = float(mean_sizes.sum())  # expected, where a group's puzzles differ in size
+        self._order = self._epoch_order()
+
+    @staticmethod
+    def _concatenated(sets: Sequence[PuzzleSet]):
+        """First row and size of every puzzle, first puzzle and size of every group, numbered over all sets."""
+        rows = np.cumsum([0] + [len(s.inputs) for s in sets])
+        puzzles = np.cumsum([0] + [len(s.puzzle_identifiers) for s in sets])
+        return (np.concatenate([s.puzzle_indices[:-1] + r for s, r in zip(sets, rows)]),
+                np.concatenate([np.diff(s.puzzle_indices) for s in sets]),
+                np.concatenate([s.group_indices[:-1] + p for s, p in zip(sets, puzzles)]),
+                np.concatenate([np.diff(s.group_indices) for s in sets]))
+
+    def _epoch_order(self) -> np.ndarray:
+        """Rows of this epoch in order; a function of (seed, epoch)."""
+        random = np.random.default_rng((self.seed, self.epoch))
+        groups = random.permutation(len(self.group_starts))
+        puzzles = self.group_starts[groups] + random.integers(self.group_sizes[groups])
+        sizes = self.sizes[puzzles]
+        place = np.repeat(np.arange(len(puzzles)), sizes)  # of each example's puzzle in this epoch
+        within = np.arange(len(place)) - (np.cumsum(sizes) - sizes)[place]
+        rows = self.starts[puzzles][place] + within
+        return rows[np.lexsort((random.random(len(rows)), place))]
+
+    def take(self, count: int) -> np.ndarray:
+        """The next `count` row numbers; moves the cursor."""
+        parts = []
+        while count:
+            part = self._order[self.offset:self.offset + count]
+            parts.append(part)
+            self.offset += len(part)
+            count -= len(part)
+            if self.offset == len(self._order):
+                self.epoch, self.offset = self.epoch + 1, 0
+                self._order = self._epoch_order()
+        return np.concatenate(parts)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self.epoch, "offset": self.offset}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.epoch, self.offset = state["epoch"], state["offset"]
+        self._order = self._epoch_order()
+
+
+class PuzzleDataset(torch.utils.data.IterableDataset):
+    """One split of one or more data sets. Yields (set name, this rank's batch, examples in the global batch).
+
+    A batch holds int32 `inputs` and `labels` (B, L), ignored labels as -100, and `puzzle_identifiers` (B,). Iterating
+    a training split gives the batches of the next `epochs_per_iter` epochs, and goes on where it stopped.
+    """
+
+    def __init__(self, config: PuzzleDatasetConfig, split: str = "train"):
+        super().__init__()
+        if not config.dataset_paths:
+            raise ValueError("no data set given: data_paths is empty")
+        self.config, self.split = config, split
+        self.local_batch_size = config.local_batch_size()
+        by_path = {path: load_metadata(path, split) for path in config.dataset_paths}
+        offsets, rows = identifier_offsets([*config.identifier_paths, *config.dataset_paths])
+        self.sets: dict[str, PuzzleSet] = {}
+        for i, (path, metadata) in enumerate(by_path.items()):
+            for name in metadata.sets:
+                unique = f"{name}{i}" if name in self.sets else name
+                self.sets[unique] = load_set(path, split, name, metadata, offsets[path])
+        self.metadata = merged_metadata(by_path).model_copy(
+            update={"num_puzzle_identifiers": rows, "sets": list(self.sets)})
+        self._set_ends = np.cumsum([len(s.inputs) for s in self.sets.values()])
+        self.stream = None if config.test_set_mode else TrainStream(list(self.sets.values()), config.seed)
+        self._epochs_iterated = self._batches_taken = 0
+
+    def __iter__(self) -> Iterator[tuple[str, Batch, int]]:
+        if self.config.test_set_mode:
+            yield from self._test_batches()
+            return
+        self._epochs_iterated += self.config.epochs_per_iter
+        while self._batches_taken < self.steps_in(self._epochs_iterated):
+            self._batches_taken += 1
+            yield "all", self.next_batch(), self.config.global_batch_size
+
+    def steps_in(self, epochs: int) -> int:
+        """Whole global batches in so many epochs of the training stream."""
+        return int(epochs * self.stream.examples_per_epoch / self.config.global_batch_size + 1e-9)
+
+    def next_batch(self) -> Batch:
+        """This rank's part of the training stream's next global batch."""
+        rows = self.stream.take(self.config.global_batch_size)
+        first = self.config.rank * self.local_batch_size
+        return self._tensors(self._fetch(rows[first:first + self.local_batch_size]))
+
+    def examples(self, numbers: Sequence[int]) -> Batch:
+        """Examples by their number over all sets; leaves the stream where it is."""
+        if max(numbers) >= self._set_ends[-1]:
+            raise ValueError(f"example {max(numbers)} is not among the {self._set_ends[-1]} of the {self.split} split of "
+                             f"{self.config.dataset_paths}")
+        return self._tensors(self._fetch(np.asarray(numbers)))
+
+    def first_batch(self) -> Batch:
+        """The first rows as stored, padded to this rank's batch; leaves the stream where it is."""
+        rows = np.arange(min(self.local_batch_size, self._set_ends[-1]))
+        return self._tensors(self._padded(self._fetch(rows)))
+
+    def _fetch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Examples by their number over all sets, in the order asked for."""
+        owner = np.searchsorted(self._set_ends, rows, side="right")
+        parts, order = [], []
+        for i, puzzle_set in enumerate(self.sets.values()):
+            mine = np.flatnonzero(owner == i)
+            if len(mine):
+                parts.append(puzzle_set.fetch(rows[mine] - (self._set_ends[i] - len(puzzle_set.inputs))))
+                order.append(mine)
+        if len(parts) == 1:
+            return parts[0]
+        back = np.argsort(np.concatenate(order))
+        return {field: np.concatenate([part[field] for part in parts])[back] for field in parts[0]}
+
+    def _test_batches(self) -> Iterator[tuple[str, Batch, int]]:
+        size = self.config.global_batch_size
+        for name, puzzle_set in self.sets.items():
+            examples = len(puzzle_set.inputs)
+            for start in range(0, examples, size):
+                end = min(start + size, examples)
+                first = start + self.config.rank * self.local_batch_size
+                rows = np.arange(first, min(first + self.local_batch_size, end))
+                yield name, self._tensors(self._padded(puzzle_set.fetch(rows))), end - start
+
+    def _padded(self, fields: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        missing = self.local_batch_size - len(fields["inputs"])
+        fill = {"inputs": self.metadata.pad_id, "labels": IGNORE_LABEL_ID,
+                "puzzle_identifiers": self.metadata.blank_identifier_id}
+        return {name: np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1), constant_values=fill[name])
+                for name, array in fields.items()}
+
+    def _tensors(self, fields: dict[str, np.ndarray]) -> Batch:
+        return {name: torch.from_numpy(array) for name, array in fields.items()}
