@@ -1,0 +1,83 @@
+"""Errors of users as one message and a non-zero exit: no traceback, unless `debug=true`."""
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import hydra
+from hydra.errors import ConfigCompositionException, HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
+
+CONFIG_DIR = Path(__file__).resolve().parent.parent / "config"
+USER_ERROR = 2  # exit status of a run that ended for bad input
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """Advice on a key that does not exist: the nearest one that does, judged by its last part, then whole."""
+    last_parts = {full.rpartition(".")[2]: full for full in sorted(known, key=len, reverse=True)}
+    by_last_part = difflib.get_close_matches(key.rpartition(".")[2], last_parts, n=1, cutoff=0.7)
+    whole = difflib.get_close_matches(key, last_parts.values(), n=1, cutoff=0.0)
+    if by_last_part:
+        return f"unknown key {key}; did you mean {last_parts[by_last_part[0]]}?"
+    return f"unknown key {key}; the nearest valid one is {whole[0]} (`--cfg job` prints them all)"
+
+
+def describe_validation(error: ValidationError, known: Iterable[str], prefix: str = "") -> str:
+    """Every problem of a typed config, one a line, named by its full key."""
+    lines = []
+    for problem in error.errors():
+        key = ".".join([prefix.rstrip(".")] * bool(prefix) + [str(part) for part in problem["loc"]])
+        if problem["type"] == "extra_forbidden":
+            lines.append(unknown_key(key, set(known) - {key}))
+        elif problem["type"] == "value_error":
+            lines.append(f"{key + ': ' if key else ''}{problem['ctx']['error']}")
+        else:
+            lines.append(f"{key}={problem['input']!r}: {problem['msg']}")
+    return "\n".join(lines)
+
+
+@contextmanager
+def user_errors(config_name: str) -> Iterator[None]:
+    """Turn what goes wrong inside into one message and an exit, unless `debug=true` asks for the traceback."""
+    try:
+        yield
+    except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
+        if any(re.fullmatch(r"\+*debug=true", argument, re.IGNORECASE) for argument in sys.argv):
+            raise
+        print(f"error: {_message(error, config_name)}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+
+
+def run_script(task: Callable[[DictConfig], None], config_name: str) -> None:
+    """Compose `config/<config_name>.yaml` with the command line by Hydra, and run the task with it."""
+    def guarded(cfg: DictConfig) -> None:
+        with user_errors(config_name):  # inside as well: Hydra would print a line of its own about the error
+            task(cfg)
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors of composing to us rather than print half a traceback
+    with user_errors(config_name):
+        hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(guarded)()
+
+
+def flat_keys(cfg: DictConfig) -> list[str]:
+    """Every key of a config, dotted."""
+    keys = []
+    for key in cfg:
+        node = cfg._get_node(key)
+        keys += [str(key)] + ([f"{key}.{inner}" for inner in flat_keys(node)]
+                              if isinstance(node, DictConfig) and not node._is_none() else [])
+    return keys
+
+
+def _message(error: Exception, config_name: str) -> str:
+    override = re.match(r"Could not override '([^']+)'", str(error))
+    if isinstance(error, ConfigCompositionException) and override:
+        groups = [argument for argument in sys.argv[1:] if re.match(r"(arch|experiment)=", argument)]
+        with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_DIR)):
+            return unknown_key(override.group(1), flat_keys(hydra.compose(config_name, groups)))
+    return str(error).split("\nConfig search path")[0].strip()

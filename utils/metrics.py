@@ -1,0 +1,42 @@
+"""Sums of metrics on the device, summed over ranks and read by the host only when somebody asks for means."""
+import torch
+from torch import Tensor
+
+from utils.distributed import all_reduce_sum_
+
+
+class MetricSums:
+    """Adds up dictionaries of scalar tensors that always have the same names. Nothing here waits for the GPU until
+    `read`."""
+
+    def __init__(self, device: torch.device):
+        self.dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
+        self.device = device
+        self.names: tuple[str, ...] = ()
+        self.sums: Tensor | None = None
+
+    def add(self, metrics: dict[str, Tensor]) -> None:
+        row = torch.stack([value.to(self.dtype) for value in metrics.values()])
+        if self.sums is None:
+            self.names, self.sums = tuple(metrics), row
+        else:
+            self.sums += row
+
+    def read(self) -> dict[str, float]:
+        """Sums over all ranks, by name, as numbers. Every rank must call it, with the same names or none."""
+        names = self.names
+        sums = self.sums.clone() if names else torch.zeros(0, dtype=self.dtype, device=self.device)
+        all_reduce_sum_([sums])
+        return dict(zip(names, sums.tolist()))
+
+    def clear(self) -> None:
+        self.sums = None if self.sums is None else torch.zeros_like(self.sums)
+
+
+def means(sums: dict[str, float]) -> dict[str, float]:
+    """Means of a loss head's sums: a loss over the `rows` it saw, the others over the `count` rows that halted.
+
+    A metric without rows is left out, never NaN.
+    """
+    divisors = {name: sums["rows" if name.endswith("loss") else "count"] for name in sums if name not in ("rows", "count")}
+    return {name: sums[name] / divisor for name, divisor in divisors.items() if divisor}

@@ -1,0 +1,106 @@
+"""What a run tells: metrics.jsonl always, and either Weights & Biases or a plain text log; one process writes.
+
+    <run>/metrics.jsonl      {"step": 10, "epoch": 0, "train/loss": …} a line for each log interval and evaluation
+    <log_dir>/<log_file>     the same as text, and EPOCH_SUMMARY lines (use_wandb=false)
+"""
+import json
+import netrc
+import os
+import secrets
+import time
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+from tqdm import tqdm
+
+SOURCE_FOLDERS = ("config", "dataset", "evaluators", "losses", "models", "utils")
+
+
+class LogConfig(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    # log to Weights & Biases (offline without credentials), or to a text file
+    use_wandb: bool
+    # null: from the first data set and the architecture
+    project_name: str | None
+    # null: a readable unique name
+    run_name: str | None
+    # steps between two lines of train metrics, which are means over those steps
+    log_interval: int = Field(gt=0)
+    # the text log
+    log_dir: str
+    log_file: str
+
+
+class RunLog:
+    """Writes the lines of one run."""
+
+    def __init__(self, config: LogConfig, run_dir: Path, settings: dict, parameters: dict[str, int]):
+        run_dir.mkdir(parents=True, exist_ok=True)
+        self.metrics_file = run_dir / "metrics.jsonl"
+        self.text_file = None if config.use_wandb else Path(config.log_dir) / config.log_file
+        self.wandb = _start_wandb(config, run_dir, settings, parameters) if config.use_wandb else None
+        if self.text_file:
+            self.text_file.parent.mkdir(parents=True, exist_ok=True)
+        self.say(f"run {config.project_name} / {config.run_name}: {parameters['network']:,} parameters in the network, "
+                 f"{parameters['puzzle_embedding']:,} in the puzzle embedding; directory {run_dir}")
+
+    def log(self, step: int, epoch: int, metrics: dict[str, float]) -> None:
+        """One line of flat metrics."""
+        line = {"step": step, "epoch": epoch, **metrics}
+        with open(self.metrics_file, "a") as f:
+            f.write(json.dumps(line) + "\n")
+        if self.wandb:
+            self.wandb.log(metrics | {"epoch": epoch}, step=step)
+        else:
+            self.say(" ".join(f"{name}={value:.6g}" for name, value in line.items()))
+
+    def epoch_summary(self, epoch: int, train_loss: float, val_loss: float) -> None:
+        self.say(f"EPOCH_SUMMARY epoch={epoch} train_loss={train_loss:.6f} val_loss={val_loss:.6f}")
+
+    def say(self, line: str) -> None:
+        """A line for people: on the terminal, above the progress bar, and in the text log."""
+        tqdm.write(line)
+        if self.text_file:
+            with open(self.text_file, "a") as f:
+                f.write(line + "\n")
+
+    def finish(self) -> None:
+        if self.wandb:
+            self.wandb.finish()
+
+
+def unique_run_name(stem: str) -> str:
+    """Readable, sorted by time, and another each time it is asked for."""
+    return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+def _has_wandb_credentials() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("//")[-1].split("/")[0].split(":")[0]
+    try:
+        return netrc.netrc().authenticators(host) is not None
+    except (FileNotFoundError, netrc.NetrcParseError):
+        return False
+
+
+def _start_wandb(config: LogConfig, run_dir: Path, settings: dict, parameters: dict[str, int]):
+    """A W&B run with config, parameter counts and code; offline, with one line that says so, without credentials."""
+    import wandb  # here, since importing it takes a second that --help need not
+
+    mode = os.environ.get("WANDB_MODE")
+    if mode is None and not _has_wandb_credentials():
+        mode = "offline"
+        tqdm.write(f"Weights & Biases: no credentials, logging offline to {run_dir}/wandb (`wandb login` once to go online, "
+                   "or use_wandb=false)")
+    run = wandb.init(project=config.project_name, name=config.run_name, config=settings, mode=mode, dir=str(run_dir),
+                     settings=wandb.Settings(silent=True))
+    run.summary.update({f"parameters/{part}": count for part, count in parameters.items()})
+    code = wandb.Artifact(f"source-{run.id}", type="code")
+    root = Path(__file__).resolve().parent.parent
+    for file in [*root.glob("*.py"), *(f for folder in SOURCE_FOLDERS for f in (root / folder).rglob("*.[py][ya]*"))]:
+        if file.suffix in (".py", ".yaml"):
+            code.add_file(str(file), name=str(file.relative_to(root)))
+    run.log_artifact(code)
+    return run
