@@ -1,0 +1,4 @@
+"""Loss heads, by the names that configs use: `losses@ACTLossHead`."""
+from losses.classification import ACTLossHead
+
+__all__ = ["ACTLossHead"]

@@ -1,0 +1,83 @@
+"""Cross-entropy over cells, plus the halting loss: a model with this head is a training objective.
+
+    loss = Σ over rows of [mean over answered cells of cross-entropy + ½ · (BCE of q_halt [+ BCE of q_continue])]
+
+summed, not averaged, over rows: the training loop divides by the global batch, so ranks may just add gradients. A row
+without any label counts as solved in the halting loss, as published, and in no metric of `count`.
+"""
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from dataset.common import IGNORE_LABEL_ID
+
+
+class ACTLossConfig(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    # how logits become probabilities: exp, or s(x) = x+1 for x ≥ 0 and 1/(1−x) below (arXiv 2501.04697)
+    loss_type: Literal["softmax_cross_entropy", "stablemax_cross_entropy"]
+
+
+def log_stablemax_numerator(x: Tensor) -> Tensor:
+    """log s(x) = sign(x)·log(1+|x|). Softmax of it is stablemax; float32 suffices in logarithms, where the published
+    code sums s itself in float64, which a GPU computes at a fraction of its speed."""
+    return torch.where(x >= 0, x.clamp(min=0).log1p(), -(-x.clamp(max=0)).log1p())
+
+
+def cell_cross_entropy(logits: Tensor, labels: Tensor, loss_type: str) -> Tensor:
+    """Loss (B, L) of logits (B, L, V) against labels (B, L); 0 at ignored cells."""
+    logits = logits.float()
+    if loss_type == "stablemax_cross_entropy":
+        logits = log_stablemax_numerator(logits)
+    return F.cross_entropy(logits.transpose(1, 2), labels.long(), ignore_index=IGNORE_LABEL_ID, reduction="none")
+
+
+class ACTLossHead(nn.Module):
+    """`Class(model, **loss)`; the metrics are sums over rows, for `utils.metrics.means` to divide."""
+
+    Config = ACTLossConfig
+
+    def __init__(self, model: nn.Module, **loss):
+        super().__init__()
+        self.model = model
+        self.config = ACTLossConfig(**loss)
+
+    def initial_carry(self, batch: dict[str, Tensor], **noise):
+        return self.model.initial_carry(batch, **noise)
+
+    def forward(self, *, carry, batch: dict[str, Tensor], return_keys):
+        """One supervision step -> carry, loss, metrics, the outputs named by `return_keys`, whether all rows halted."""
+        carry, outputs = self.model(carry, batch)
+        labels, answered = carry.current_data["labels"], carry.current_data["labels"] != IGNORE_LABEL_ID
+        cells = answered.sum(-1)
+
+        outputs["preds"] = outputs["logits"].argmax(-1)
+        correct = (answered & (outputs["preds"] == labels)).sum(-1)
+        solved = correct == cells
+
+        def halting_loss(logits: Tensor, target: Tensor) -> Tensor:
+            return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="sum")
+
+        losses = {
+            "lm_loss": (cell_cross_entropy(outputs["logits"], labels, self.config.loss_type).sum(-1)
+                        / cells.clamp(min=1)).sum(),
+            "q_halt_loss": halting_loss(outputs["q_halt_logits"], solved)}
+        if "target_q_continue" in outputs:
+            losses["q_continue_loss"] = halting_loss(outputs["q_continue_logits"], outputs["target_q_continue"])
+        loss = losses["lm_loss"] + 0.5 * (losses["q_halt_loss"] + losses.get("q_continue_loss", 0))
+
+        done = carry.halted & (cells > 0)
+        metrics = {name: value.detach() for name, value in losses.items()} | {
+            "loss": loss.detach(),
+            "rows": cells.new_tensor(len(cells)),
+            "count": done.sum(),
+            "accuracy": (done * correct / cells.clamp(min=1)).sum(),
+            "exact_accuracy": (done & solved).sum(),
+            "q_halt_accuracy": (done & ((outputs["q_halt_logits"] >= 0) == solved)).sum(),
+            "steps": (done * carry.steps).sum()}
+        kept = {name: outputs[name].detach() for name in return_keys if name in outputs}
+        return carry, loss, metrics, kept, carry.halted.all()

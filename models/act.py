@@ -1,0 +1,122 @@
+"""Adaptive computation time around any recursion: the carry, its reset, halting, exploration. One copy for all.
+
+A puzzle is worked on for up to N_sup = `halt_max_steps` supervision steps. Between them a row of the carry keeps its
+latents; a row that has halted takes the next puzzle and starts anew. Training may halt early where the model trusts
+its answer (q_halt), so easy puzzles make room for others; evaluation always runs N_sup steps.
+"""
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+MASK32 = 0xFFFFFFFF
+WEYL = 0x9E3779B9  # 2^32 / golden ratio, odd: its multiples visit every 32-bit number
+
+
+@dataclass
+class Carry:
+    """What passes from one supervision step to the next: only tensors with a row for each row of the batch."""
+
+    latents: tuple[Tensor, ...]  # each (B, P+L, D), never with gradient; for TRM (z_H, z_L)
+    steps: Tensor  # (B,) int32, supervision steps taken on the current puzzle
+    halted: Tensor  # (B,) bool, done: the next step takes a new puzzle
+    noise_key: Tensor  # (B,) int64, state of the row's random numbers
+    current_data: dict[str, Tensor]  # the puzzle each row works on, keyed as in the batch
+
+
+def mix32(x: Tensor) -> Tensor:
+    """A bijective hash of 32-bit numbers held in int64 (C. Wellons' lowbias32)."""
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) & MASK32
+    x = ((x ^ (x >> 15)) * 0x846CA68B) & MASK32
+    return x ^ (x >> 16)
+
+
+def noise_keys(seed: int, rows: Tensor) -> Tensor:
+    """A key (B,) for each row number of the global batch: draws depend on seed, step and row, not on the ranks."""
+    return mix32((mix32(torch.full_like(rows, seed & MASK32)) + rows) & MASK32)
+
+
+def uniform(key: Tensor, draw: int) -> Tensor:
+    """Draw number `draw` of a key as float32 in [0, 1): the upper 24 bits, which float32 holds exactly."""
+    return (mix32((key + draw * WEYL) & MASK32) >> 8).float() / 2**24
+
+
+class ACTModel(nn.Module):
+    """`Class(config: dict)`: builds its `Recursion` from its `Config`, and steps a batch through it.
+
+    Subclasses name `Config`, `Recursion`, and `UNUSED_KEYS`, published keys that they take and do not use.
+    """
+
+    Config: type
+    Recursion: type
+    UNUSED_KEYS: tuple[str, ...] = ()
+
+    def __init__(self, config: dict):
+        super().__init__()
+        self.config = self.Config(**config)
+        self.inner = self.Recursion(self.config)
+
+    @property
+    def puzzle_embedding(self):
+        """The `SparseEmbedding`, or None."""
+        return getattr(self.inner, "puzzle_emb", None)
+
+    def compile_recursion(self) -> None:
+        """Compile what costs: the recursion. In place, so names in the state dict stay."""
+        self.inner.compile(dynamic=False)
+
+    def initial_carry(self, batch: dict[str, Tensor], seed: int = 0, first_row: int = 0) -> Carry:
+        """All rows halted, so that the first step takes the batch. `first_row`: number of this rank's first row."""
+        inputs = batch["inputs"]
+        B, positions = len(inputs), self.inner.P + inputs.shape[1]
+        empty = torch.zeros(B, positions, self.config.hidden_size, dtype=self.inner.dtype, device=inputs.device)
+        return Carry(
+            latents=tuple(empty for _ in self.inner.initial_latents()),
+            steps=torch.zeros(B, dtype=torch.int32, device=inputs.device),
+            halted=torch.ones(B, dtype=torch.bool, device=inputs.device),
+            noise_key=noise_keys(seed, torch.arange(first_row, first_row + B, device=inputs.device)),
+            current_data={name: torch.zeros_like(value) for name, value in batch.items()})
+
+    def forward(self, carry: Carry, batch: dict[str, Tensor]) -> tuple[Carry, dict[str, Tensor]]:
+        """One supervision step. Outputs: `logits` (B, L, V), `q_halt_logits`, `q_continue_logits` (B,) and, where the
+        continue logit is trained, its `target_q_continue` (B,)."""
+        carry = self._refill(carry, batch)
+        x = self.inner.embed(carry.current_data)
+        latents, logits, q = self.inner(carry.latents, x)
+        outputs = {"logits": logits, "q_halt_logits": q[:, 0], "q_continue_logits": q[:, 1]}
+        with torch.no_grad():
+            steps = carry.steps + 1
+            halted, noise_key = self._halt(steps, q, carry.noise_key)
+            if self.training and not self.config.no_ACT_continue and self.config.halt_max_steps > 1:
+                outputs["target_q_continue"] = self._continue_target(latents, x, steps)
+        return replace(carry, latents=latents, steps=steps, halted=halted, noise_key=noise_key), outputs
+
+    def _refill(self, carry: Carry, batch: dict[str, Tensor]) -> Carry:
+        """Halted rows take the batch's puzzle, initial latents and zero steps."""
+        def where_halted(new: Tensor, old: Tensor) -> Tensor:
+            return torch.where(carry.halted.view(-1, *[1] * (old.ndim - 1)), new, old)
+
+        return replace(
+            carry,
+            latents=tuple(where_halted(start, z) for start, z in zip(self.inner.initial_latents(), carry.latents)),
+            steps=carry.steps.masked_fill(carry.halted, 0),
+            current_data={name: where_halted(batch[name], old) for name, old in carry.current_data.items()})
+
+    def _halt(self, steps: Tensor, q: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """Which rows stop here (B,), and the keys of the next step's draws."""
+        config = self.config
+        last = steps >= config.halt_max_steps
+        if not self.training or config.halt_max_steps == 1:
+            return last, key
+        confident = q[:, 0] > (0 if config.no_ACT_continue else q[:, 1])
+        # Exploration: now and then demand a random minimum of 2…N_sup steps, so that halting late is seen, too.
+        explore = uniform(key, 0) < config.halt_exploration_prob
+        minimum = 2 + (uniform(key, 1) * (config.halt_max_steps - 1)).int()
+        return last | confident & (~explore | (steps >= minimum)), (key + 2 * WEYL) & MASK32
+
+    def _continue_target(self, latents: tuple[Tensor, ...], x: Tensor, steps: Tensor) -> Tensor:
+        """Q-learning target of "continue": what the next step would be worth, halting there if it is the last."""
+        _, _, q = self.inner(latents, x)
+        next_halt, next_continue = q[:, 0], q[:, 1]
+        last = steps >= self.config.halt_max_steps
+        return torch.sigmoid(torch.where(last, next_halt, torch.maximum(next_halt, next_continue)))

@@ -1,0 +1,128 @@
+"""The blocks every architecture is built from: linear, norm, rotary positions, attention, SwiGLU, the two-part block.
+
+Shapes, here and everywhere: B batch, L sequence, P puzzle-embedding positions, D hidden width, V vocabulary; a latent
+is (B, P+L, D). Weights stay in float32 and are cast to the activations' dtype at each use, so that the optimizer sees
+full precision whatever the forward dtype.
+"""
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NORM_EPS = 1e-5
+ROPE_BASE = 10_000.0
+STD_OF_TRUNCATED_NORMAL = 0.8796256610342398  # of N(0, 1) cut at ±2
+
+
+def truncated_normal_(tensor: Tensor, std: float) -> Tensor:
+    """Fill with a normal cut at two of its deviations, widened so that what is left has deviation `std`."""
+    wide = std / STD_OF_TRUNCATED_NORMAL
+    return nn.init.trunc_normal_(tensor, std=wide, a=-2 * wide, b=2 * wide)
+
+
+def rms_norm(x: Tensor) -> Tensor:
+    """Root-mean-square norm over the last dimension, without a learned weight, in float32.
+
+    Written out in the published order of operations: `F.rms_norm` rounds otherwise, and an untrained recursion
+    amplifies one such rounding to 1e-2 within four supervision steps.
+    """
+    wide = x.float()
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + NORM_EPS)).to(x.dtype)
+
+
+class Linear(nn.Module):
+    """`x @ weight.T + bias`, LeCun-normal weight (out, in), zero bias."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = False):
+        super().__init__()
+        self.weight = nn.Parameter(truncated_normal_(torch.empty(out_features, in_features), std=in_features**-0.5))
+        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+
+
+class Embedding(nn.Module):
+    """A dense table (rows, D), looked up in the forward dtype."""
+
+    def __init__(self, rows: int, width: int, std: float, dtype: torch.dtype):
+        super().__init__()
+        self.dtype = dtype
+        self.embedding_weight = nn.Parameter(truncated_normal_(torch.empty(rows, width), std=std))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.embedding_weight.to(self.dtype))
+
+
+class RotaryPositions(nn.Module):
+    """Cosines and sines (positions, head width) of rotary position encoding (arXiv 2104.09864), always float32."""
+
+    def __init__(self, positions: int, head_width: int):
+        super().__init__()
+        frequencies = ROPE_BASE ** (-torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)
+        angles = torch.outer(torch.arange(positions, dtype=torch.float32), frequencies).repeat(1, 2)
+        self.register_buffer("cos", angles.cos(), persistent=False)
+        self.register_buffer("sin", angles.sin(), persistent=False)
+
+    def rotate(self, x: Tensor) -> Tensor:
+        """Rotate queries or keys (B, heads, positions, head width)."""
+        first, second = x.chunk(2, dim=-1)
+        quarter_turn = torch.cat((-second, first), dim=-1)
+        return (x * self.cos + quarter_turn * self.sin).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Full (non-causal) multi-head self-attention; `rotary` turns queries and keys, None leaves them."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads, self.head_width = heads, width // heads
+        self.qkv_proj = Linear(width, 3 * heads * self.head_width)
+        self.o_proj = Linear(heads * self.head_width, width)
+
+    def forward(self, x: Tensor, rotary: RotaryPositions | None) -> Tensor:
+        B, positions, _ = x.shape
+        # (B, positions, 3·heads·width) -> three of (B, heads, positions, head width)
+        q, k, v = self.qkv_proj(x).view(B, positions, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4)
+        if rotary is not None:
+            q, k = rotary.rotate(q), rotary.rotate(k)
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return self.o_proj(mixed.transpose(1, 2).reshape(B, positions, -1))
+
+
+class SwiGLU(nn.Module):
+    """`down(silu(gate(x)) · up(x))` (arXiv 2002.05202); inner width 2/3·expansion·width, rounded up to 256."""
+
+    def __init__(self, width: int, expansion: float):
+        super().__init__()
+        inner = -(-round(expansion * width * 2 / 3) // 256) * 256
+        self.gate_up_proj = Linear(width, 2 * inner)
+        self.down_proj = Linear(inner, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
+        return self.down_proj(F.silu(gate) * up)
+
+
+class Block(nn.Module):
+    """Mix across positions, then within each: two residual parts, each normalised after the sum (post-norm).
+
+    Positions are mixed by attention or, with `mlp_t`, by a SwiGLU along the sequence of `positions` = P+L entries,
+    whose norm then runs along the sequence as well.
+    """
+
+    def __init__(self, width: int, positions: int, heads: int, expansion: float, mlp_t: bool):
+        super().__init__()
+        if mlp_t:
+            self.mlp_t = SwiGLU(positions, expansion)
+        else:
+            self.self_attn = Attention(width, heads)
+        self.mixes_by_mlp = mlp_t
+        self.mlp = SwiGLU(width, expansion)
+
+    def forward(self, x: Tensor, rotary: RotaryPositions | None) -> Tensor:
+        if self.mixes_by_mlp:
+            along_sequence = x.transpose(1, 2)  # (B, D, P+L)
+            x = rms_norm(along_sequence + self.mlp_t(along_sequence)).transpose(1, 2)
+        else:
+            x = rms_norm(x + self.self_attn(x, rotary))
+        return rms_norm(x + self.mlp(x))
