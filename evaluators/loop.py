@@ -1,0 +1,106 @@
+"""The one evaluation loop: every test example through N_sup supervision steps, metrics by set, evaluators fed."""
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dataset.puzzle_dataset import Batch, PuzzleDataset
+from evaluators.protocol import Evaluator
+from utils.distributed import World
+from utils.metrics import MetricSums, means
+
+SAVED_FROM_BATCH = ("inputs", "labels", "puzzle_identifiers")
+
+
+def supervision_steps(head: nn.Module, batch: Batch, keys: Sequence[str]) -> Iterator[tuple[dict, dict[str, Tensor]]]:
+    """Metrics (sums) and the outputs named by `keys`, after each supervision step of a batch, until all rows halt."""
+    carry, finished = head.initial_carry(batch), False
+    while not finished:
+        carry, _, metrics, outputs, finished = head(carry=carry, batch=batch, return_keys=keys)
+        yield metrics, outputs
+
+
+def trace(head: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Predictions (steps, B, L) and halting logits (steps, B) after each supervision step."""
+    with torch.no_grad():
+        steps = [outputs for _, outputs in supervision_steps(head.eval(), batch, ("preds", "q_halt_logits"))]
+    return torch.stack([s["preds"] for s in steps]), torch.stack([s["q_halt_logits"] for s in steps])
+
+
+def evaluate(head: nn.Module, dataset: PuzzleDataset, world: World,
+             evaluators: dict[str, tuple[str, Evaluator]] | None = None,
+             save_outputs: Sequence[str] = (), save_path: Path | None = None) -> dict[str, float]:
+    """Metrics by flat name: `val/<name>` over all sets, `val/<set>/<name>`, and what evaluators find, on rank 0.
+
+    Every rank must call it. `save_outputs` names batch fields and outputs to write to `save_path`, a file a rank.
+    """
+    evaluators = evaluators or {}
+    sums = {name: MetricSums(world.device) for name in dataset.sets}
+    saved: dict[str, list[Tensor]] = {key: [] for key in save_outputs}
+    keys = set(save_outputs).union(*(e.required_outputs for _, e in evaluators.values())) - set(SAVED_FROM_BATCH)
+    for _, evaluator in evaluators.values():
+        evaluator.begin_eval()
+
+    head.eval()
+    with torch.no_grad():
+        for set_name, padded, examples in dataset:
+            real = _real_rows(examples, world, dataset)
+            # A rank without examples still takes a row of padding, counted as nothing, to know the metrics' names.
+            batch = {name: value[:max(real, 1)].to(world.device) for name, value in padded.items()}
+            metrics, outputs = _last_step(head, batch, keys, whole=real == dataset.local_batch_size)
+            sums[set_name].add({name: value * bool(real) for name, value in metrics.items()})
+            if not real:
+                continue
+            _feed(evaluators, dataset.sets[set_name], batch, outputs)
+            for key in saved:
+                saved[key].append({**batch, **outputs}[key].cpu())
+    head.train()
+
+    if save_outputs:
+        save_path.mkdir(parents=True, exist_ok=True)
+        torch.save({key: torch.cat(parts) for key, parts in saved.items() if parts}, save_path / f"outputs.rank{world.rank}.pt")
+    return _validation_metrics(sums) | _evaluator_metrics(evaluators, world, save_path)
+
+
+def _real_rows(examples: int, world: World, dataset: PuzzleDataset) -> int:
+    """How many of this rank's rows are examples, where the global batch has `examples`; the rest is padding, which is
+    not evaluated since the halting loss would score it."""
+    return min(max(examples - world.rank * dataset.local_batch_size, 0), dataset.local_batch_size)
+
+
+def _last_step(head: nn.Module, batch: Batch, keys: Sequence[str], whole: bool):
+    # A short last batch is no reason to compile for a new shape.
+    with nullcontext() if whole else torch.compiler.set_stance("force_eager"):
+        *_, last = supervision_steps(head, batch, keys)
+    return last
+
+
+def _feed(evaluators, puzzle_set, batch: Batch, outputs: dict[str, Tensor]) -> None:
+    """Hand a batch to its data set's evaluators, identifiers as that data set numbers them."""
+    identifiers = batch["puzzle_identifiers"]
+    own = identifiers != puzzle_set.metadata.blank_identifier_id
+    as_stored = batch | {"puzzle_identifiers": identifiers - own.int() * puzzle_set.identifier_offset}
+    for path, evaluator in evaluators.values():
+        if path == puzzle_set.path:
+            evaluator.update_batch(as_stored, outputs)
+
+
+def _validation_metrics(sums: dict[str, MetricSums]) -> dict[str, float]:
+    by_set = {name: s.read() for name, s in sums.items()}
+    together: dict[str, float] = {}
+    for one in by_set.values():
+        together = {name: together.get(name, 0.0) + value for name, value in one.items()}
+    metrics = {f"val/{name}": value for name, value in means(together).items()}
+    for set_name, one in by_set.items():
+        metrics |= {f"val/{set_name}/{name}": value for name, value in means(one).items()}
+    return metrics
+
+
+def _evaluator_metrics(evaluators, world: World, save_path: Path | None) -> dict[str, float]:
+    found = {}
+    for prefix, (_, evaluator) in evaluators.items():
+        result = evaluator.result(save_path, world.rank, world.size, None)
+        found |= {f"{prefix}/{name}": value for name, value in (result or {}).items()}
+    return found
