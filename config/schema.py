@@ -1,0 +1,150 @@
+"""The typed config of both scripts, composed of those that stand beside the code they configure.
+
+Every key stands in the YAML; an unknown or mistyped one is an error that names the nearest valid key.
+"""
+
+from omegaconf import DictConfig, OmegaConf
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from torch import nn
+
+from dataset.common import PuzzleDatasetMetadata
+from utils.checkpoint import CheckpointConfig
+from utils.command_line import describe_validation, flat_keys
+from utils.distributed import World
+from utils.optim import OptimConfig
+from utils.resolve import load_class
+from utils.run_log import LogConfig
+
+DATA_KEYS = ("batch_size", "seq_len", "vocab_size", "num_puzzle_identifiers")  # a model's keys that the data decide
+
+
+class NamedConfig(BaseModel):
+    """A class by name, and the options it is built with, which its own `Config` types."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    name: str
+
+    @property
+    def options(self) -> dict:
+        return dict(self.__pydantic_extra__)
+
+
+class ArchConfig(NamedConfig):
+    """A model and its loss head."""
+
+    loss: NamedConfig
+
+    @property
+    def model_class(self) -> type[nn.Module]:
+        return load_class(self.name, "models")
+
+    @property
+    def head_class(self) -> type[nn.Module]:
+        return load_class(self.loss.name)
+
+    def check(self) -> None:
+        """Type the options of both classes. Raises ValueError naming each key that is wrong."""
+        keys = [f"arch.{key}" for key in self.model_class.Config.model_fields if key not in DATA_KEYS]
+        for key in DATA_KEYS:
+            if key in self.options:
+                raise ValueError(f"arch.{key} follows from the data and cannot be set; remove it")
+        _validate(self.model_class.Config, self.options, keys, prefix="arch.")
+        _validate(self.head_class.Config, self.loss.options,
+                  [f"arch.loss.{key}" for key in self.head_class.Config.model_fields], prefix="arch.loss.")
+
+    def unused_keys(self) -> list[str]:
+        """Published keys that are set and that this architecture does not use."""
+        return [f"arch.{key}" for key in getattr(self.model_class, "UNUSED_KEYS", ()) if self.options.get(key)]
+
+    def build_head(self, data: PuzzleDatasetMetadata, batch_size: int, world: World) -> nn.Module:
+        """The loss head around the model, on the device. Call it under a fixed seed: it draws the initial weights."""
+        options = self.options
+        if options.get("forward_dtype", "auto") == "auto":  # bfloat16 is many times slower than float32 on a CPU
+            options["forward_dtype"] = "bfloat16" if world.device.type == "cuda" else "float32"
+        model = self.model_class(options | {"batch_size": batch_size, "seq_len": data.seq_len, "vocab_size": data.vocab_size,
+                                            "num_puzzle_identifiers": data.num_puzzle_identifiers})
+        return self.head_class(model, **self.loss.options).to(world.device)
+
+
+class SharedConfig(BaseModel):
+    """What training and evaluation have in common."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    # evaluators of the test data: [{name: module@Class, option: value}]
+    evaluators: list[NamedConfig]
+    # batch fields and outputs to save at evaluation, such as [inputs, preds, q_halt_logits]
+    eval_save_outputs: list[str]
+    # auto: cuda, mps, cpu, the first there is
+    device: str
+    # show tracebacks of errors
+    debug: bool
+
+    @classmethod
+    def parse(cls, cfg: DictConfig):
+        """The typed config of what Hydra composed. Raises ValueError naming every wrong key."""
+        return _validate(cls, OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True), flat_keys(cfg))
+
+
+class PretrainConfig(SharedConfig, OptimConfig, LogConfig):
+    """`config/cfg_pretrain.yaml`."""
+
+    arch: ArchConfig
+    # training data set folders, and those to test on (empty: the test splits of the former)
+    data_paths: list[str] = Field(min_length=1)
+    data_paths_test: list[str]
+    # examples in a step, over all processes
+    global_batch_size: int = Field(gt=0)
+    # epochs to train (one puzzle of each group an epoch), and between evaluations (null: one evaluation, at the end)
+    epochs: int = Field(gt=0)
+    eval_interval: int | None = Field(gt=0)
+    # evaluations to skip at the start
+    min_eval_interval: int = Field(ge=0)
+    # of weights, data order and exploration
+    seed: int = Field(ge=0)
+    checkpoint: CheckpointConfig
+    # start from a checkpoint's weights
+    load_checkpoint: str | None
+    # compile the recursion; auto: on CUDA. DISABLE_COMPILE=1 in the environment overrules it
+    compile: bool | None
+    # train without a look at the first batches
+    skip_sanity_checks: bool
+    # published names: of checkpoint.path, and false for a checkpoint at the end only
+    checkpoint_path: str | None
+    checkpoint_every_eval: bool
+
+    @model_validator(mode="after")
+    def _check(self):
+        self.arch.check()
+        if self.checkpoint_path is not None:
+            if self.checkpoint.path is not None:
+                raise ValueError("checkpoint_path is the published name of checkpoint.path; set one of them")
+            self.checkpoint.path = self.checkpoint_path
+        if self.freeze_weights and not self.arch.options.get("puzzle_emb_ndim"):
+            raise ValueError("freeze_weights=True trains the puzzle embeddings alone, and arch.puzzle_emb_ndim=0 has none")
+        return self
+
+
+class EvaluateConfig(SharedConfig):
+    """`config/cfg_evaluate.yaml`."""
+
+    # a checkpoint file, or a run's directory: its best.ckpt, else its latest
+    checkpoint: str
+    # data sets whose test split is scored; empty: those of the run
+    data_paths: list[str]
+    # examples at a time, over all processes; null: the run's
+    global_batch_size: int | None
+    # score the averaged weights where the checkpoint has them
+    use_ema: bool
+    # metrics.json, picture and saved outputs go here; null: <run>/evaluation
+    output_dir: str | None
+    # number of a test example to draw being solved step by step; null: none
+    picture: int | None = Field(ge=0)
+
+
+def _validate(model: type[BaseModel], values: dict, keys: list[str], prefix: str = "") -> BaseModel:
+    try:
+        return model(**values)
+    except ValidationError as error:
+        raise ValueError(describe_validation(error, keys, prefix)) from error

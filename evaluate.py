@@ -1,0 +1,103 @@
+"""Score a checkpoint on test data: a table on the terminal, `metrics.json`, and a picture of a puzzle being solved.
+
+    python evaluate.py checkpoint=checkpoints/PROJECT/RUN                       # best.ckpt on the run's own test data
+    python evaluate.py checkpoint=…/step_00000312.ckpt data_paths="[data/other]" picture=0
+    python evaluate.py checkpoint=published/step_550 data_paths="[data/…]"      # with its all_config.yaml beside it
+"""
+import json
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from config.schema import ArchConfig, EvaluateConfig
+from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
+from evaluators.loop import evaluate, trace
+from evaluators.protocol import build_evaluators
+from utils.checkpoint import PUZZLE_TABLE, find_checkpoint, load_weights, read_checkpoint, weights_of
+from utils.command_line import run_script
+from utils.distributed import World, joined_world
+from utils.plots import plot_solution_steps
+
+CONFIG_NAMES = ("config.yaml", "all_config.yaml")  # beside a checkpoint: ours, and the published one
+
+
+def run_settings(checkpoint: Path, payload: dict) -> dict:
+    """The config of the run that wrote a checkpoint: in it, or in a file beside it."""
+    if "config" in payload:
+        return payload["config"]
+    for name in CONFIG_NAMES:
+        if (checkpoint.parent / name).is_file():
+            return OmegaConf.to_container(OmegaConf.load(checkpoint.parent / name), resolve=True)
+    raise ValueError(f"{checkpoint} holds no config, and {' or '.join(CONFIG_NAMES)} is not beside it; put the run's config there")
+
+
+def load_test_data(config: EvaluateConfig, settings: dict, world: World) -> PuzzleDataset:
+    """The test split asked for. A run's own folders keep the identifiers they had in training."""
+    run_paths = [*settings["data_paths"], *(settings.get("data_paths_test") or [])]
+    paths = config.data_paths or settings.get("data_paths_test") or settings["data_paths"]
+    return PuzzleDataset(PuzzleDatasetConfig(
+        seed=0, dataset_paths=paths, identifier_paths=run_paths if set(paths) <= set(run_paths) else paths,
+        global_batch_size=config.global_batch_size or settings["global_batch_size"], test_set_mode=True,
+        rank=world.rank, num_replicas=world.size), split="test")
+
+
+def load_head(config: EvaluateConfig, settings: dict, payload: dict, data: PuzzleDataset, checkpoint: Path,
+              world: World) -> nn.Module:
+    """The run's model with its weights; the size of its puzzle table is the checkpoint's."""
+    state = weights_of(payload, config.use_ema)
+    rows = next((len(value) for name, value in state.items() if name.endswith(PUZZLE_TABLE)), None)
+    if rows is not None and rows < data.metadata.num_puzzle_identifiers:
+        raise ValueError(f"{data.config.dataset_paths} hold {data.metadata.num_puzzle_identifiers} puzzle identifiers, and the "
+                         f"table of {checkpoint} has {rows} rows; score the data set it was trained on")
+    arch = ArchConfig(**settings["arch"])
+    arch.check()
+    if world.device.type == "cpu" and arch.options.get("forward_dtype") == "bfloat16":
+        print("notice: computing in float32; the run's bfloat16 is many times slower on a CPU")
+        arch.__pydantic_extra__["forward_dtype"] = "float32"
+    metadata = data.metadata.model_copy(update={"num_puzzle_identifiers": rows or 1})
+    head = arch.build_head(metadata, data.local_batch_size, world)
+    load_weights(head, state, checkpoint, resize_puzzle_table=False)
+    return head
+
+
+def draw_solution(head: nn.Module, data: PuzzleDataset, number: int, world: World, picture: Path) -> None:
+    batch = {name: value.to(world.device) for name, value in data.examples([number]).items()}
+    preds, q_halt = trace(head, batch)
+    plot_solution_steps(batch["inputs"][0].cpu().numpy(), preds[:, 0].cpu().numpy(), batch["labels"][0].cpu().numpy(),
+                        torch.sigmoid(q_halt[:, 0]).tolist(), picture)
+    print(f"picture: {picture}")
+
+
+def score(config: EvaluateConfig, world: World) -> dict[str, float]:
+    """Metrics by flat name, on rank 0, where they are also written and printed."""
+    checkpoint = find_checkpoint(config.checkpoint)
+    payload = read_checkpoint(checkpoint)
+    settings = run_settings(checkpoint, payload)
+    data = load_test_data(config, settings, world)
+    head = load_head(config, settings, payload, data, checkpoint, world)
+    output_dir = Path(config.output_dir or checkpoint.parent / "evaluation")
+    evaluators = build_evaluators([e.model_dump() for e in config.evaluators], data)
+    metrics = evaluate(head, data, world, evaluators, config.eval_save_outputs, output_dir)
+    if world.is_main:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        (output_dir / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+        averaged = "averaged" if config.use_ema and payload.get("ema_state") else "stored"
+        print(f"{checkpoint} ({averaged} weights) on {', '.join(data.config.dataset_paths)}")
+        width = max(map(len, metrics))
+        print("\n".join(f"  {name:{width}s}  {value:.6g}" for name, value in metrics.items()))
+        print(f"metrics: {output_dir / 'metrics.json'}")
+        if config.picture is not None:
+            draw_solution(head, data, config.picture, world, output_dir / "solution_steps.png")
+    return metrics
+
+
+def main(cfg: DictConfig) -> None:
+    config = EvaluateConfig.parse(cfg)
+    with joined_world(config.device) as world:
+        score(config, world)
+
+
+if __name__ == "__main__":
+    run_script(main, "cfg_evaluate")
