@@ -8,14 +8,12 @@ A step takes one global batch through one supervision step (see models/act.py), 
 N_sup refinements of an answer. Everything that changes while training is in `TrainState`.
 """
 import os
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from config.schema import PretrainConfig
 from dataset.common import IGNORE_LABEL_ID, dataset_fingerprint
@@ -28,7 +26,7 @@ from models.sparse_embedding import SparseSignSGD
 from utils.checkpoint import Checkpoints, load_weights, read_checkpoint, set_aside_run, weights_of
 from utils.command_line import run_script
 from utils.distributed import World, all_reduce_sum_, broadcast_object, joined_world
-from utils.metrics import MetricSums, means
+from utils.metrics import TrainMeter
 from utils.optim import build_optimizer, learning_rate
 from utils.plots import plot_train_vs_val
 from utils.run_log import RunLog, unique_run_name
@@ -46,6 +44,10 @@ class TrainState:
     carry: Carry
     step: int = 0
 
+    @property
+    def epoch(self) -> int:
+        return self.data.stream.epoch
+
     def state_dict(self) -> dict:
         """The checkpoint's payload: only tensors and plain values."""
         return {
@@ -55,7 +57,7 @@ class TrainState:
             "data_position": self.data.stream.state_dict(),
             "carry": asdict(self.carry),
             "step": self.step,
-            "epoch": self.data.stream.epoch}
+            "epoch": self.epoch}
 
 
 def load_data(config: PretrainConfig, world: World) -> tuple[PuzzleDataset, PuzzleDataset]:
@@ -140,83 +142,65 @@ def evaluation_steps(config: PretrainConfig, data: PuzzleDataset) -> set[int]:
 def train(config: PretrainConfig, world: World) -> Path:
     """The run. Returns its directory."""
     data, test_data = load_data(config, world)
-    name_run(config)
-    run_dir = Path(config.checkpoint.path or f"checkpoints/{config.project_name}/{config.run_name}")
+    run_dir = name_run(config)
     state = build_state(config, data, world)
     evaluators = build_evaluators([e.model_dump() for e in config.evaluators], test_data)
-    log = open_log(config, run_dir, state, world) if world.is_main else None
-    checkpoints = Checkpoints(run_dir, config.checkpoint)
-    constants = {"config": config.model_dump(), "torch_version": str(torch.__version__),
-                 "data_fingerprints": {path: dataset_fingerprint(path) for path in config.data_paths if world.is_main}}
-
     total_steps, pauses = data.steps_in(config.epochs), evaluation_steps(config, data)
-    window, since_evaluation = MetricSums(world.device), MetricSums(world.device)
-    bar = tqdm(total=total_steps, unit="step", disable=not world.is_main, dynamic_ncols=True)
-    logged_at = time.perf_counter()
+    log = open_log(config, run_dir, state, total_steps, world)
+    checkpoints = Checkpoints(run_dir, config.checkpoint, writes=world.is_main)
+    facts = {"config": config.model_dump(), "torch_version": str(torch.__version__),
+             "data_fingerprints": {path: dataset_fingerprint(path) for path in config.data_paths if world.is_main}}
+    meter = TrainMeter(world.device)
+
     while state.step < total_steps:
-        metrics = train_step(state, to_device(data.next_batch(), world.device), config, total_steps)
-        window.add(metrics)
-        since_evaluation.add(metrics)
-        bar.update()
+        batch = to_device(data.next_batch(), world.device)
+        meter.add(train_step(state, batch, config, total_steps))
+        log.advance()
 
         if state.step % config.log_interval == 0 or state.step == total_steps:
-            sums, now = window.read(), time.perf_counter()
-            window.clear()
-            if world.is_main:
-                seconds, logged_at = now - logged_at, now
-                log_train(log, bar, state, sums, config, seconds)
+            log.log(state.step, state.epoch, meter.read_window() | {
+                "train/lr": learning_rate(state.step, config.lr, total_steps, config)})
 
         if state.step in pauses:
-            saved = None
-            if world.is_main and config.checkpoint.enabled and (config.checkpoint_every_eval or state.step == total_steps):
-                saved = checkpoints.save(state.state_dict() | constants | {"best_val_metric": checkpoints.best}, state.step)
-            validation = validate(state, test_data, evaluators, config, run_dir, world)
-            train_loss = means(since_evaluation.read())["loss"]
-            since_evaluation.clear()
-            if world.is_main:
-                log.log(state.step, data.stream.epoch, validation)
-                log.epoch_summary(data.stream.epoch, train_loss, validation["val/loss"])
-                if saved is not None:
+            with meter.paused_clock():
+                saved = None
+                if config.checkpoint_every_eval or state.step == total_steps:
+                    saved = checkpoints.save(state.state_dict() | facts, state.step)  # before what may fail
+                validation = validate(state, test_data, evaluators, config, run_dir, world)
+                train_loss = meter.read_loss_since_evaluation()
+                if world.is_main:
+                    log.log(state.step, state.epoch, validation)
+                    log.epoch_summary(state.epoch, train_loss, validation["val/loss"])
                     checkpoints.keep_if_best(saved, validation)
-            logged_at = time.perf_counter()  # the rate leaves evaluation out
-    bar.close()
+    log.finish()
     if world.is_main:
         picture_dir = run_dir if config.checkpoint.enabled else Path(config.log_dir)
         plot_train_vs_val(log.metrics_file, picture_dir / "train_vs_val_loss.png")
-        log.finish()
     return run_dir
 
 
-def name_run(config: PretrainConfig) -> None:
-    """Names for a run without one: readable, unique, the same on all ranks."""
+def name_run(config: PretrainConfig) -> Path:
+    """Name a run without a name (readable, unique, the same on all ranks). Returns its directory."""
     arch = config.arch.name.partition("@")[0].rpartition(".")[2]
     config.project_name = config.project_name or f"{Path(config.data_paths[0]).name}-{arch}"
     config.run_name = broadcast_object(config.run_name or unique_run_name(arch))
+    return Path(config.checkpoint.path or f"checkpoints/{config.project_name}/{config.run_name}")
 
 
-def open_log(config: PretrainConfig, run_dir: Path, state: TrainState, world: World) -> RunLog:
-    """Make the run's directory, with the resolved config in it."""
-    set_aside_run(run_dir, config.checkpoint.overwrite)
-    run_dir.mkdir(parents=True, exist_ok=True)
+def open_log(config: PretrainConfig, run_dir: Path, state: TrainState, total_steps: int, world: World) -> RunLog:
+    """Make the run's directory, with the resolved config in it, and the log."""
     settings = config.model_dump()
-    OmegaConf.save(OmegaConf.create(settings), run_dir / "config.yaml")
+    if world.is_main:
+        set_aside_run(run_dir, config.checkpoint.overwrite)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(OmegaConf.create(settings), run_dir / "config.yaml")
     embedding = state.head.model.puzzle_embedding
     parameters = {"network": sum(p.numel() for p in state.head.parameters()),
                   "puzzle_embedding": 0 if embedding is None else embedding.weights.numel()}
-    log = RunLog(config, run_dir, settings, parameters)
+    log = RunLog(config, run_dir, settings, parameters, total_steps, writes=world.is_main)
     for key in config.arch.unused_keys():
         log.say(f"notice: {key} has no effect with arch.name={config.arch.name}")
     return log
-
-
-def log_train(log: RunLog, bar: tqdm, state: TrainState, sums: dict, config: PretrainConfig, seconds: float) -> None:
-    values = means(sums)
-    steps = sums["rows"] / config.global_batch_size
-    line = {f"train/{name}": value for name, value in values.items()}
-    line |= {"train/lr": learning_rate(state.step, config.lr, state.data.steps_in(config.epochs), config),
-             "train/examples_per_s": steps * config.global_batch_size / seconds}
-    log.log(state.step, state.data.stream.epoch, line)
-    bar.set_postfix({name: f"{values[name]:.3f}" for name in ("loss", "exact_accuracy") if name in values})
 
 
 def validate(state: TrainState, test_data: PuzzleDataset, evaluators: dict, config: PretrainConfig, run_dir: Path,

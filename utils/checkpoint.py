@@ -47,21 +47,25 @@ def write_atomically(path: Path, write) -> None:
 
 
 class Checkpoints:
-    """The checkpoint files of one run, written by the main rank."""
+    """The checkpoint files of one run; `writes=False` (a rank other than 0) writes none."""
 
-    def __init__(self, directory: Path, config: CheckpointConfig, best: float | None = None):
-        self.directory, self.config, self.best = directory, config, best
+    def __init__(self, directory: Path, config: CheckpointConfig, writes: bool = True):
+        self.directory, self.config, self.best = directory, config, None
+        self.writes = writes and config.enabled
 
-    def save(self, payload: dict, step: int) -> Path:
+    def save(self, payload: dict, step: int) -> Path | None:
+        """Write the payload of a step, and return its file."""
+        if not self.writes:
+            return None
         path = self.directory / f"step_{step:08d}.ckpt"
-        write_atomically(path, lambda file: torch.save({"format_version": FORMAT_VERSION, **payload}, file))
+        write_atomically(path, lambda file: torch.save({"format_version": FORMAT_VERSION, "best_val_metric": self.best, **payload}, file))
         write_atomically(self.directory / "latest.txt", lambda file: file.write_text(path.name + "\n"))
         return path
 
-    def keep_if_best(self, saved: Path, metrics: dict[str, float]) -> None:
+    def keep_if_best(self, saved: Path | None, metrics: dict[str, float]) -> None:
         """Mirror `saved` to best.ckpt if its metrics improve. Raises ValueError if they lack the monitored one."""
         monitor = self.config.monitor
-        if monitor is None:
+        if saved is None or monitor is None:
             return
         if monitor not in metrics:
             raise ValueError(f"checkpoint.monitor={monitor} is no metric of this evaluation; there are: "

@@ -1,4 +1,8 @@
 """Sums of metrics on the device, summed over ranks and read by the host only when somebody asks for means."""
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -40,3 +44,39 @@ def means(sums: dict[str, float]) -> dict[str, float]:
     """
     divisors = {name: sums["rows" if name.endswith("loss") else "count"] for name in sums if name not in ("rows", "count")}
     return {name: sums[name] / divisor for name, divisor in divisors.items() if divisor}
+
+
+class TrainMeter:
+    """Train metrics since the last line of the log, and the loss since the last evaluation. Every rank reads it."""
+
+    def __init__(self, device: torch.device):
+        self.window, self.since_evaluation = MetricSums(device), MetricSums(device)
+        self.restart_clock()
+
+    def add(self, metrics: dict[str, Tensor]) -> None:
+        self.window.add(metrics)
+        self.since_evaluation.add(metrics)
+
+    def read_window(self) -> dict[str, float]:
+        """Means since the last call by flat name, and `train/examples_per_s`, which leaves evaluations out."""
+        sums = self.window.read()
+        self.window.clear()
+        seconds = self.seconds + time.perf_counter() - self.started
+        self.restart_clock()
+        return {f"train/{name}": value for name, value in means(sums).items()} | {
+            "train/examples_per_s": sums["rows"] / seconds}
+
+    def read_loss_since_evaluation(self) -> float:
+        loss = means(self.since_evaluation.read())["loss"]
+        self.since_evaluation.clear()
+        return loss
+
+    def restart_clock(self) -> None:
+        self.seconds, self.started = 0.0, time.perf_counter()
+
+    @contextmanager
+    def paused_clock(self) -> Iterator[None]:
+        """Time spent inside is none of training."""
+        self.seconds += time.perf_counter() - self.started
+        yield
+        self.started = time.perf_counter()

@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
+ON_BAR = ("loss", "exact_accuracy")
 SOURCE_FOLDERS = ("config", "dataset", "evaluators", "losses", "models", "utils")
 
 
@@ -33,20 +34,32 @@ class LogConfig(BaseModel):
 
 
 class RunLog:
-    """Writes the lines of one run."""
+    """Writes the lines of one run and moves its progress bar; `writes=False` (a rank other than 0) does neither."""
 
-    def __init__(self, config: LogConfig, run_dir: Path, settings: dict, parameters: dict[str, int]):
-        run_dir.mkdir(parents=True, exist_ok=True)
+    def __init__(self, config: LogConfig, run_dir: Path, settings: dict, parameters: dict[str, int], total_steps: int,
+                 writes: bool = True):
+        self.writes, self.wandb, self.text_file = writes, None, None
         self.metrics_file = run_dir / "metrics.jsonl"
-        self.text_file = None if config.use_wandb else Path(config.log_dir) / config.log_file
-        self.wandb = _start_wandb(config, run_dir, settings, parameters) if config.use_wandb else None
-        if self.text_file:
+        if not writes:
+            return
+        if config.use_wandb:
+            self.wandb = _start_wandb(config, run_dir, settings, parameters)
+        else:
+            self.text_file = Path(config.log_dir) / config.log_file
             self.text_file.parent.mkdir(parents=True, exist_ok=True)
         self.say(f"run {config.project_name} / {config.run_name}: {parameters['network']:,} parameters in the network, "
                  f"{parameters['puzzle_embedding']:,} in the puzzle embedding; directory {run_dir}")
+        self.bar = tqdm(total=total_steps, unit="step", dynamic_ncols=True)
+
+    def advance(self) -> None:
+        """One step further on the bar."""
+        if self.writes:
+            self.bar.update()
 
     def log(self, step: int, epoch: int, metrics: dict[str, float]) -> None:
-        """One line of flat metrics."""
+        """One line of flat metrics; loss and exact accuracy of training go beside the bar."""
+        if not self.writes:
+            return
         line = {"step": step, "epoch": epoch, **metrics}
         with open(self.metrics_file, "a") as f:
             f.write(json.dumps(line) + "\n")
@@ -54,18 +67,25 @@ class RunLog:
             self.wandb.log(metrics | {"epoch": epoch}, step=step)
         else:
             self.say(" ".join(f"{name}={value:.6g}" for name, value in line.items()))
+        beside_bar = {name: f"{metrics[f'train/{name}']:.3f}" for name in ON_BAR if f"train/{name}" in metrics}
+        if beside_bar:
+            self.bar.set_postfix(beside_bar, refresh=False)
 
     def epoch_summary(self, epoch: int, train_loss: float, val_loss: float) -> None:
         self.say(f"EPOCH_SUMMARY epoch={epoch} train_loss={train_loss:.6f} val_loss={val_loss:.6f}")
 
     def say(self, line: str) -> None:
         """A line for people: on the terminal, above the progress bar, and in the text log."""
+        if not self.writes:
+            return
         tqdm.write(line)
         if self.text_file:
             with open(self.text_file, "a") as f:
                 f.write(line + "\n")
 
     def finish(self) -> None:
+        if self.writes:
+            self.bar.close()
         if self.wandb:
             self.wandb.finish()
 
