@@ -1,0 +1,93 @@
+"""Symmetries of puzzles, applied to whole batches, each with its inverse.
+
+Dihedral transforms of a grid are numbered as in the published code: 0 identity, 1-3 `np.rot90` that many times,
+4 left-right flip, 5 up-down flip, 6 transposition, 7 anti-transposition. A Sudoku symmetry relabels the digits and
+permutes bands, stacks, rows of a band and columns of a stack; it transposes too, where the boxes are square.
+
+Every rearrangement of cells is an index permutation p over the flat grid, applied as x[p], so that inverting and
+composing work alike for both kinds. Check: `pytest tests/test_symmetry.py`.
+"""
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+
+DIHEDRAL_INVERSE = (0, 3, 2, 1, 4, 5, 6, 7)
+BOXES = {4: (2, 2), 6: (2, 3), 9: (3, 3)}  # Sudoku size (digits n): rows and columns of a box
+
+
+def dihedral(grids: np.ndarray, transform: int) -> np.ndarray:
+    """(..., H, W) grids under one of the 8 transforms; H and W change places in 1, 3, 6 and 7."""
+    if transform < 4:
+        return np.rot90(grids, transform, axes=(-2, -1))
+    if transform < 6:
+        return np.flip(grids, axis=-1 if transform == 4 else -2)
+    return np.swapaxes(grids if transform == 6 else np.flip(grids, axis=(-2, -1)), -2, -1)
+
+
+def inverse_dihedral(grids: np.ndarray, transform: int) -> np.ndarray:
+    return dihedral(grids, DIHEDRAL_INVERSE[transform])
+
+
+def dihedral_indices(side: int) -> np.ndarray:
+    """(8, side²) index permutations: flat square grids (..., side²) become grids[..., indices[transform]]."""
+    cells = np.arange(side * side).reshape(side, side)
+    return np.stack([dihedral(cells, transform).ravel() for transform in range(8)])
+
+
+def invert(indices: np.ndarray) -> np.ndarray:
+    """Inverses of (..., L) index permutations."""
+    return np.argsort(indices, axis=-1)
+
+
+def compose(first: np.ndarray, then: np.ndarray) -> np.ndarray:
+    """(..., L) index permutations that do `first` and after it `then`."""
+    return np.take_along_axis(first, then, axis=-1)
+
+
+@dataclass(frozen=True)
+class SudokuSymmetries:
+    """B symmetries, one a row of the grids that they are applied to."""
+
+    # (B, L) index permutations of the cells
+    positions: np.ndarray
+    # (B, n + 1) uint8, the digit that takes the place of each digit; a blank, 0, stays one
+    digits: np.ndarray
+
+    def apply(self, grids: np.ndarray) -> np.ndarray:
+        """(B, L) digits, 0 for a blank."""
+        return np.take_along_axis(self.digits, np.take_along_axis(grids, self.positions, axis=1), axis=1)
+
+    def inverse(self) -> "SudokuSymmetries":
+        return SudokuSymmetries(invert(self.positions), invert(self.digits).astype(np.uint8))
+
+
+def random_sudoku_symmetries(count: int, box: tuple[int, int], rng: np.random.Generator) -> SudokuSymmetries:
+    """`count` uniform draws for boxes of (rows, columns).
+
+    Each takes the same amount of the random stream, so that drawing in chunks gives what one large draw would.
+    """
+    height, width = box
+    size = height * width
+    keys = rng.random((count, size + (1 + width) + (1 + height) + 1))
+    digit_keys, row_keys, column_keys, transpose_keys = np.split(keys, [size, size + 1 + width, -1], axis=1)
+    rows = _permuted_lines(row_keys, height)
+    columns = _permuted_lines(column_keys, width)
+    transposed = (transpose_keys < 0.5) & (height == width)
+    row_stride, column_stride = np.where(transposed, 1, size), np.where(transposed, size, 1)
+    positions = (rows * row_stride)[:, :, None] + (columns * column_stride)[:, None, :]
+    digits = np.zeros((count, size + 1), np.uint8)
+    digits[:, 1:] = np.argsort(digit_keys, axis=1) + 1
+    return SudokuSymmetries(positions.reshape(count, size * size), digits)
+
+
+def _permuted_lines(keys: np.ndarray, thickness: int) -> np.ndarray:
+    """Line orders (B, n) that keep bands of `thickness` lines together, from keys (B, 1 + bands) in [0, 1)."""
+    bands = _choose_permutations(keys[:, 0], keys.shape[1] - 1)
+    within = _choose_permutations(keys[:, 1:], thickness)
+    return (bands[:, :, None] * thickness + within).reshape(len(keys), -1)
+
+
+def _choose_permutations(keys: np.ndarray, length: int) -> np.ndarray:
+    table = np.array(list(permutations(range(length))))
+    return table[(keys * len(table)).astype(np.intp)]
