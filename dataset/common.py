@@ -104,8 +104,8 @@ def new_dataset_directory(path: str | Path, needed_bytes: int, overwrite: bool =
     path.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(path.parent).free
     if free < 1.1 * needed_bytes:
-        raise ValueError(f"{path} needs about {needed_bytes / 1e6:.0f} MB, and {path.parent} has {free / 1e6:.0f} MB free; "
-                         "free some space or choose another --output-dir")
+        raise ValueError(f"{path} needs about {needed_bytes / 1e6:.0f} MB, and {path.parent} has {free / 1e6:.0f} MB "
+                         "free; make some space or choose another --output-dir")
     building = Path(tempfile.mkdtemp(prefix=f".{path.name}.building-", dir=path.parent))
     os.chmod(building, 0o755)  # mkdtemp keeps others out; a dataset is for sharing
     try:

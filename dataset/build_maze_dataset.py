@@ -1,0 +1,106 @@
+"""Build a maze data set in the published format from CSV files.
+
+    python -m dataset.build_maze_dataset --output-dir data/maze-30x30-hard-1k
+    python -m dataset.generate_maze --side 10 --output-dir data/maze10-csv              # CPU-sized, without network:
+    python -m dataset.build_maze_dataset --source-dir data/maze10-csv --output-dir data/maze10
+
+A question is a square grid, row by row: '#' wall, ' ' free, 'S' start, 'G' goal; its answer marks the path with 'o'.
+Tokens: 0 pad, 1 to 5 the characters "# SGo". A training group is one maze: its 8 dihedral copies, itself first
+(--no-aug: itself alone). Test mazes are neither augmented nor subsampled.
+"""
+import argparse
+import math
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+if not __package__:  # run as a script: imports start at the project root
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+
+from dataset.source_csv import (SourceRows, Split, builder_parser, read_splits, run, warn_of_overlap,
+                                write_dataset)
+from dataset.symmetry import dihedral_indices
+
+CHARACTERS = "# SGo"
+WALL, FREE, START, GOAL, PATH = range(1, 6)  # tokens
+CHUNK = 4096  # mazes whose paths are followed at a time
+
+
+def maze_side(rows: SourceRows) -> int:
+    length = rows.question.shape[1]
+    side = math.isqrt(length)
+    if side * side != length:
+        raise ValueError(f"{rows.path}, line {rows.lines[0]}: the maze has {length} characters, not a square number; "
+                         "write it row by row, blanks at the ends included")
+    return side
+
+
+def parse_tokens(characters: np.ndarray) -> np.ndarray:
+    """uint8 characters as tokens 1 to 5; 0 for any other character."""
+    table = np.zeros(256, np.uint8)
+    table[list(CHARACTERS.encode())] = np.arange(1, len(CHARACTERS) + 1)
+    return table[characters]
+
+
+def are_paths(answers: np.ndarray) -> np.ndarray:
+    """(N,) booleans: do the marked cells of an answer (N, H, W) form one 4-connected path from S to G?
+
+    They do if, moving only over them, G is as many moves from S as there are marks, and one.
+    """
+    marked = np.pad(answers >= START, ((0, 0), (1, 1), (1, 1)))
+    reached = np.pad(answers == START, ((0, 0), (1, 1), (1, 1)))
+    goal = np.pad(answers == GOAL, ((0, 0), (1, 1), (1, 1)))
+    expected = marked.sum(axis=(1, 2)) - 1
+    moves = np.zeros(len(answers), int)
+    for _ in range(expected.max(initial=0)):
+        moves += ~(reached & goal).any(axis=(1, 2))
+        near = reached[:, :-2, 1:-1] | reached[:, 2:, 1:-1] | reached[:, 1:-1, :-2] | reached[:, 1:-1, 2:]
+        reached[:, 1:-1, 1:-1] |= near & marked[:, 1:-1, 1:-1]
+    return (moves == expected) & (reached & goal).any(axis=(1, 2))
+
+
+def checked_mazes(rows: SourceRows) -> SourceRows:
+    """The rows with characters turned into tokens. ValueError naming the line of the first bad row."""
+    side = maze_side(rows)
+    question, answer = parse_tokens(rows.question), parse_tokens(rows.answer)
+    rows.require(((question >= WALL) & (question <= GOAL)).all(axis=1), "the question may hold only '#', ' ', 'S', 'G'")
+    rows.require((answer >= WALL).all(axis=1), "the answer may hold only '#', ' ', 'S', 'G', 'o'")
+    for token, name in ((START, "S"), (GOAL, "G")):
+        rows.require((question == token).sum(axis=1) == 1, f"the question must hold exactly one {name}")
+    rows.require(((answer == question) | ((answer == PATH) & (question == FREE))).all(axis=1),
+                 "the answer may differ from the question only by an 'o' on a blank cell")
+    grids = answer.reshape(-1, side, side)
+    paths = [are_paths(grids[start:start + CHUNK]) for start in range(0, len(grids), CHUNK)]
+    rows.require(np.concatenate(paths), "the cells marked 'o' are not one path from S to G; mark each step once")
+    return replace(rows, question=question, answer=answer)
+
+
+def fill_split(mazes: SourceRows, views: np.ndarray, inputs: np.ndarray, labels: np.ndarray) -> None:
+    """Write each of G mazes in each of its views, (copies, L) index permutations, into (G * copies, L) tokens."""
+    for copy, view in enumerate(views):
+        inputs[copy::len(views)], labels[copy::len(views)] = mazes.question[:, view], mazes.answer[:, view]
+
+
+def build(args: argparse.Namespace) -> None:
+    files, rows = read_splits(args, checked_mazes)
+    train, test = rows["train"], rows["test"]
+    side = maze_side(train)
+    views = dihedral_indices(side)[:8 if args.aug else 1]
+    warn_of_overlap(train.question[:, views].reshape(-1, side * side), test.question, "mazes")
+    splits = {"train": Split(len(train.lines), len(views), partial(fill_split, train, views)),
+              "test": Split(len(test.lines), 1, partial(fill_split, test, views[:1]))}
+    write_dataset("build_maze_dataset", args, files, splits, seq_len=side * side, vocab_size=len(CHARACTERS) + 1)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = builder_parser(__doc__, "data/maze-30x30-hard-1k", "sapientinc/maze-30x30-hard-1k")
+    parser.add_argument("--aug", action=argparse.BooleanOptionalAction, default=True,
+                        help="train on all 8 rotations and reflections (default), or on the mazes as they are")
+    build(parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

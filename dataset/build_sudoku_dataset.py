@@ -1,0 +1,120 @@
+"""Build a Sudoku data set (4×4, 6×6 or 9×9) in the published format from CSV files.
+
+    python -m dataset.build_sudoku_dataset --subsample-size 1000 --num-aug 1000 --output-dir data/sudoku-1k-aug-1000
+    python -m dataset.generate_sudoku --size 4 --output-dir data/sudoku4-csv            # CPU-sized, without network:
+    python -m dataset.build_sudoku_dataset --source-dir data/sudoku4-csv --output-dir data/sudoku4
+
+Tokens: 0 pad, 1 blank, digit + 1. A training group is one source puzzle: itself, then --num-aug random symmetric
+copies. Test puzzles are neither augmented nor subsampled. Every row is checked: a wrong answer in the source would
+otherwise show only as a score that never reaches 100%.
+"""
+import argparse
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+if not __package__:  # run as a script: imports start at the project root
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+
+from dataset.source_csv import (SourceRows, Split, at_least, builder_parser, read_splits, run, warn_of_overlap,
+                                write_dataset)
+from dataset.symmetry import BOXES, random_sudoku_symmetries
+
+ILLEGAL = 255
+CHUNK = 4096  # rows worked on at a time: their arrays stay in the cache, and memory does not grow with the data
+
+
+def sudoku_size(rows: SourceRows) -> int:
+    """Number of digits n of puzzles of n² characters."""
+    sizes = {n * n: n for n in BOXES}
+    length = rows.question.shape[1]
+    if length not in sizes:
+        raise ValueError(f"{rows.path}, line {rows.lines[0]}: the puzzle has {length} characters; "
+                         "16 (4×4), 36 (6×6) and 81 (9×9) are supported")
+    return sizes[length]
+
+
+def parse_digits(characters: np.ndarray, size: int) -> np.ndarray:
+    """uint8 characters as digits: 0 for a blank, ILLEGAL for what is none of '.', '0' to str(size)."""
+    table = np.full(256, ILLEGAL, np.uint8)
+    table[ord(".")] = 0
+    table[ord("0"):ord("0") + size + 1] = np.arange(size + 1)
+    return table[characters]
+
+
+def valid_grids(grids: np.ndarray, box: tuple[int, int]) -> np.ndarray:
+    """(N,) booleans: does a grid (N, n²) of integers hold each of 1 to n once in every row, column and box?"""
+    height, width = box
+    size = height * width
+    digits = np.where((grids >= 1) & (grids <= size), grids, 0).astype(np.uint16)
+    bits = np.left_shift(np.uint16(1), digits.T)  # cells first: each reduction runs along N
+    boxes = bits.reshape(size // height, height, size // width, width, -1).swapaxes(1, 2)
+    units = [bits.reshape(size, size, -1), bits.reshape(size, size, -1).swapaxes(0, 1), boxes.reshape(size, size, -1)]
+    full = (1 << (size + 1)) - 2
+    return np.logical_and.reduce([np.bitwise_or.reduce(unit, axis=1) == full for unit in units]).all(axis=0)
+
+
+def checked_puzzles(rows: SourceRows) -> SourceRows:
+    """The rows with characters turned into digits. ValueError naming the line of the first bad row."""
+    size = sudoku_size(rows)
+    question, answer = parse_digits(rows.question, size), parse_digits(rows.answer, size)
+    rows.require((question != ILLEGAL).all(axis=1), f"the question may hold only 1 to {size}, and '.' or 0 for a blank")
+    rows.require(((answer != ILLEGAL) & (answer != 0)).all(axis=1), f"the answer may hold only 1 to {size}")
+    valid = [valid_grids(answer[start:start + CHUNK], BOXES[size]) for start in range(0, len(answer), CHUNK)]
+    rows.require(np.concatenate(valid), "the answer repeats a digit in a row, column or box")
+    rows.require(((question == 0) | (question == answer)).all(axis=1),
+                 "the answer contradicts a digit of the question")
+    return replace(rows, question=question, answer=answer)
+
+
+def hard_enough(rows: SourceRows, min_difficulty: float | None) -> SourceRows:
+    """The rows whose rating reaches `min_difficulty`."""
+    if min_difficulty is None:
+        return rows
+    hard = rows.rating >= min_difficulty
+    if not hard.any():
+        raise ValueError(f"no row of {rows.path} reaches --min-difficulty {min_difficulty:g}; "
+                         f"the highest rating is {rows.rating.max():g}")
+    return rows.select(hard)
+
+
+def fill_split(puzzles: SourceRows, num_aug: int, seed: int, inputs: np.ndarray, labels: np.ndarray) -> None:
+    """Write the tokens of groups of 1 + num_aug puzzles, (G * (1 + num_aug), L), from G checked puzzles."""
+    inputs[::1 + num_aug], labels[::1 + num_aug] = puzzles.question + 1, puzzles.answer + 1
+    box = BOXES[sudoku_size(puzzles)]
+    rng = np.random.default_rng([seed, 1])
+    copies = len(puzzles.lines) * num_aug
+    for start in range(0, copies, CHUNK):
+        copy = np.arange(start, min(start + CHUNK, copies))
+        group = copy // num_aug
+        row = copy + group + 1  # before it stand the copies before it and the originals up to its own
+        symmetries = random_sudoku_symmetries(len(copy), box, rng)
+        inputs[row] = symmetries.apply(puzzles.question[group]) + 1
+        labels[row] = symmetries.apply(puzzles.answer[group]) + 1
+
+
+def build(args: argparse.Namespace) -> None:
+    files, rows = read_splits(args, lambda rows: hard_enough(checked_puzzles(rows), args.min_difficulty))
+    train, test = rows["train"], rows["test"]
+    size = sudoku_size(train)
+    if args.num_aug and size == 4:
+        raise ValueError("--num-aug is not for 4×4: its 288 solution grids form only two symmetry orbits, so copies of "
+                         "training puzzles would show the test grids; leave it out")
+    warn_of_overlap(train.answer, test.answer, "solution grids")
+    splits = {"train": Split(len(train.lines), 1 + args.num_aug, partial(fill_split, train, args.num_aug, args.seed)),
+              "test": Split(len(test.lines), 1, partial(fill_split, test, 0, args.seed))}
+    write_dataset("build_sudoku_dataset", args, files, splits, seq_len=size * size, vocab_size=size + 2)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = builder_parser(__doc__, "data/sudoku-extreme-full", "sapientinc/sudoku-extreme")
+    parser.add_argument("--num-aug", type=at_least(0), default=0, help="symmetric copies of a puzzle (default: 0)")
+    parser.add_argument("--min-difficulty", type=float, help="leave out puzzles rated lower, in both splits")
+    build(parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
