@@ -1,0 +1,205 @@
+"""Generate Sudoku puzzles (4×4, 6×6 or 9×9) with a proven unique solution, as train.csv and test.csv.
+
+    python -m dataset.generate_sudoku --size 4 --train 4000 --test 512 --output-dir data/sudoku4-csv
+
+A puzzle is a solution grid from which digits were taken away in random order while the solution stays unique, down to
+a number of clues drawn for it from a range (CLUES) or given by --clues; where no digit can go, more remain. The rating
+is the number of blanks.
+
+Questions are distinct, and train and test share no solution grid. For 6×6 and 9×9 they share none up to symmetry
+either: grids with the same invariant, `orbit_key`, stay in one split. The 288 grids of 4×4 form only two orbits, so
+they are dealt out one by one, 256 to train and 32 to test.
+"""
+import argparse
+import random
+import sys
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Sequence
+from functools import cache
+from itertools import combinations, islice
+from math import isqrt
+from pathlib import Path
+
+if not __package__:  # run as a script: imports start at the project root
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from dataset.source_csv import at_least, generator_parser, run, write_generated
+from dataset.symmetry import BOXES
+
+CLUES = {4: (4, 9), 6: (8, 20), 9: (26, 40)}  # fewest and most clues that a puzzle of this size aims at
+SMALLEST_POOL = 100  # solution grids to divide, so that even a few puzzles find both splits served
+STALE_DRAWS = 1000  # puzzles drawn again in a row before a split counts as exhausted
+
+Grid = tuple[int, ...]  # n² digits row by row, 0 for a blank
+
+
+@cache
+def units_of_cells(size: int) -> tuple[tuple[int, int, int], ...]:
+    """Each cell's row, column and box among the 3 n units, in this order."""
+    height, width = BOXES[size]
+    per_band = size // width
+    return tuple((row, size + column, 2 * size + row // height * per_band + column // width)
+                 for row in range(size) for column in range(size))
+
+
+def parse_question(question: str | Sequence[int]) -> list[int]:
+    return [0 if digit == "." else int(digit) for digit in question]
+
+
+def solutions(question: str | Sequence[int], rng: random.Random | None = None) -> Iterator[Grid]:
+    """All solutions of n² digits (0 or '.' for a blank), by backtracking on the cell with fewest candidates.
+
+    With `rng`, digits are tried in random order. A question that contradicts itself has none.
+    """
+    grid = parse_question(question)
+    size = isqrt(len(grid))
+    units = units_of_cells(size)
+    free = [(1 << (size + 1)) - 2] * (3 * size)  # a unit's missing digits as bits 1 to n
+    for digit, cell in zip(grid, units):
+        for unit in cell if digit else ():
+            if not free[unit] >> digit & 1:
+                return
+            free[unit] ^= 1 << digit
+    yield from _search(grid, [cell for cell, digit in enumerate(grid) if not digit], units, free, rng)
+
+
+def _search(grid: list[int], blanks: list[int], units, free: list[int], rng: random.Random | None) -> Iterator[Grid]:
+    if not blanks:
+        yield tuple(grid)
+        return
+    cell, candidates = _most_constrained(blanks, units, free)
+    rest = [blank for blank in blanks if blank != cell]
+    digits = [digit for digit in range(1, candidates.bit_length()) if candidates >> digit & 1]
+    if rng:
+        rng.shuffle(digits)
+    for grid[cell] in digits:
+        bit = 1 << grid[cell]
+        for unit in units[cell]:
+            free[unit] ^= bit
+        yield from _search(grid, rest, units, free, rng)
+        for unit in units[cell]:
+            free[unit] ^= bit
+
+
+def _most_constrained(blanks: list[int], units, free: list[int]) -> tuple[int, int]:
+    """The blank cell with the fewest candidates, and these as bits."""
+    best, mask, fewest = -1, 0, 99
+    for cell in blanks:
+        row, column, box = units[cell]
+        bits = free[row] & free[column] & free[box]
+        if (count := bits.bit_count()) < fewest:
+            best, mask, fewest = cell, bits, count
+            if count <= 1:
+                break
+    return best, mask
+
+
+def count_solutions(question: str | Sequence[int], limit: int = 2) -> int:
+    """Number of solutions of n² digits, 0 or '.' for a blank, counted up to `limit`."""
+    return sum(1 for _ in islice(solutions(question), limit))
+
+
+def remove_clues(solution: Grid, clues: int, rng: random.Random) -> Grid:
+    """A question with this one solution and `clues` clues, or more where none of them can be spared."""
+    question = list(solution)
+    for cell in rng.sample(range(len(question)), len(question)):
+        if sum(map(bool, question)) == clues:
+            break
+        question[cell] = 0
+        if _has_another(question, cell, solution[cell]):
+            question[cell] = solution[cell]
+    return tuple(question)
+
+
+def _has_another(question: list[int], cell: int, digit: int) -> bool:
+    """Has the question a solution with another digit in this blank cell? Cheaper than finding the known one again."""
+    others = set(range(1, isqrt(len(question)) + 1)) - {digit}
+    return any(count_solutions(question[:cell] + [other] + question[cell + 1:], 1) for other in others)
+
+
+def orbit_key(solution: Grid) -> Hashable:
+    """Equal for grids that a Sudoku symmetry maps onto one another; unequal for nearly all others of 9×9.
+
+    Two rows are permutations of the digits, hence a permutation from one to the other, whose cycle lengths no
+    relabelling changes. Those of row pairs inside and across bands, and of columns, make the key.
+    """
+    size = isqrt(len(solution))
+    height, width = BOXES[size]
+    rows = [solution[start:start + size] for start in range(0, size * size, size)]
+    keys = _line_key(rows, height), _line_key(list(zip(*rows)), width)
+    return tuple(sorted(keys)) if height == width else keys
+
+
+def _line_key(lines: list[Grid], thickness: int) -> Hashable:
+    inside: dict[int, list] = defaultdict(list)
+    across = []
+    for first, second in combinations(range(len(lines)), 2):
+        together = first // thickness == second // thickness
+        (inside[first // thickness] if together else across).append(_cycle_lengths(lines[first], lines[second]))
+    return tuple(sorted(tuple(sorted(band)) for band in inside.values())), tuple(sorted(across))
+
+
+def _cycle_lengths(first: Grid, second: Grid) -> Grid:
+    """Sorted cycle lengths of the permutation that takes each digit of one line to the digit beside it in the other."""
+    following = dict(zip(first, second))
+    lengths = []
+    while following:
+        digit, length = next(iter(following)), 0
+        while digit in following:
+            digit, length = following.pop(digit), length + 1
+        lengths.append(length)
+    return tuple(sorted(lengths))
+
+
+def divide_grids(size: int, train: int, test: int, rng: random.Random) -> dict[str, list[Grid]]:
+    """Solution grids of each split, none in both: not even up to symmetry, where size is not 4."""
+    if size == 4:
+        grids = list(solutions([0] * 16))
+        rng.shuffle(grids)
+        return {"train": grids[32:], "test": grids[:32]}
+    pool = {next(solutions([0] * size ** 2, rng)): None for _ in range(max(train + test, SMALLEST_POOL))}
+    orbits: dict[Hashable, list[Grid]] = defaultdict(list)
+    for grid in pool:
+        orbits[orbit_key(grid)].append(grid)
+    share = len(pool) * min(test / (train + test), 0.5)
+    divided: dict[str, list[Grid]] = {"train": [], "test": []}
+    for orbit in rng.sample(list(orbits.values()), len(orbits)):
+        divided["test" if len(divided["test"]) < share else "train"] += orbit
+    return divided
+
+
+def make_puzzles(grids: list[Grid], count: int, clues: int | None, rng: random.Random) -> list[tuple[str, str, int]]:
+    """`count` rows (question, answer, rating) with distinct questions, from the grids in turn."""
+    size = max(grids[0])
+    rows: dict[Grid, Grid] = {}
+    stale = 0
+    while len(rows) < count:
+        solution = grids[(len(rows) + stale) % len(grids)]
+        question = remove_clues(solution, clues or rng.randint(*CLUES[size]), rng)
+        stale = stale + 1 if question in rows else 0
+        if stale == STALE_DRAWS:
+            raise ValueError(f"only {len(rows)} of {count} distinct {size}×{size} puzzles found on {len(grids)} grids; "
+                             "ask for fewer, or for another number of --clues")
+        rows[question] = solution
+    return [("".join(map(str, question)).replace("0", "."), "".join(map(str, solution)), question.count(0))
+            for question, solution in rows.items()]
+
+
+def generate(args: argparse.Namespace) -> None:
+    if args.clues and args.clues >= args.size ** 2:
+        raise ValueError(f"--clues {args.clues} leaves no blank; choose 1 to {args.size ** 2 - 1}")
+    rng = random.Random(args.seed)
+    grids = divide_grids(args.size, args.train, args.test, rng)
+    splits = {split: make_puzzles(grids[split], getattr(args, split), args.clues, rng) for split in grids}
+    write_generated(args, f"generated_{args.size}x{args.size}", splits, "dataset.build_sudoku_dataset")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = generator_parser(__doc__, train=4000, test=512)
+    parser.add_argument("--size", type=int, choices=tuple(BOXES), default=4, help="number of digits (default: 4)")
+    parser.add_argument("--clues", type=at_least(1), help="fewest clues of every puzzle (default: drawn for each)")
+    generate(parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

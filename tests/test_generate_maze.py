@@ -1,0 +1,88 @@
+"""Generated mazes: one shortest path, distinct, and a function of the seed."""
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dataset import generate_maze
+from dataset.generate_maze import carve, main, neighbours, shortest_paths
+from dataset.symmetry import dihedral
+
+
+def generate(folder: Path, *options) -> dict[str, list[tuple[str, str, int]]]:
+    main(["--output-dir", str(folder), *map(str, options)])
+    splits = {}
+    for split in ("train", "test"):
+        header, *lines = (folder / f"{split}.csv").read_text().splitlines()
+        assert header == "source,question,answer,rating"
+        fields = [line.split(",") for line in lines]
+        splits[split] = [(question, answer, int(rating)) for _, question, answer, rating in fields]
+    return splits
+
+
+def adjacency(free: np.ndarray) -> np.ndarray:
+    """(C, C) integers: which of the C cells of a square maze are free and beside one another?"""
+    side = len(free)
+    row, column = np.indices(free.shape).reshape(2, -1)
+    distance = abs(row[:, None] - row) + abs(column[:, None] - column)
+    return ((distance == 1) & free.ravel() & free.ravel()[:, None]).astype(int).reshape(side ** 2, side ** 2)
+
+
+def test_neighbours_of_a_corner_an_edge_and_the_middle():
+    near = neighbours(3)
+    assert (sorted(near[0]), sorted(near[5]), sorted(near[4])) == ([1, 3], [2, 4, 8], [1, 3, 5, 7])
+
+
+def test_shortest_paths_are_counted():
+    free = {0, 1, 2, 3, 5, 6, 7, 8}  # a ring of 3 × 3
+    moves, paths = shortest_paths(free, 0, 3)
+    assert moves == {0: 0, 1: 1, 3: 1, 2: 2, 6: 2, 5: 3, 7: 3, 8: 4}
+    assert paths[8] == 2 and all(paths[cell] == 1 for cell in free - {8})
+    assert shortest_paths({0, 1, 8}, 0, 3)[0] == {0: 0, 1: 1}
+
+
+@pytest.mark.parametrize("side", [5, 8])
+def test_mazes_keep_their_promises(tmp_path, side):
+    splits = generate(tmp_path / "csv", "--side", side, "--train", 40, "--test", 10)
+    assert {split: len(rows) for split, rows in splits.items()} == {"train": 40, "test": 10}
+    seen = set()
+    for question, answer, rating in splits["train"] + splits["test"]:
+        grid = np.array(list(question)).reshape(side, side)
+        start, goal = question.index("S"), question.index("G")
+        beside = adjacency(grid != "#")
+        walks = np.eye(side ** 2, dtype=int)[start]
+        for _ in range(rating - 1):  # walks of k moves from S to each cell
+            walks = walks @ beside
+            assert walks[goal] == 0
+        assert (walks @ beside)[goal] == 1 and rating >= side
+        assert answer.replace("o", " ") == question and answer.count("o") == rating - 1
+        marked = adjacency(np.isin(np.array(list(answer)).reshape(side, side), ["S", "G", "o"]))
+        assert np.linalg.matrix_power(marked, rating)[start, goal] == 1
+        views = {"".join(dihedral(grid, transform).ravel()) for transform in range(8)}
+        assert not views & seen
+        seen |= views
+
+
+def test_carving_reaches_most_of_the_grid():
+    free = carve(12, random.Random(0))
+    assert 144 * 0.5 < len(free) < 144 * 0.8
+
+
+def test_the_files_are_a_function_of_the_seed(tmp_path):
+    options = ("--side", 6, "--train", 5, "--test", 5)
+    first = generate(tmp_path / "a", *options)
+    assert generate(tmp_path / "b", *options) == first != generate(tmp_path / "c", *options, "--seed", 1)
+
+
+def test_what_cannot_be_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(generate_maze, "STALE_DRAWS", 5)
+    with pytest.raises(ValueError, match=r"only \d+ of 2001 distinct mazes of side 4 found"):
+        generate(tmp_path / "a", "--side", 4, "--train", 2000, "--test", 1)
+    with pytest.raises(ValueError, match="--side: 3 is not a whole number of 4 or more"):
+        generate(tmp_path / "a", "--side", 3)
+    with pytest.raises(ValueError, match="--train: 0 is not a whole number of 1 or more"):
+        generate(tmp_path / "a", "--train", 0)
+    assert not (tmp_path / "a").exists()
+    generate(tmp_path / "a", "--side", 5, "--train", 2, "--test", 1)
+    assert "python -m dataset.build_maze_dataset --source-dir" in capsys.readouterr().out
