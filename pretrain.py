@@ -90,10 +90,10 @@ def build_state(config: PretrainConfig, data: PuzzleDataset, world: World) -> Tr
                      resize_puzzle_table=True)
     head.requires_grad_(not config.freeze_weights)
     if _should_compile(config, world):
-        head.model.compile_recursion()
+        head.compile_recursion()
     optimizers = []
-    if head.model.puzzle_embedding is not None:
-        optimizers.append(SparseSignSGD(head.model.puzzle_embedding, config.puzzle_emb_lr, config.puzzle_emb_weight_decay))
+    if head.puzzle_embedding is not None:
+        optimizers.append(SparseSignSGD(head.puzzle_embedding, config.puzzle_emb_lr, config.puzzle_emb_weight_decay))
     if not config.freeze_weights:
         optimizers.append(build_optimizer(head.parameters(), config))
     carry = head.initial_carry(to_device(data.first_batch(), world.device), seed=config.seed,
@@ -194,7 +194,7 @@ def open_log(config: PretrainConfig, run_dir: Path, state: TrainState, total_ste
         set_aside_run(run_dir, config.checkpoint.overwrite)
         run_dir.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(OmegaConf.create(settings), run_dir / "config.yaml")
-    embedding = state.head.model.puzzle_embedding
+    embedding = state.head.puzzle_embedding
     parameters = {"network": sum(p.numel() for p in state.head.parameters()),
                   "puzzle_embedding": 0 if embedding is None else embedding.weights.numel()}
     log = RunLog(config, run_dir, settings, parameters, total_steps, writes=world.is_main)

@@ -46,7 +46,16 @@ class ACTLossHead(nn.Module):
         self.model = model
         self.config = ACTLossConfig(**loss)
 
+    @property
+    def puzzle_embedding(self):
+        """The model's `SparseEmbedding`, or None."""
+        return self.model.puzzle_embedding
+
+    def compile_recursion(self) -> None:
+        self.model.compile_recursion()
+
     def initial_carry(self, batch: dict[str, Tensor], **noise):
+        """See `models.act.ACTModel.initial_carry`."""
         return self.model.initial_carry(batch, **noise)
 
     def forward(self, *, carry, batch: dict[str, Tensor], return_keys):

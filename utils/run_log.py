@@ -4,7 +4,6 @@
     <log_dir>/<log_file>     the same as text, and EPOCH_SUMMARY lines (use_wandb=false)
 """
 import json
-import netrc
 import os
 import secrets
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
+ROOT = Path(__file__).resolve().parent.parent
 ON_BAR = ("loss", "exact_accuracy")
 SOURCE_FOLDERS = ("config", "dataset", "evaluators", "losses", "models", "utils")
 
@@ -95,32 +95,35 @@ def unique_run_name(stem: str) -> str:
     return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
-def _has_wandb_credentials() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("//")[-1].split("/")[0].split(":")[0]
-    try:
-        return netrc.netrc().authenticators(host) is not None
-    except (FileNotFoundError, netrc.NetrcParseError):
-        return False
-
-
 def _start_wandb(config: LogConfig, run_dir: Path, settings: dict, parameters: dict[str, int]):
-    """A W&B run with config, parameter counts and code; offline, with one line that says so, without credentials."""
+    """A W&B run with config, parameter counts and code; offline, saying so, without credentials or connection."""
     import wandb  # here, since importing it takes a second that --help need not
 
-    mode = os.environ.get("WANDB_MODE")
-    if mode is None and not _has_wandb_credentials():
-        mode = "offline"
-        tqdm.write(f"Weights & Biases: no credentials, logging offline to {run_dir}/wandb (`wandb login` once to go online, "
-                   "or use_wandb=false)")
-    run = wandb.init(project=config.project_name, name=config.run_name, config=settings, mode=mode, dir=str(run_dir),
-                     settings=wandb.Settings(silent=True))
+    def start(mode: str | None):
+        return wandb.init(project=config.project_name, name=config.run_name, config=settings, mode=mode,
+                          dir=str(run_dir), settings=wandb.Settings(silent=True))
+
+    def start_offline(reason: str):
+        tqdm.write(f"Weights & Biases: {reason}; logging offline to {run_dir}/wandb, for `wandb sync` later")
+        return start("offline")
+
+    if os.environ.get("WANDB_MODE"):
+        run = start(None)
+    elif not wandb.login(prompt=False, verify=False):
+        run = start_offline("no credentials (`wandb login`)")
+    else:
+        try:
+            run = start(None)
+        except wandb.errors.Error as error:
+            run = start_offline(str(error).splitlines()[0])
+    if not run.offline:
+        tqdm.write(f"Weights & Biases: {run.url}")
     run.summary.update({f"parameters/{part}": count for part, count in parameters.items()})
-    code = wandb.Artifact(f"source-{run.id}", type="code")
-    root = Path(__file__).resolve().parent.parent
-    for file in [*root.glob("*.py"), *(f for folder in SOURCE_FOLDERS for f in (root / folder).rglob("*.[py][ya]*"))]:
-        if file.suffix in (".py", ".yaml"):
-            code.add_file(str(file), name=str(file.relative_to(root)))
-    run.log_artifact(code)
+    run.log_code(str(ROOT), include_fn=_is_source)
     return run
+
+
+def _is_source(path: str) -> bool:
+    """Is a file one of the project's own: a script, or Python and YAML in its folders?"""
+    file = Path(path).relative_to(ROOT)
+    return file.suffix in (".py", ".yaml") and (len(file.parts) == 1 or file.parts[0] in SOURCE_FOLDERS)
