@@ -30,7 +30,8 @@ def run_settings(checkpoint: Path, payload: dict) -> dict:
     for name in CONFIG_NAMES:
         if (checkpoint.parent / name).is_file():
             return OmegaConf.to_container(OmegaConf.load(checkpoint.parent / name), resolve=True)
-    raise ValueError(f"{checkpoint} holds no config, and {' or '.join(CONFIG_NAMES)} is not beside it; put the run's config there")
+    raise ValueError(f"{checkpoint} holds no config, and {' or '.join(CONFIG_NAMES)} is not beside it; put the run's "
+                     "config there")
 
 
 def load_test_data(config: EvaluateConfig, settings: dict, world: World) -> PuzzleDataset:
@@ -49,8 +50,8 @@ def load_head(config: EvaluateConfig, settings: dict, payload: dict, data: Puzzl
     state = weights_of(payload, config.use_ema)
     rows = next((len(value) for name, value in state.items() if name.endswith(PUZZLE_TABLE)), None)
     if rows is not None and rows < data.metadata.num_puzzle_identifiers:
-        raise ValueError(f"{data.config.dataset_paths} hold {data.metadata.num_puzzle_identifiers} puzzle identifiers, and the "
-                         f"table of {checkpoint} has {rows} rows; score the data set it was trained on")
+        raise ValueError(f"{data.config.dataset_paths} hold {data.metadata.num_puzzle_identifiers} puzzle identifiers, "
+                         f"and the table of {checkpoint} has {rows} rows; score the data set it was trained on")
     arch = ArchConfig(**settings["arch"])
     arch.check()
     if world.device.type == "cpu" and arch.options.get("forward_dtype") == "bfloat16":

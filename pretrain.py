@@ -73,12 +73,13 @@ def load_data(config: PretrainConfig, world: World) -> tuple[PuzzleDataset, Puzz
                              f"{getattr(test.metadata, key)} in data_paths_test={test_paths}; one model cannot do both")
     if not config.skip_sanity_checks:
         for split, data in (("train", train), ("test", test)):
-            check_batch(f"first {split} batch of {data.config.dataset_paths}", data.first_batch(), data.metadata.seq_len,
-                        data.metadata.vocab_size, data.metadata.num_puzzle_identifiers, IGNORE_LABEL_ID)
+            check_batch(f"first {split} batch of {data.config.dataset_paths}", data.first_batch(),
+                        data.metadata.seq_len, data.metadata.vocab_size, data.metadata.num_puzzle_identifiers,
+                        IGNORE_LABEL_ID)
     if not train.steps_in(config.epochs):
         raise ValueError(f"the whole run is shorter than one batch: {config.epochs} epochs of "
-                         f"{train.stream.examples_per_epoch:g} examples, and global_batch_size={config.global_batch_size}; "
-                         "use more epochs or a smaller batch")
+                         f"{train.stream.examples_per_epoch:g} examples, and "
+                         f"global_batch_size={config.global_batch_size}; use more epochs or a smaller batch")
     return train, test
 
 

@@ -28,7 +28,8 @@ def write_arrays(path: Path, groups: int = 400, puzzles: int = 50, examples: int
     write_split(path / "train", {
         "inputs": rows[0], "labels": rows[1], "puzzle_identifiers": np.arange(1, total + 1, dtype=np.int32),
         "puzzle_indices": np.arange(0, total * examples + 1, examples, dtype=np.int32),
-        "group_indices": np.arange(0, total + 1, puzzles, dtype=np.int32)}, vocab_size=12, num_puzzle_identifiers=total + 1)
+        "group_indices": np.arange(0, total + 1, puzzles, dtype=np.int32)},
+        vocab_size=12, num_puzzle_identifiers=total + 1)
 
 
 def examples_per_second(step) -> float:
@@ -39,7 +40,8 @@ def examples_per_second(step) -> float:
 
 
 def measure(path: str) -> None:
-    data = PuzzleDataset(PuzzleDatasetConfig(seed=0, dataset_paths=[path], global_batch_size=BATCH, test_set_mode=False))
+    data = PuzzleDataset(PuzzleDatasetConfig(
+        seed=0, dataset_paths=[path], global_batch_size=BATCH, test_set_mode=False))
     puzzle_set = next(iter(data.sets.values()))
     random = np.random.default_rng(0)
 

@@ -1,7 +1,8 @@
 """Time of one training step, eager and compiled in turn, and their ratio.
 
     python benchmarks/train_step.py                        # the demo's size
-    python benchmarks/train_step.py --size paper --eager   # TRM for Sudoku as published, batch 32; --device cuda for a GPU
+    python benchmarks/train_step.py --size paper --eager   # TRM for Sudoku as published, batch 32
+    python benchmarks/train_step.py --size paper --device cuda --batch-size 768
 """
 import argparse
 import statistics
@@ -17,7 +18,8 @@ from config.schema import ArchConfig
 from dataset.common import PuzzleDatasetMetadata
 from utils.distributed import World, pick_device
 
-COMMON = {"name": "recursive_reasoning.trm@TRM", "loss": {"name": "losses@ACTLossHead", "loss_type": "stablemax_cross_entropy"},
+COMMON = {"name": "recursive_reasoning.trm@TRM",
+          "loss": {"name": "losses@ACTLossHead", "loss_type": "stablemax_cross_entropy"},
           "L_layers": 2, "expansion": 4.0, "mlp_t": True, "pos_encodings": "none", "halt_exploration_prob": 0.1}
 SIZES = {  # architecture, batch, tokens, vocabulary
     "demo": (dict(hidden_size=64, num_heads=4, H_cycles=2, L_cycles=3, halt_max_steps=8, puzzle_emb_ndim=64,
@@ -63,7 +65,8 @@ def main() -> None:
     parser.add_argument("--eager", action="store_true", help="leave the compiled step out")
     args = parser.parse_args()
     device = pick_device(args.device)
-    steps = [Step(args.size, device, compiled, args.batch_size) for compiled in ((False,) if args.eager else (False, True))]
+    modes = (False,) if args.eager else (False, True)
+    steps = [Step(args.size, device, compiled, args.batch_size) for compiled in modes]
     first = [step() for step in steps]
     rounds = [[step() for step in steps] for _ in range(args.rounds)]  # in turn, so that drift hits both alike
     for name, warm_up, times in zip(("eager", "compiled"), first, zip(*rounds)):

@@ -62,8 +62,9 @@ class ArchConfig(NamedConfig):
         options = self.options
         if options.get("forward_dtype", "auto") == "auto":  # bfloat16 is many times slower than float32 on a CPU
             options["forward_dtype"] = "bfloat16" if world.device.type == "cuda" else "float32"
-        model = self.model_class(options | {"batch_size": batch_size, "seq_len": data.seq_len, "vocab_size": data.vocab_size,
-                                            "num_puzzle_identifiers": data.num_puzzle_identifiers})
+        from_data = {"batch_size": batch_size, "seq_len": data.seq_len, "vocab_size": data.vocab_size,
+                     "num_puzzle_identifiers": data.num_puzzle_identifiers}
+        model = self.model_class(options | from_data)
         return self.head_class(model, **self.loss.options).to(world.device)
 
 
@@ -122,7 +123,8 @@ class PretrainConfig(SharedConfig, OptimConfig, LogConfig):
                 raise ValueError("checkpoint_path is the published name of checkpoint.path; set one of them")
             self.checkpoint.path = self.checkpoint_path
         if self.freeze_weights and not self.arch.options.get("puzzle_emb_ndim"):
-            raise ValueError("freeze_weights=True trains the puzzle embeddings alone, and arch.puzzle_emb_ndim=0 has none")
+            raise ValueError("freeze_weights=True trains the puzzle embeddings alone, and arch.puzzle_emb_ndim=0 "
+                             "has none")
         return self
 
 

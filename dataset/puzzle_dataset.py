@@ -43,8 +43,9 @@ class PuzzleDatasetConfig(BaseModel):
 
     def local_batch_size(self) -> int:
         if self.global_batch_size % self.num_replicas:
-            raise ValueError(f"global_batch_size={self.global_batch_size} is not divisible by {self.num_replicas} processes; "
-                             f"use a multiple, such as {-(-self.global_batch_size // self.num_replicas) * self.num_replicas}")
+            multiple = -(-self.global_batch_size // self.num_replicas) * self.num_replicas
+            raise ValueError(f"global_batch_size={self.global_batch_size} is not divisible by {self.num_replicas} "
+                             f"processes; use a multiple, such as {multiple}")
         return self.global_batch_size // self.num_replicas
 
 
@@ -79,8 +80,8 @@ class PuzzleSet:
         bad = ((tokens < 0) | (tokens >= self.metadata.vocab_size)) & ~np.asarray(allowed)
         if bad.any():
             row, column = np.argwhere(bad)[0]
-            raise ValueError(f"{field_path(self.split_dir, self.name, field)}: row {rows[row]}, position {column} holds "
-                             f"{tokens[row, column]}, but vocab_size is {self.metadata.vocab_size} (tokens 0 to "
+            raise ValueError(f"{field_path(self.split_dir, self.name, field)}: row {rows[row]}, position {column} "
+                             f"holds {tokens[row, column]}, but vocab_size is {self.metadata.vocab_size} (tokens 0 to "
                              f"{self.metadata.vocab_size - 1}); mend the array, or vocab_size in dataset.json")
         return tokens
 
@@ -136,7 +137,7 @@ def _check_arrays(arrays: dict[str, np.ndarray], split_dir: Path, name: str, met
         if len(indices) < 2 or indices[0] != 0 or indices[-1] != ends or (np.diff(indices) <= 0).any():
             refuse(field, f"must rise from 0 to {ends}, the number of {kind}s")
     if len(arrays["puzzle_indices"]) != puzzles + 1:
-        refuse("puzzle_indices", f"has {len(arrays['puzzle_indices'])} entries for {puzzles} puzzles; one more is needed")
+        refuse("puzzle_indices", f"has {len(arrays['puzzle_indices'])} entries for {puzzles} puzzles; needs one more")
     identifiers = arrays["puzzle_identifiers"]
     if identifiers.min() < 0 or identifiers.max() >= metadata.num_puzzle_identifiers:
         refuse("puzzle_identifiers", f"holds {identifiers.min()} to {identifiers.max()}, but dataset.json has "
@@ -270,8 +271,8 @@ class PuzzleDataset(torch.utils.data.IterableDataset):
     def examples(self, numbers: Sequence[int]) -> Batch:
         """Examples by their number over all sets; leaves the stream where it is."""
         if max(numbers) >= self._set_ends[-1]:
-            raise ValueError(f"example {max(numbers)} is not among the {self._set_ends[-1]} of the {self.split} split of "
-                             f"{self.config.dataset_paths}")
+            raise ValueError(f"there is no example {max(numbers)}: the {self.split} split of "
+                             f"{self.config.dataset_paths} has {self._set_ends[-1]}, numbered from 0")
         return self._tensors(self._fetch(np.asarray(numbers)))
 
     def first_batch(self) -> Batch:

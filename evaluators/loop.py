@@ -60,7 +60,8 @@ def evaluate(head: nn.Module, dataset: PuzzleDataset, world: World,
 
     if save_outputs:
         save_path.mkdir(parents=True, exist_ok=True)
-        torch.save({key: torch.cat(parts) for key, parts in saved.items() if parts}, save_path / f"outputs.rank{world.rank}.pt")
+        outputs = {key: torch.cat(parts) for key, parts in saved.items() if parts}
+        torch.save(outputs, save_path / f"outputs.rank{world.rank}.pt")
     return _validation_metrics(sums) | _evaluator_metrics(evaluators, world, save_path)
 
 

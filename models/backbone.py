@@ -60,19 +60,20 @@ class BackboneConfig(BaseModel):
     def _check(self):
         if not self.mlp_t and self.hidden_size < self.num_heads:
             raise ValueError(f"hidden_size={self.hidden_size} leaves no width for num_heads={self.num_heads}")
-        if not self.mlp_t and self.pos_encodings == "rope" and self.hidden_size // self.num_heads % 2:
-            raise ValueError(f"pos_encodings=rope turns pairs: hidden_size / num_heads = {self.hidden_size // self.num_heads} "
-                             "must be even")
+        head_width = self.hidden_size // self.num_heads
+        if not self.mlp_t and self.pos_encodings == "rope" and head_width % 2:
+            raise ValueError(f"pos_encodings=rope turns pairs: hidden_size / num_heads = {head_width} must be even")
         if self.mlp_t and self.pos_encodings == "rope":
             raise ValueError("pos_encodings=rope has no effect with mlp_t=True; use pos_encodings=none")
         if self.puzzle_emb_len and self.puzzle_emb_ndim > self.puzzle_emb_len * self.hidden_size:
-            raise ValueError(f"puzzle_emb_ndim={self.puzzle_emb_ndim} does not fit into puzzle_emb_len={self.puzzle_emb_len} "
-                             f"positions of hidden_size={self.hidden_size}; use puzzle_emb_len=0 for as many as needed")
+            raise ValueError(f"puzzle_emb_ndim={self.puzzle_emb_ndim} does not fit into "
+                             f"puzzle_emb_len={self.puzzle_emb_len} positions of hidden_size={self.hidden_size}; "
+                             "use puzzle_emb_len=0 for as many as needed")
         return self
 
     @property
     def prefix_len(self) -> int:
-        """P. Without an embedding, `puzzle_emb_len` positions stay as zeros: room to think, and the halting head's place."""
+        """P. Without an embedding, `puzzle_emb_len` positions stay zero: room to think, a place for the Q head."""
         return self.puzzle_emb_len or -(-self.puzzle_emb_ndim // self.hidden_size)
 
 
@@ -103,7 +104,8 @@ class Backbone(nn.Module):
 
     def stack(self, layers: int) -> "Stack":
         c = self.config
-        return Stack([Block(c.hidden_size, self.P + c.seq_len, c.num_heads, c.expansion, c.mlp_t) for _ in range(layers)])
+        positions = self.P + c.seq_len
+        return Stack([Block(c.hidden_size, positions, c.num_heads, c.expansion, c.mlp_t) for _ in range(layers)])
 
     def embed(self, data: dict[str, Tensor]) -> Tensor:
         """The question x (B, P+L, D) from `inputs` (B, L) and `puzzle_identifiers` (B,)."""

@@ -16,7 +16,8 @@ class SparseEmbedding(nn.Module):
     def __init__(self, num_identifiers: int, width: int):
         super().__init__()
         self.register_buffer("weights", torch.zeros(num_identifiers, width))
-        self.looked_up: tuple[Tensor, Tensor] | None = None  # identifiers (B,) and their rows (B, width), an autograd leaf
+        # identifiers (B,) of the last training lookup and their rows (B, width), an autograd leaf
+        self.looked_up: tuple[Tensor, Tensor] | None = None
 
     def forward(self, identifiers: Tensor) -> Tensor:
         """Rows (B, width) of the identifiers (B,); remembered for the optimizer where a gradient will come."""

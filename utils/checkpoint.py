@@ -58,7 +58,8 @@ class Checkpoints:
         if not self.writes:
             return None
         path = self.directory / f"step_{step:08d}.ckpt"
-        write_atomically(path, lambda file: torch.save({"format_version": FORMAT_VERSION, "best_val_metric": self.best, **payload}, file))
+        payload = {"format_version": FORMAT_VERSION, "best_val_metric": self.best, **payload}
+        write_atomically(path, lambda file: torch.save(payload, file))
         write_atomically(self.directory / "latest.txt", lambda file: file.write_text(path.name + "\n"))
         return path
 
@@ -107,8 +108,8 @@ def read_checkpoint(path: str | Path) -> dict:
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises nearly everything on damaged files; what it said is passed on
-        raise ValueError(f"{path} cannot be read as a checkpoint ({type(error).__name__}: {str(error).splitlines()[0]})") \
-            from error
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise ValueError(f"{path} cannot be read as a checkpoint ({reason})") from error
     if not isinstance(payload, dict):
         raise ValueError(f"{path} holds a {type(payload).__name__}, not a checkpoint")
     if payload.get("format_version", FORMAT_VERSION) > FORMAT_VERSION:
@@ -128,7 +129,8 @@ def weights_of(payload: dict, use_ema: bool) -> dict[str, Tensor]:
     return {name.removeprefix(COMPILED_PREFIX): value for name, value in state.items()}
 
 
-def load_weights(module: torch.nn.Module, state: dict[str, Tensor], source: str | Path, resize_puzzle_table: bool) -> None:
+def load_weights(module: torch.nn.Module, state: dict[str, Tensor], source: str | Path,
+                 resize_puzzle_table: bool) -> None:
     """Load a state dict strictly. `resize_puzzle_table`: a table of another size becomes its mean row, repeated: other
     puzzles, so no row has an owner. Raises ValueError that says what does not fit."""
     own = module.state_dict()

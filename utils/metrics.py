@@ -42,8 +42,8 @@ def means(sums: dict[str, float]) -> dict[str, float]:
 
     A metric without rows is left out, never NaN.
     """
-    divisors = {name: sums["rows" if name.endswith("loss") else "count"] for name in sums if name not in ("rows", "count")}
-    return {name: sums[name] / divisor for name, divisor in divisors.items() if divisor}
+    divisors = {name: sums["rows" if name.endswith("loss") else "count"] for name in sums.keys() - {"rows", "count"}}
+    return {name: sums[name] / divisors[name] for name in sums if divisors.get(name)}
 
 
 class TrainMeter:

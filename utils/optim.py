@@ -53,7 +53,7 @@ def learning_rate(step: int, peak: float, total_steps: int, config: OptimConfig)
 
 
 class AdamATan2(torch.optim.Optimizer):
-    """Adam with atan2(m, √v) in place of m / (√v + ε): no ε, invariant to the gradient's scale (arXiv 2407.05872)."""
+    """Adam with atan2(m, √v) in place of m / (√v + ε): no ε, blind to the gradient's scale (arXiv 2407.05872)."""
 
     def __init__(self, parameters: Iterable[Tensor], lr: float, betas: tuple[float, float], weight_decay: float):
         super().__init__(parameters, {"lr": lr, "betas": betas, "weight_decay": weight_decay})

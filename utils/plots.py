@@ -39,8 +39,8 @@ def plot_solution_steps(question: np.ndarray, steps: np.ndarray, answer: np.ndar
                         picture: Path) -> None:
     """A square puzzle (L,), its answer (L,), and the model's prediction after each supervision step (steps, L).
 
-    Up to 9×9 cells are drawn as digits (token − 1), larger ones as colours. `confidence`: the model's belief, 0 to 1,
-    that its answer is right. Wrong cells are red.
+    Grids up to 9×9 are drawn as digits (token − 1), larger ones as colours. `confidence`: the model's belief, 0 to
+    1, that its answer is right. Wrong cells are red.
     """
     side = round(len(question) ** 0.5)
     grids = [("puzzle", question), *((f"step {i + 1}", step) for i, step in enumerate(steps)), ("answer", answer)]
@@ -53,7 +53,7 @@ def plot_solution_steps(question: np.ndarray, steps: np.ndarray, answer: np.ndar
     for i, (axis, (title, grid)) in enumerate(zip(axes.flat, grids)):
         if 0 < i <= len(steps):
             wrong = int((grid != answer).sum())
-            title += f": {wrong} wrong\nbelief {confidence[i - 1]:.2f}" if wrong else f": solved\nbelief {confidence[i - 1]:.2f}"
+            title += f": {f'{wrong} wrong' if wrong else 'solved'}\nbelief {confidence[i - 1]:.2f}"
         axis.set_title(title, fontsize=10)
         shape = (side, side)
         (_draw_digits if side <= 9 else _draw_colours)(axis, grid.reshape(shape), question.reshape(shape),

@@ -15,8 +15,8 @@ def load_class(name: str, package: str = "") -> type:
     except ModuleNotFoundError as error:
         if error.name is None or not full.startswith(error.name):
             raise  # the module is there, and something it needs is not
-        raise ValueError(f"name={name!r}: there is no module {full}; there are {', '.join(_modules(package or full))}") \
-            from error
+        there_are = ", ".join(_modules(package or full))
+        raise ValueError(f"name={name!r}: there is no module {full}; there are {there_are}") from error
     if not hasattr(module, class_name):
         raise ValueError(f"name={name!r}: {full} has no {class_name}; it has {', '.join(_classes(module))}")
     return getattr(module, class_name)
@@ -32,4 +32,5 @@ def _modules(package: str) -> list[str]:
 
 
 def _classes(module) -> list[str]:
-    return [name for name, value in vars(module).items() if inspect.isclass(value) and value.__module__ == module.__name__]
+    classes = inspect.getmembers(module, inspect.isclass)
+    return [name for name, value in classes if value.__module__.startswith(module.__name__)]

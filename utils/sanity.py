@@ -14,7 +14,8 @@ def check_batch(where: str, batch: dict[str, Tensor], seq_len: int, vocab_size: 
             raise ValueError(f"{where}: {field} holds NaN or infinity; mend the data set")
         shape, low, high = expected[field]
         if tuple(value.shape) != shape or value.dtype != torch.int32:
-            raise ValueError(f"{where}: {field} should be int32 of shape {shape}, and is {value.dtype} of {tuple(value.shape)}")
+            raise ValueError(f"{where}: {field} should be int32 of shape {shape}, and is {value.dtype} of "
+                             f"{tuple(value.shape)}")
         counted = value[value != ignored_label] if field == "labels" else value
         if counted.numel() and not low <= counted.min() <= counted.max() < high:
             raise ValueError(f"{where}: {field} holds {counted.min()} to {counted.max()}, outside {low} to {high - 1}; "
