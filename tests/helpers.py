@@ -1,0 +1,80 @@
+"""Small models, batches and data sets, and the real scripts as processes, for all tests."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dataset.common import write_split
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY_ARCH = ["arch.hidden_size=16", "arch.num_heads=2", "arch.H_cycles=2", "arch.L_cycles=1", "arch.L_layers=1",
+             "arch.halt_max_steps=3", "arch.puzzle_emb_len=1"]
+
+
+def tiny_config(**changes) -> dict:
+    """A TRM config, data keys included."""
+    return {"batch_size": 4, "seq_len": 6, "vocab_size": 5, "num_puzzle_identifiers": 4, "puzzle_emb_ndim": 8,
+            "puzzle_emb_len": 1, "H_cycles": 2, "L_cycles": 2, "L_layers": 1, "hidden_size": 8, "expansion": 2,
+            "num_heads": 2, "pos_encodings": "rope", "mlp_t": False, "halt_max_steps": 3, "halt_exploration_prob": 0.0,
+            "forward_dtype": "float32", "no_ACT_continue": True} | changes
+
+
+def tiny_batch(seed: int = 0, rows: int = 4, seq_len: int = 6, vocab_size: int = 5, identifiers: int = 4) -> dict:
+    """A random batch without ignored cells."""
+    random = torch.Generator().manual_seed(seed)
+
+    def integers(low: int, high: int, *shape: int) -> torch.Tensor:
+        return torch.randint(low, high, shape, generator=random, dtype=torch.int32)
+
+    return {"inputs": integers(0, vocab_size, rows, seq_len), "labels": integers(0, vocab_size, rows, seq_len),
+            "puzzle_identifiers": integers(0, identifiers, rows)}
+
+
+def split_arrays(puzzle_sizes: list[list[int]], seq_len: int = 6, vocab_size: int = 5, seed: int = 0) -> dict:
+    """Arrays of one split. `puzzle_sizes`: for each group, the number of examples of each of its puzzles. Puzzles are
+    numbered from identifier 1; labels are the inputs reversed."""
+    sizes = [size for group in puzzle_sizes for size in group]
+    inputs = np.random.default_rng(seed).integers(1, vocab_size, (sum(sizes), seq_len), dtype=np.uint8)
+    return {"inputs": inputs, "labels": inputs[:, ::-1].copy(),
+            "puzzle_identifiers": np.arange(1, len(sizes) + 1, dtype=np.int32),
+            "puzzle_indices": np.cumsum([0, *sizes]).astype(np.int32),
+            "group_indices": np.cumsum([0, *map(len, puzzle_sizes)]).astype(np.int32)}
+
+
+def write_tiny_dataset(path: Path, train: list[list[int]] | None = None, test: list[list[int]] | None = None,
+                       seq_len: int = 6, vocab_size: int = 5, identifiers: bool = True, seed: int = 0) -> Path:
+    """A whole data set of strings to be reversed. `identifiers=False`: all puzzles share the blank."""
+    train, test = train or [[1]] * 64, test or [[1]] * 10
+    puzzles = max(sum(map(len, train)), sum(map(len, test)))
+    for i, (split, sizes) in enumerate((("train", train), ("test", test))):
+        arrays = split_arrays(sizes, seq_len, vocab_size, seed=2 * seed + i)
+        if not identifiers:
+            arrays["puzzle_identifiers"][:] = 0
+        write_split(Path(path) / split, arrays, vocab_size, puzzles + 1 if identifiers else 1)
+    names = ["<blank>", *(f"puzzle{i}" for i in range(1, puzzles + 1))] if identifiers else ["<blank>"]
+    (Path(path) / "identifiers.json").write_text(json.dumps(names))
+    return Path(path)
+
+
+def run_process(command: list[str], cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    """A command with closed standard input, its output captured as text."""
+    return subprocess.run(command, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300,
+                          env=os.environ | environment)
+
+
+def run_script(script: str, *overrides: str, cwd: Path, ranks: int = 1, **environment: str):
+    """`pretrain.py` or `evaluate.py` as a user starts it; `ranks` > 1 under torchrun."""
+    launcher = [sys.executable]
+    if ranks > 1:
+        launcher += ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--rdzv_backend=c10d",
+                     "--rdzv_endpoint=localhost:0", "--nnodes=1"]
+    return run_process([*launcher, str(ROOT / script), *overrides], cwd, **environment)
+
+
+def metric_lines(run_dir: Path) -> list[dict]:
+    """The lines of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
