@@ -1,0 +1,120 @@
+"""The carry: which puzzle a row works on, when it halts, and random numbers that ignore the number of ranks."""
+from dataclasses import replace
+
+import pytest
+import torch
+
+from helpers import tiny_batch, tiny_config
+from models.act import MASK32, mix32, noise_keys, uniform
+from models.recursive_reasoning.trm import TRM
+
+
+def model_with_q(halt: float, go_on: float = -5.0, **changes) -> TRM:
+    """A model whose halting logits are constants."""
+    torch.manual_seed(0)
+    model = TRM(tiny_config(**changes))
+    with torch.no_grad():
+        model.inner.q_head.bias.copy_(torch.tensor([halt, go_on]))
+    return model.train()
+
+
+def test_the_hash_is_a_bijection():
+    x = torch.randint(0, MASK32 + 1, (200_000,), generator=torch.Generator().manual_seed(0)).unique()
+    hashed = mix32(x)
+    assert len(hashed.unique()) == len(x) and hashed.min() >= 0 and hashed.max() <= MASK32
+
+
+def test_draws_are_uniform_and_independent_over_rows_draws_and_seeds():
+    rows = torch.arange(100_000)
+    draws = torch.stack([uniform(noise_keys(seed, rows), draw) for seed in (0, 1) for draw in (0, 1)])
+    assert ((0 <= draws) & (draws < 1)).all()
+    counts = torch.stack([torch.histc(d, 20, 0, 1) for d in draws])
+    assert ((counts - 5000).square() / 5000).sum(1).max() < 60  # chi-square with 19 degrees of freedom, p < 1e-5
+    assert (torch.corrcoef(draws) - torch.eye(4)).abs().max() < 0.02
+    assert torch.corrcoef(torch.stack([draws[0, :-1], draws[0, 1:]]))[0, 1].abs() < 0.02
+
+
+def test_two_ranks_draw_what_one_process_draws():
+    whole = noise_keys(7, torch.arange(8))
+    assert torch.equal(whole, torch.cat([noise_keys(7, torch.arange(0, 4)), noise_keys(7, torch.arange(4, 8))]))
+    model, batch = model_with_q(-5.0), tiny_batch()
+    assert torch.equal(model.initial_carry(batch, seed=7, first_row=4).noise_key, whole[4:])
+
+
+def test_halted_rows_take_the_new_puzzle_and_the_others_keep_theirs():
+    model = model_with_q(-5.0)
+    first, second = tiny_batch(seed=1), tiny_batch(seed=2)
+    carry, _ = model(model.initial_carry(first), first)
+    assert not carry.halted.any() and carry.steps.tolist() == [1, 1, 1, 1]
+    halted = torch.tensor([True, False, False, True])
+    after, _ = model(replace(carry, halted=halted), second)
+    for name, value in after.current_data.items():
+        assert torch.equal(value[halted], second[name][halted]) and torch.equal(value[~halted], first[name][~halted])
+    assert after.steps.tolist() == [1, 2, 2, 1]
+    fresh, _ = model(model.initial_carry(second), second)
+    for old, new in zip(after.latents, fresh.latents):  # a restarted row begins from the initial latents
+        assert torch.allclose(old[halted], new[halted], atol=1e-6) and not torch.allclose(old[~halted], new[~halted])
+
+
+def test_no_gradient_passes_from_one_supervision_step_to_the_next():
+    model, batch = model_with_q(-5.0), tiny_batch()
+    carry, outputs = model(model.initial_carry(batch), batch)
+    assert outputs["logits"].requires_grad and not any(z.requires_grad for z in carry.latents)
+
+
+def test_evaluation_runs_every_step_however_sure_the_model_is():
+    model, batch = model_with_q(50.0, halt_max_steps=4).eval(), tiny_batch()
+    carry, halted = model.initial_carry(batch), []
+    for _ in range(4):
+        carry, _ = model(carry, batch)
+        halted.append(carry.halted.all().item())
+    assert halted == [False, False, False, True]
+
+
+@pytest.mark.parametrize("no_continue, q, halts", [
+    (True, (0.1, 9.0), True), (True, (-0.1, -9.0), False), (False, (0.1, 9.0), False), (False, (-0.1, -9.0), True)])
+def test_training_halts_where_q_halt_is_positive_or_beats_q_continue(no_continue, q, halts):
+    model, batch = model_with_q(*q, no_ACT_continue=no_continue), tiny_batch()
+    carry, _ = model(model.initial_carry(batch), batch)
+    assert carry.halted.tolist() == [halts] * 4
+
+
+def test_training_halts_at_the_last_step_however_unsure_the_model_is():
+    model, batch = model_with_q(-50.0, halt_max_steps=2), tiny_batch()
+    carry, _ = model(model.initial_carry(batch), batch)
+    carry, _ = model(carry, batch)
+    assert carry.halted.all()
+
+
+def steps_before_halting(exploration: float, rows: int = 512, max_steps: int = 4) -> torch.Tensor:
+    """Steps of the first puzzle of each row, where the model always wants to halt."""
+    model = model_with_q(50.0, halt_max_steps=max_steps, halt_exploration_prob=exploration)
+    batch = tiny_batch(rows=rows)
+    carry, stopped_at = model.initial_carry(batch), torch.zeros(rows, dtype=torch.int32)
+    with torch.no_grad():
+        for _ in range(max_steps):
+            carry, _ = model(carry, batch)
+            stopped_at = torch.where((stopped_at == 0) & carry.halted, carry.steps, stopped_at)
+    return stopped_at
+
+
+def test_exploration_demands_more_steps_of_a_share_of_the_rows():
+    assert (steps_before_halting(0.0) == 1).all()
+    stopped = steps_before_halting(0.5)
+    assert (stopped == 1).float().mean().item() == pytest.approx(0.5, abs=0.08)
+    always = steps_before_halting(1.0)
+    assert set(always.tolist()) == {2, 3, 4}
+    # A step demands a minimum of 2, 3 or 4, each step anew: P(stop at 2) = 1/3, at 3 = 2/3 · 2/3, at 4 the rest.
+    shares = [(always == n).float().mean().item() for n in (2, 3, 4)]
+    assert shares == pytest.approx([3 / 9, 4 / 9, 2 / 9], abs=0.07)
+
+
+def test_the_continue_target_is_the_value_of_the_next_step():
+    model, batch = model_with_q(-0.5, 0.25, no_ACT_continue=False, halt_max_steps=2), tiny_batch()
+    carry, outputs = model(model.initial_carry(batch), batch)
+    assert torch.allclose(outputs["target_q_continue"], torch.sigmoid(torch.tensor(0.25)).expand(4))
+    _, outputs = model(carry, batch)  # the last step: the next could only halt
+    assert torch.allclose(outputs["target_q_continue"], torch.sigmoid(torch.tensor(-0.5)).expand(4))
+    assert not outputs["target_q_continue"].requires_grad
+    assert "target_q_continue" not in model.eval()(model.initial_carry(batch), batch)[1]
+    assert "target_q_continue" not in model_with_q(0.0)(model.initial_carry(batch), batch)[1]

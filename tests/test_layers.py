@@ -1,0 +1,106 @@
+"""The parts of the network against their formulas, written out."""
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from models.layers import Attention, Block, Embedding, Linear, RotaryPositions, SwiGLU, rms_norm, truncated_normal_
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_a_truncated_normal_has_the_deviation_asked_for_and_no_tails():
+    torch.manual_seed(0)
+    x = truncated_normal_(torch.empty(200_000), std=0.3)
+    assert x.std().item() == pytest.approx(0.3, rel=0.01)
+    assert x.mean().item() == pytest.approx(0, abs=0.003)
+    assert x.abs().max() <= 2 * 0.3 / 0.8796 + 1e-3  # cut at two deviations of the uncut normal
+
+
+def test_weights_keep_the_variance_of_their_input():
+    torch.manual_seed(0)
+    layer = Linear(400, 300, bias=True)
+    assert layer.weight.shape == (300, 400) and not layer.bias.any()
+    assert layer(random(500, 400, seed=1)).std().item() == pytest.approx(1, rel=0.05)
+
+
+def test_parameters_stay_float32_and_activations_keep_their_dtype():
+    x = random(3, 5, 16).bfloat16()
+    rotary = RotaryPositions(5, 8)
+    assert rotary.cos.dtype == torch.float32
+    for module, arguments in ((Linear(16, 4, bias=True), (x,)), (SwiGLU(16, 2), (x,)), (Attention(16, 2), (x, rotary)),
+                              (Embedding(7, 16, 0.1, torch.bfloat16), (torch.arange(5),))):
+        assert module(*arguments).dtype == torch.bfloat16
+        assert all(p.dtype == torch.float32 for p in module.parameters())
+    assert rms_norm(x).dtype == torch.bfloat16
+
+
+def test_rms_norm_divides_by_the_root_of_the_mean_square():
+    x = random(4, 9) * 7
+    assert torch.allclose(rms_norm(x), x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt())
+    assert torch.isfinite(rms_norm(torch.zeros(2, 9))).all()
+
+
+def test_rotation_keeps_lengths_and_makes_products_depend_on_distance_only():
+    rotary = RotaryPositions(12, 8)
+    q, k = random(8, seed=1), random(8, seed=2)
+    turned_q, turned_k = (rotary.rotate(v.expand(1, 1, 12, 8))[0, 0] for v in (q, k))
+    assert torch.allclose(turned_q.norm(dim=-1), q.norm().expand(12), atol=1e-5)
+    assert torch.allclose(turned_q[0], q)
+    products = turned_q @ turned_k.T
+    for distance in (-5, 0, 3):
+        diagonal = products.diagonal(distance)
+        assert torch.allclose(diagonal, diagonal[0].expand_as(diagonal), atol=1e-4)
+    assert not torch.allclose(products[0, 0], products[0, 5], atol=1e-2)
+
+
+def test_rotation_angles_fall_geometrically():
+    rotary = RotaryPositions(3, 4)
+    assert torch.allclose(rotary.cos[2], torch.tensor([2.0, 0.02, 2.0, 0.02]).cos())
+
+
+@pytest.mark.parametrize("rotated", [True, False])
+def test_attention_is_the_softmax_of_scaled_products(rotated):
+    torch.manual_seed(0)
+    attention, x = Attention(12, 3), random(2, 5, 12)
+    rotary = RotaryPositions(5, 4) if rotated else None
+    expected = []
+    for row in x:
+        q, k, v = F.linear(row, attention.qkv_proj.weight).view(5, 3, 3, 4).unbind(1)  # each (positions, heads, width)
+        heads = []
+        for h in range(3):
+            queries, keys = ((rotary.rotate(t[None, None, :, h])[0, 0] if rotated else t[:, h]) for t in (q, k))
+            heads.append(F.softmax(queries @ keys.T / math.sqrt(4), dim=-1) @ v[:, h])
+        expected.append(F.linear(torch.cat(heads, dim=-1), attention.o_proj.weight))
+    assert torch.allclose(attention(x, rotary), torch.stack(expected), atol=1e-5)
+
+
+@pytest.mark.parametrize("width, expansion, inner", [(512, 4, 1536), (64, 4, 256), (97, 4, 512), (128, 4, 512)])
+def test_the_inner_width_of_swiglu_is_rounded_up_to_256(width, expansion, inner):
+    module, x = SwiGLU(width, expansion), random(2, width)
+    assert module.gate_up_proj.weight.shape == (2 * inner, width)
+    gate, up = (F.linear(x, w) for w in module.gate_up_proj.weight.split(inner))
+    assert torch.allclose(module(x), F.linear(F.silu(gate) * up, module.down_proj.weight), atol=1e-5)
+
+
+@pytest.mark.parametrize("mlp_t", [False, True])
+def test_a_block_normalises_after_each_sum_and_mixes_positions(mlp_t):
+    torch.manual_seed(0)
+    block, x = Block(width=16, positions=6, heads=2, expansion=2, mlp_t=mlp_t), random(3, 6, 16)
+    y = block(x, None)
+    assert torch.allclose(y.square().mean(-1), torch.ones(3, 6), atol=1e-3)
+    changed = x.clone()
+    changed[:, 5] += 1
+    assert (block(changed, None) - y)[:, 0].abs().max() > 1e-4
+
+
+def test_without_positions_attention_does_not_see_order_and_the_mlp_along_the_sequence_does():
+    torch.manual_seed(0)
+    x, order = random(1, 6, 16), torch.tensor([3, 1, 5, 0, 2, 4])
+    for mlp_t in (False, True):
+        block = Block(width=16, positions=6, heads=2, expansion=2, mlp_t=mlp_t)
+        follows = torch.allclose(block(x[:, order], None), block(x, None)[:, order], atol=1e-5)
+        assert follows == (not mlp_t)
