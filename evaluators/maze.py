@@ -1,39 +1,37 @@
 """Mazes by their rules, without labels: `evaluators="[{name: maze@Maze}]"`."""
 import numpy as np
 
+from dataset.build_maze_dataset import FREE, GOAL, PATH, START, WALL, are_paths
 from evaluators.protocol import RuleCheck
-
-WALL, FREE, START, GOAL, PATH = 1, 2, 3, 4, 5  # tokens of "# SGo"
 
 
 class Maze(RuleCheck):
-    """`map_kept`: only free cells became path; `connected`: the marked cells join start and goal; `solved`: they are
-    moreover a shortest way, no cell too many."""
+    """`path`: the marked cells are one path from start to goal; `map_kept`: only free cells were marked; `solved`: both,
+    and no path is shorter."""
 
     def names(self) -> tuple[str, ...]:
-        return "solved", "connected", "map_kept"
+        return "solved", "path", "map_kept"
 
     def check(self, inputs: np.ndarray, preds: np.ndarray) -> dict[str, np.ndarray]:
-        shape = (-1, self.side, self.side)
+        grids = (-1, self.side, self.side)
         map_kept = ((preds == inputs) | ((inputs == FREE) & (preds == PATH))).all(-1)
-        start, goal = (inputs == START).reshape(shape), (inputs == GOAL).reshape(shape)
-        marked = (preds == PATH).reshape(shape)
-        connected = map_kept & np.isfinite(distances(start, goal, marked | goal))
-        shortest = distances(start, goal, (inputs != WALL).reshape(shape))
-        solved = connected & (marked.sum((1, 2)) + 1 == shortest)
-        return {"solved": solved, "connected": connected, "map_kept": map_kept}
+        path = are_paths(preds.reshape(grids))
+        moves = (preds == PATH).sum(-1) + 1
+        return {"solved": map_kept & path & (moves == shortest_moves(inputs.reshape(grids))), "path": path,
+                "map_kept": map_kept}
 
 
-def distances(start: np.ndarray, goal: np.ndarray, passable: np.ndarray) -> np.ndarray:
-    """Moves from start to goal over passable cells, (B,), infinite where there is no way; masks (B, side, side)."""
-    reached, moves = start.copy(), np.full(len(start), np.inf)
-    for move in range(1, start[0].size):
+def shortest_moves(mazes: np.ndarray) -> np.ndarray:
+    """Fewest moves (B,) from start to goal of mazes (B, side, side); infinite where there is no way."""
+    goal, passable = mazes == GOAL, mazes != WALL
+    reached, moves = mazes == START, np.full(len(mazes), np.inf)
+    for move in range(1, passable[0].size):
         grown = reached.copy()
         grown[:, 1:] |= reached[:, :-1]
         grown[:, :-1] |= reached[:, 1:]
         grown[:, :, 1:] |= reached[:, :, :-1]
         grown[:, :, :-1] |= reached[:, :, 1:]
-        grown &= passable | start
+        grown &= passable
         moves[np.isinf(moves) & (grown & goal).any((1, 2))] = move
         if (grown == reached).all() or np.isfinite(moves).all():
             break
