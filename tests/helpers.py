@@ -5,9 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hydra
 import numpy as np
 import torch
 
+from config.schema import EvaluateConfig, PretrainConfig
 from dataset.common import write_split
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,6 +60,21 @@ def write_tiny_dataset(path: Path, train: list[list[int]] | None = None, test: l
     names = ["<blank>", *(f"puzzle{i}" for i in range(1, puzzles + 1))] if identifiers else ["<blank>"]
     (Path(path) / "identifiers.json").write_text(json.dumps(names))
     return Path(path)
+
+
+def pretrain_config(*overrides: str) -> PretrainConfig:
+    """What `python pretrain.py` makes of a command line."""
+    return PretrainConfig.parse(_composed("cfg_pretrain", overrides))
+
+
+def evaluate_config(*overrides: str) -> EvaluateConfig:
+    """What `python evaluate.py` makes of a command line."""
+    return EvaluateConfig.parse(_composed("cfg_evaluate", overrides))
+
+
+def _composed(name: str, overrides: tuple[str, ...]):
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "config")):
+        return hydra.compose(name, list(overrides))
 
 
 def run_process(command: list[str], cwd: Path, **environment: str) -> subprocess.CompletedProcess:

@@ -1,0 +1,322 @@
+"""The training run: what it leaves, what it depends on and what not, and the published command lines."""
+import os
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from config.schema import PretrainConfig
+from helpers import ROOT, TINY_ARCH, metric_lines, pretrain_config, run_process, run_script, write_tiny_dataset
+from pretrain import build_state, load_data, train, train_step
+from utils.checkpoint import read_checkpoint
+from utils.distributed import World
+
+# 64 training examples an epoch in batches of 16: four steps
+BASICS = [*TINY_ARCH, "global_batch_size=16", "epochs=3", "eval_interval=1", "lr=1e-3", "lr_warmup_steps=0",
+          "puzzle_emb_lr=1e-2", "log_interval=2", "use_wandb=false"]
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    return write_tiny_dataset(tmp_path / "data")
+
+
+def config_of(data: Path, run: str = "run", *overrides: str) -> PretrainConfig:
+    return pretrain_config(f"data_paths=[{data}]", f"checkpoint.path={data.parent / run}",
+                           f"log_dir={data.parent / 'logs'}", *BASICS, *overrides)
+
+
+def run(data: Path, name: str = "run", *overrides: str) -> Path:
+    return train(config_of(data, name, *overrides), World())
+
+
+def spoil(data: Path, split: str, field: str, change) -> None:
+    """Replace an array of the data set by what `change` makes of it."""
+    file = data / split / f"all__{field}.npy"
+    np.save(file, change(np.load(file)))
+
+
+def last_weights(run_dir: Path) -> dict[str, torch.Tensor]:
+    payload = read_checkpoint(run_dir / (run_dir / "latest.txt").read_text().strip())
+    return payload["model_state"]
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+def test_a_run_leaves_its_config_metrics_checkpoints_and_picture(data):
+    run_dir = run(data)
+    assert {file.name for file in run_dir.iterdir()} == {
+        "config.yaml", "metrics.jsonl", "step_00000004.ckpt", "step_00000008.ckpt", "step_00000012.ckpt", "latest.txt",
+        "best.ckpt", "train_vs_val_loss.png"}
+    assert (run_dir / "latest.txt").read_text() == "step_00000012.ckpt\n"
+    saved = PretrainConfig.parse(OmegaConf.load(run_dir / "config.yaml"))
+    assert saved == config_of(data).model_copy(update={"project_name": "data-trm", "run_name": saved.run_name})
+    payload = read_checkpoint(run_dir / "step_00000008.ckpt")
+    assert payload["step"] == 8 and payload["epoch"] == 2 and payload["config"]["lr"] == 1e-3
+    assert list(payload["data_fingerprints"]) == [str(data)]
+
+
+def test_metrics_are_lines_of_flat_names_for_every_interval_and_evaluation(data):
+    lines = metric_lines(run(data, "run", "log_interval=5", "ema=True"))
+    train_lines = [line for line in lines if "train/loss" in line]
+    assert [line["step"] for line in train_lines] == [5, 10, 12]
+    assert {"train/lm_loss", "train/q_halt_loss", "train/lr", "train/examples_per_s"} <= train_lines[0].keys()
+    val_lines = [line for line in lines if "val/loss" in line]
+    assert [(line["step"], line["epoch"]) for line in val_lines] == [(4, 1), (8, 2), (12, 3)]
+    for name in ("loss", "lm_loss", "q_halt_loss", "accuracy", "exact_accuracy", "q_halt_accuracy", "steps"):
+        assert val_lines[0][f"val/{name}"] == val_lines[0][f"val/all/{name}"]
+    assert val_lines[0]["val/steps"] == 3
+    assert all(np.isfinite(value) for line in lines for value in line.values())
+
+
+def test_a_line_holds_the_means_of_the_steps_since_the_last(data):
+    every = metric_lines(run(data, "every", "log_interval=1"))
+    some = metric_lines(run(data, "some", "log_interval=5"))
+    loss_at = {line["step"]: line["train/loss"] for line in every if "train/loss" in line}
+    for line in (line for line in some if "train/loss" in line):
+        window = [loss_at[step] for step in range(1 + (line["step"] - 1) // 5 * 5, line["step"] + 1)]
+        assert line["train/loss"] == pytest.approx(np.mean(window), rel=1e-6)
+
+
+def test_a_run_is_a_function_of_its_seed_and_not_of_how_often_it_is_looked_at(data):
+    first = last_weights(run(data, "first"))
+    assert same(first, last_weights(run(data, "again")))
+    assert same(first, last_weights(run(data, "rarely", "eval_interval=3", "log_interval=7", "skip_sanity_checks=True",
+                                        "checkpoint.monitor=null")))
+    assert not same(first, last_weights(run(data, "other", "seed=1")))
+
+
+@pytest.mark.parametrize("overrides, expected", [
+    (["epochs=5", "eval_interval=2"], [8, 16, 20]), (["epochs=5", "eval_interval=null"], [20]),
+    (["epochs=4", "eval_interval=1", "min_eval_interval=2"], [12, 16]), (["epochs=2", "eval_interval=7"], [8])])
+def test_evaluations_come_at_intervals_of_epochs_and_at_the_end(data, overrides, expected):
+    lines = metric_lines(run(data, "run", *overrides))
+    assert [line["step"] for line in lines if "val/loss" in line] == expected
+
+
+def test_the_checkpoint_of_an_evaluation_that_fails_is_there(data, tmp_path, monkeypatch):
+    (tmp_path / "failing_evaluator.py").write_text(
+        "class Failing:\n    required_outputs = set()\n    def __init__(self, data_path, eval_metadata): pass\n"
+        "    def begin_eval(self): raise ValueError('no evaluation today')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import evaluators
+    monkeypatch.setattr(evaluators, "__path__", [*evaluators.__path__, str(tmp_path)])
+    with pytest.raises(ValueError, match="no evaluation today"):
+        run(data, "run", "evaluators=[{name: failing_evaluator@Failing}]")
+    assert (tmp_path / "run" / "latest.txt").read_text() == "step_00000004.ckpt\n"
+    assert read_checkpoint(tmp_path / "run" / "step_00000004.ckpt")["step"] == 4
+
+
+@pytest.mark.parametrize("monitor, mode, better", [("val/accuracy", "max", max), ("val/loss", "min", min),
+                                                   ("val/all/q_halt_loss", "max", max)])
+def test_best_is_the_checkpoint_with_the_best_monitored_metric(data, monitor, mode, better):
+    run_dir = run(data, "run", f"checkpoint.monitor={monitor}", f"checkpoint.mode={mode}", "lr=3e-2")
+    values = {line["step"]: line[monitor] for line in metric_lines(run_dir) if monitor in line}
+    best_step = better(values, key=values.get)
+    assert read_checkpoint(run_dir / "best.ckpt")["step"] == best_step
+
+
+def test_a_monitor_that_no_evaluation_makes_is_named_with_those_that_exist(data):
+    with pytest.raises(ValueError, match="checkpoint.monitor=val/acuracy is no metric.*val/accuracy, val/all/"):
+        run(data, "run", "checkpoint.monitor=val/acuracy")
+    assert (data.parent / "run" / "step_00000004.ckpt").is_file()
+
+
+def test_without_a_monitor_there_is_no_best_and_without_checkpoints_the_picture_is_beside_the_log(data):
+    assert not (run(data, "unmonitored", "checkpoint.monitor=null") / "best.ckpt").exists()
+    run_dir = run(data, "none", "checkpoint.enabled=False")
+    assert {file.name for file in run_dir.iterdir()} == {"config.yaml", "metrics.jsonl"}
+    assert (data.parent / "logs" / "train_vs_val_loss.png").is_file()
+    only_last = run(data, "last", "checkpoint_every_eval=False")
+    assert [file.name for file in only_last.glob("step_*")] == ["step_00000012.ckpt"]
+
+
+def test_a_directory_that_holds_a_run_is_not_written_to(data):
+    before = {file.name: file.read_bytes() for file in run(data).iterdir()}
+    with pytest.raises(ValueError, match="holds a run already; choose another run_name or checkpoint.path"):
+        run(data)
+    assert before == {file.name: file.read_bytes() for file in (data.parent / "run").iterdir()}
+
+
+def test_runs_without_a_name_get_different_directories(data, monkeypatch):
+    monkeypatch.chdir(data.parent)
+    directories = {run(data, "unused", "checkpoint.path=null", "epochs=1") for _ in range(2)}
+    assert len(directories) == 2 and all(d.parts[:2] == ("checkpoints", "data-trm") for d in directories)
+
+
+def test_a_run_starts_from_given_weights(data):
+    first = run(data)
+    config = config_of(data, "second", f"load_checkpoint={first / 'best.ckpt'}")
+    state = build_state(config, load_data(config, World())[0], World())
+    assert same(state.head.state_dict(), read_checkpoint(first / "best.ckpt")["model_state"])
+
+
+def test_weights_for_other_puzzles_begin_with_the_mean_of_the_table(data):
+    first = run(data)
+    other = write_tiny_dataset(data.parent / "other", train=[[1]] * 32)
+    config = config_of(other, "second", f"load_checkpoint={first / 'best.ckpt'}")
+    state = build_state(config, load_data(config, World())[0], World())
+    old = read_checkpoint(first / "best.ckpt")["model_state"]["model.inner.puzzle_emb.weights"]
+    assert state.head.puzzle_embedding.weights.shape[0] == 33 != len(old) and old.any()
+    assert torch.allclose(state.head.puzzle_embedding.weights, old.mean(0).expand(33, -1))
+
+
+def test_frozen_weights_leave_all_but_the_puzzle_embeddings(data):
+    first = run(data)
+    second = run(data, "second", f"load_checkpoint={first / 'best.ckpt'}", "freeze_weights=True", "ema=True")
+    before, after = read_checkpoint(first / "best.ckpt")["model_state"], last_weights(second)
+    assert [name for name in before if not torch.equal(before[name], after[name])] == ["model.inner.puzzle_emb.weights"]
+
+
+@pytest.mark.parametrize("overrides", [
+    ["optimizer=lion", "weight_decay=1.0"], ["optimizer=adamw", "arch.loss.loss_type=softmax_cross_entropy"],
+    ["optimizer=adam_atan2", "arch.no_ACT_continue=False"], ["arch.mlp_t=True", "arch.pos_encodings=none"],
+    ["arch.puzzle_emb_ndim=0", "arch.puzzle_emb_len=0", "arch.pos_encodings=learned"]])
+def test_every_choice_learns_to_copy(data, overrides):
+    data = write_tiny_dataset(data.parent / "larger", train=[[1]] * 400, identifiers=False)
+    for split in ("train", "test"):
+        spoil(data, split, "labels", lambda labels: labels[:, ::-1])  # reversed once more: the inputs themselves
+    run_dir = run(data, "run", "epochs=15", "eval_interval=15", "global_batch_size=40", "ema=True", "ema_rate=0.9",
+                  "arch.H_cycles=1", "lr=3e-3", "lr_warmup_steps=10", "log_interval=20", *overrides)
+    lines = metric_lines(run_dir)
+    losses = [line["train/loss"] for line in lines if "train/loss" in line]
+    assert losses[-1] < 0.6 * losses[0]
+    assert lines[-1]["val/accuracy"] > 0.5  # chance is 1/4
+
+
+def test_a_step_averages_over_the_global_batch_and_follows_the_schedule(data):
+    config = config_of(data, "run", "optimizer=adamw", "lr_warmup_steps=4")
+    stream, _ = load_data(config, World())
+    state = build_state(config, stream, World())
+    rates = []
+    for _ in range(6):
+        train_step(state, stream.next_batch(), config, total_steps=12)
+        rates.append([group["lr"] for optimizer in state.optimizers for group in optimizer.param_groups])
+    assert np.allclose(rates, np.minimum(np.arange(1, 7) / 4, 1)[:, None] * [1e-2, 1e-3])
+
+
+def test_saved_outputs_lie_in_the_run_directory(data):
+    run_dir = run(data, "run", "eval_save_outputs=[inputs, preds]", "epochs=1")
+    outputs = torch.load(run_dir / "evaluation_step_00000004" / "outputs.rank0.pt", weights_only=True)
+    assert outputs["inputs"].shape == outputs["preds"].shape == (10, 6)
+
+
+def test_a_run_tests_on_other_data_where_told(data):
+    other = write_tiny_dataset(data.parent / "other", test=[[1]] * 3, seed=5)
+    lines = metric_lines(run(data, "run", f"data_paths_test=[{other}]", "eval_save_outputs=[labels]", "epochs=1"))
+    saved = torch.load(data.parent / "run" / "evaluation_step_00000004" / "outputs.rank0.pt", weights_only=True)
+    assert np.array_equal(saved["labels"], np.load(other / "test" / "all__labels.npy"))
+    assert "val/loss" in lines[-1]
+
+
+def too_high(array: np.ndarray) -> np.ndarray:
+    array[3, 2] = 77
+    return array
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("field, change, message", [
+    ("labels", too_high, "all__labels.npy: row 3, position 2 holds 77, but vocab_size is 5"),
+    ("inputs", too_high, "all__inputs.npy: row 3, position 2 holds 77"),
+    ("labels", lambda a: a[:, :4], r"all__labels.npy: expected shape \(.*, 6\)"),
+    ("inputs", lambda a: a.astype(np.float32), "all__inputs.npy: expected integers in 2 dimensions, found float32"),
+    ("inputs", lambda a: a[:0], "the split is empty"),
+    ("puzzle_identifiers", lambda a: a + 500, "num_puzzle_identifiers="),
+])
+def test_bad_arrays_end_a_run_before_it_begins(data, split, field, change, message):
+    spoil(data, split, field, change)
+    with pytest.raises(ValueError, match=message):
+        run(data)
+    assert not (data.parent / "run").exists()
+
+
+def test_data_sets_that_do_not_go_together_are_named(data):
+    wider = write_tiny_dataset(data.parent / "wider", vocab_size=9)
+    longer = write_tiny_dataset(data.parent / "longer", seq_len=8)
+    with pytest.raises(ValueError, match=f"vocab_size is 5 in {data} and 9 in {wider}"):
+        run(data, "run", f"data_paths=[{data},{wider}]")
+    with pytest.raises(ValueError, match="seq_len is 6 in data_paths=.* and 8 in data_paths_test="):
+        run(data, "run", f"data_paths_test=[{longer}]")
+
+
+def test_impossible_batches_are_refused_with_the_remedy(data):
+    with pytest.raises(ValueError, match="whole run is shorter than one batch: 3 epochs of 64 examples.*use more epochs"):
+        run(data, "run", "global_batch_size=193")
+    with pytest.raises(ValueError, match="global_batch_size=16 is not divisible by 3 processes; use .*18"):
+        load_data(config_of(data), World(rank=0, size=3))
+
+
+def test_the_compiled_recursion_computes_what_the_plain_one_does(data, monkeypatch):
+    if not shutil.which("g++"):
+        pytest.skip("torch.compile needs a C++ compiler on a CPU")
+
+    def losses(*overrides: str) -> list[float]:
+        config = config_of(data, "run", *overrides)
+        stream, _ = load_data(config, World())
+        state = build_state(config, stream, World())
+        assert (state.head.model.inner._compiled_call_impl is not None) == ("compile=True" in overrides
+                                                                           and "DISABLE_COMPILE" not in os.environ)
+        return [train_step(state, stream.next_batch(), config, total_steps=12)["loss"].item() for _ in range(3)]
+
+    plain, compiled = losses(), losses("compile=True")
+    assert compiled == pytest.approx(plain, rel=1e-3)
+    monkeypatch.setenv("DISABLE_COMPILE", "1")
+    assert losses("compile=True") == plain
+
+
+def readme_command(run_name: str) -> list[str]:
+    """The words of the published command line that ends in this run name."""
+    line, = re.findall(rf"^.*run_name={run_name} .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    return shlex.split(line)
+
+
+SHRINK = ["epochs=2", "eval_interval=1", "global_batch_size=16", "arch.hidden_size=16", "arch.num_heads=2",
+          "arch.halt_max_steps=4", "use_wandb=false"]
+
+
+def test_the_published_sudoku_command_trains_as_printed(tmp_path):
+    write_tiny_dataset(tmp_path / "data" / "sudoku-extreme-1k-aug-1000", identifiers=False)
+    python, script, *overrides = readme_command("pretrain_mlp_t_sudoku")
+    assert (python, script) == ("python", "pretrain.py")
+    done = run_script(script, *overrides, *SHRINK, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    run_dir = tmp_path / "checkpoints" / "sudoku-extreme-1k-aug-1000-trm" / "pretrain_mlp_t_sudoku"
+    assert (run_dir / "step_00000008.ckpt").is_file() and (run_dir / "train_vs_val_loss.png").is_file()
+    bar = done.stderr.replace("\r", "\n").splitlines()[-1]
+    assert re.search(r"8/8 \[.*step.*loss=\d.*exact_accuracy=\d", bar), bar
+
+
+def test_the_published_maze_command_trains_on_four_processes_as_printed(tmp_path):
+    write_tiny_dataset(tmp_path / "data" / "maze-30x30-hard-1k", identifiers=False)
+    torchrun, *words = readme_command("pretrain_att_maze30x30")
+    script = words.index("pretrain.py")
+    words[script] = str(ROOT / "pretrain.py")
+    launcher = shutil.which(torchrun, path=str(Path(os.sys.executable).parent))
+    done = run_process([launcher, *words, *SHRINK], tmp_path, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    lines = metric_lines(tmp_path / "checkpoints" / "maze-30x30-hard-1k-trm" / "pretrain_att_maze30x30")
+    assert [line["step"] for line in lines if "val/loss" in line] == [4, 8]
+
+
+def test_two_processes_train_as_one(data):
+    """The same stream, exploration and gradients: equal to float tolerance over 24 steps."""
+    overrides = [f"data_paths=[{data}]", *BASICS, "epochs=6", "eval_interval=3", "arch.halt_exploration_prob=0.5",
+                 "optimizer=adamw", "ema=True", "log_interval=6"]
+    for ranks in (1, 2):
+        done = run_script("pretrain.py", *overrides, f"checkpoint.path=run{ranks}", cwd=data.parent, ranks=ranks,
+                          OMP_NUM_THREADS="1")
+        assert done.returncode == 0, done.stderr
+    one, two = (last_weights(data.parent / f"run{ranks}") for ranks in (1, 2))
+    assert one["model.inner.puzzle_emb.weights"].any()
+    for name, value in one.items():
+        assert torch.allclose(value, two[name], atol=1e-4), name
+    for a, b in zip(metric_lines(data.parent / "run1"), metric_lines(data.parent / "run2"), strict=True):
+        assert a.keys() == b.keys()
+        assert all(a[name] == pytest.approx(b[name], abs=1e-4) for name in a if name != "train/examples_per_s")
