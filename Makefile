@@ -12,7 +12,7 @@ demo: .venv/installed
 	@test -d $(DEMO_DATA) || $(PY) -m dataset.generate_sudoku --size 4 --train 16000 --test 512 --output-dir data/demo-sudoku4-csv --overwrite
 	@test -d $(DEMO_DATA) || $(PY) -m dataset.build_sudoku_dataset --source-dir data/demo-sudoku4-csv --output-dir $(DEMO_DATA)
 	@$(PY) pretrain.py experiment=demo_sudoku4 seed=$(SEED) checkpoint.path=$(DEMO_RUN) checkpoint.overwrite=True
-	@$(PY) evaluate.py checkpoint=$(DEMO_RUN) evaluators="[{name: sudoku@Sudoku}]" picture=0
+	@$(PY) evaluate.py checkpoint=$(DEMO_RUN) evaluators="[{name: sudoku@Sudoku}]" picture=slowest
 	@printf '%s\n' '' 'A network of two layers has learned 4x4 Sudoku; it never saw the grids it was just tested on.' \
 	  '  curves of the run:            $(DEMO_RUN)/train_vs_val_loss.png' \
 	  '  a puzzle solved step by step: $(DEMO_RUN)/evaluation/solution_steps.png' \

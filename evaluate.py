@@ -1,7 +1,7 @@
 """Score a checkpoint on test data: a table on the terminal, `metrics.json`, and a picture of a puzzle being solved.
 
     python evaluate.py checkpoint=checkpoints/PROJECT/RUN                       # best.ckpt on the run's own test data
-    python evaluate.py checkpoint=…/step_00000312.ckpt data_paths="[data/other]" picture=0
+    python evaluate.py checkpoint=…/step_00000312.ckpt data_paths="[data/other]" picture=slowest
     python evaluate.py checkpoint=published/step_550 data_paths="[data/…]"      # with its all_config.yaml beside it
 """
 import json
@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from config.schema import ArchConfig, EvaluateConfig
+from dataset.common import IGNORE_LABEL_ID
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
 from evaluators.loop import evaluate, trace
 from evaluators.protocol import build_evaluators
@@ -63,11 +64,15 @@ def load_head(config: EvaluateConfig, settings: dict, payload: dict, data: Puzzl
     return head
 
 
-def draw_solution(head: nn.Module, data: PuzzleDataset, number: int, world: World, picture: Path) -> None:
-    batch = {name: value.to(world.device) for name, value in data.examples([number]).items()}
+def draw_solution(head: nn.Module, data: PuzzleDataset, choice: int | str, world: World, picture: Path) -> None:
+    """Draw a test example, by number, or the one of the first batch that is solved, and took the most steps to be."""
+    batch = data.first_batch() if choice == "slowest" else data.examples([choice])
+    batch = {name: value.to(world.device) for name, value in batch.items()}
     preds, q_halt = trace(head, batch)
-    plot_solution_steps(batch["inputs"][0].cpu().numpy(), preds[:, 0].cpu().numpy(), batch["labels"][0].cpu().numpy(),
-                        torch.sigmoid(q_halt[:, 0]).tolist(), picture)
+    solved = ((preds == batch["labels"]) | (batch["labels"] == IGNORE_LABEL_ID)).all(-1)  # (steps, B)
+    row = int((solved[-1] * (~solved).sum(0)).argmax())
+    plot_solution_steps(batch["inputs"][row].cpu().numpy(), preds[:, row].cpu().numpy(),
+                        batch["labels"][row].cpu().numpy(), torch.sigmoid(q_halt[:, row]).tolist(), picture)
     print(f"picture: {picture}")
 
 

@@ -2,6 +2,7 @@
 
 Every key stands in the YAML; an unknown or mistyped one is an error that names the nearest valid key.
 """
+from typing import Literal
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -141,8 +142,8 @@ class EvaluateConfig(SharedConfig):
     use_ema: bool
     # metrics.json, picture and saved outputs go here; null: <run>/evaluation
     output_dir: str | None
-    # number of a test example to draw being solved step by step; null: none
-    picture: int | None = Field(ge=0)
+    # test example to draw being solved step by step: its number, or slowest of the first batch; null: none
+    picture: int | Literal["slowest"] | None
 
 
 def _validate(model: type[BaseModel], values: dict, keys: list[str], prefix: str = "") -> BaseModel:

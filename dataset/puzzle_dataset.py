@@ -270,8 +270,9 @@ class PuzzleDataset(torch.utils.data.IterableDataset):
 
     def examples(self, numbers: Sequence[int]) -> Batch:
         """Examples by their number over all sets; leaves the stream where it is."""
-        if max(numbers) >= self._set_ends[-1]:
-            raise ValueError(f"there is no example {max(numbers)}: the {self.split} split of "
+        wrong = [n for n in numbers if not 0 <= n < self._set_ends[-1]]
+        if wrong:
+            raise ValueError(f"there is no example {wrong[0]}: the {self.split} split of "
                              f"{self.config.dataset_paths} has {self._set_ends[-1]}, numbered from 0")
         return self._tensors(self._fetch(np.asarray(numbers)))
 
