@@ -20,7 +20,7 @@ demo: .venv/installed
 	  '  checkpoints, config, metrics: $(DEMO_RUN)/' \
 	  'Next, try' \
 	  '  .venv/bin/python evaluate.py checkpoint=$(DEMO_RUN) picture=7      another puzzle' \
-	  '  .venv/bin/python pretrain.py experiment=demo_sudoku4 arch.L_cycles=1 run_name=less-thinking' \
+	  '  .venv/bin/python pretrain.py experiment=demo_sudoku4 arch.halt_max_steps=1 run_name=no-second-thoughts' \
 	  '  README.md, "Your own puzzles"'
 
 test: .venv/installed

@@ -21,6 +21,7 @@ from utils.command_line import run_script
 from utils.distributed import World, joined_world
 from utils.plots import plot_solution_steps
 
+WATCHED = 512  # test examples among which picture=slowest chooses
 CONFIG_NAMES = ("config.yaml", "all_config.yaml")  # beside a checkpoint: ours, and the published one
 
 
@@ -65,8 +66,8 @@ def load_head(config: EvaluateConfig, settings: dict, payload: dict, data: Puzzl
 
 
 def draw_solution(head: nn.Module, data: PuzzleDataset, choice: int | str, world: World, picture: Path) -> None:
-    """Draw a test example, by number, or the one of the first batch that is solved, and took the most steps to be."""
-    batch = data.first_batch() if choice == "slowest" else data.examples([choice])
+    """Draw a test example, by number or, of the first ones, the slowest: solved in the end, after the most steps."""
+    batch = data.examples(range(min(WATCHED, data.num_examples)) if choice == "slowest" else [choice])
     batch = {name: value.to(world.device) for name, value in batch.items()}
     preds, q_halt = trace(head, batch)
     solved = ((preds == batch["labels"]) | (batch["labels"] == IGNORE_LABEL_ID)).all(-1)  # (steps, B)

@@ -142,7 +142,7 @@ class EvaluateConfig(SharedConfig):
     use_ema: bool
     # metrics.json, picture and saved outputs go here; null: <run>/evaluation
     output_dir: str | None
-    # test example to draw being solved step by step: its number, or slowest of the first batch; null: none
+    # test example to draw being solved step by step: its number, or slowest: the one that takes most; null: none
     picture: int | Literal["slowest"] | None
 
 

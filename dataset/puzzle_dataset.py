@@ -262,6 +262,11 @@ class PuzzleDataset(torch.utils.data.IterableDataset):
         """Whole global batches in so many epochs of the training stream."""
         return int(epochs * self.stream.examples_per_epoch / self.config.global_batch_size + 1e-9)
 
+    @property
+    def num_examples(self) -> int:
+        """Examples in the split, over all sets."""
+        return int(self._set_ends[-1])
+
     def next_batch(self) -> Batch:
         """This rank's part of the training stream's next global batch."""
         rows = self.stream.take(self.config.global_batch_size)
@@ -270,15 +275,15 @@ class PuzzleDataset(torch.utils.data.IterableDataset):
 
     def examples(self, numbers: Sequence[int]) -> Batch:
         """Examples by their number over all sets; leaves the stream where it is."""
-        wrong = [n for n in numbers if not 0 <= n < self._set_ends[-1]]
+        wrong = [n for n in numbers if not 0 <= n < self.num_examples]
         if wrong:
             raise ValueError(f"there is no example {wrong[0]}: the {self.split} split of "
-                             f"{self.config.dataset_paths} has {self._set_ends[-1]}, numbered from 0")
+                             f"{self.config.dataset_paths} has {self.num_examples}, numbered from 0")
         return self._tensors(self._fetch(np.asarray(numbers)))
 
     def first_batch(self) -> Batch:
         """The first rows as stored, padded to this rank's batch; leaves the stream where it is."""
-        rows = np.arange(min(self.local_batch_size, self._set_ends[-1]))
+        rows = np.arange(min(self.local_batch_size, self.num_examples))
         return self._tensors(self._padded(self._fetch(rows)))
 
     def _fetch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
