@@ -79,7 +79,7 @@ class SharedConfig(BaseModel):
     # batch fields and outputs to save at evaluation, such as [inputs, preds, q_halt_logits]
     eval_save_outputs: list[str]
     # auto: cuda, mps, cpu, the first there is
-    device: str
+    device: Literal["auto", "cuda", "mps", "cpu"]
     # show tracebacks of errors
     debug: bool
 

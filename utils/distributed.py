@@ -24,13 +24,12 @@ class World:
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
     """`auto` is CUDA, else Apple's MPS, else the CPU. Raises ValueError for a device that is not there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if name == "cuda":
-        if not torch.cuda.is_available():
-            raise ValueError("device=cuda, but this PyTorch sees no CUDA device; use device=auto or device=cpu")
-        return torch.device("cuda", local_rank)
-    return torch.device(name)
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    there = accelerator.type if accelerator and accelerator.type in ("cuda", "mps") else "cpu"
+    if name not in ("auto", "cpu", there):
+        raise ValueError(f"device={name}, but this PyTorch sees no {name} device; use device=auto or device=cpu")
+    chosen = there if name == "auto" else name
+    return torch.device(chosen, local_rank) if chosen == "cuda" else torch.device(chosen)
 
 
 @contextmanager

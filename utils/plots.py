@@ -29,6 +29,8 @@ def plot_train_vs_val(metrics_file: Path, picture: Path) -> None:
         axis.grid(alpha=0.3)
         axis.legend()
     axes[0][0].set_yscale("log")
+    if "exact_accuracy" in panels:
+        axes[0][-1].set_ylim(-0.03, 1.03)
     picture.parent.mkdir(parents=True, exist_ok=True)
     figure.tight_layout()
     figure.savefig(picture, dpi=120)

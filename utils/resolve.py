@@ -13,22 +13,21 @@ def load_class(name: str, package: str = "") -> type:
     try:
         module = importlib.import_module(full)
     except ModuleNotFoundError as error:
-        if error.name is None or not full.startswith(error.name):
+        if not f"{full}.".startswith(f"{error.name}."):
             raise  # the module is there, and something it needs is not
-        there_are = ", ".join(_modules(package or full))
-        raise ValueError(f"name={name!r}: there is no module {full}; there are {there_are}") from error
+        raise ValueError(f"name={name!r}: there is no module {full}{_there_are(package)}") from error
     if not hasattr(module, class_name):
         raise ValueError(f"name={name!r}: {full} has no {class_name}; it has {', '.join(_classes(module))}")
     return getattr(module, class_name)
 
 
-def _modules(package: str) -> list[str]:
-    try:
-        found = importlib.import_module(package)
-    except ModuleNotFoundError:
-        return []
-    walked = pkgutil.walk_packages(getattr(found, "__path__", []), prefix="")
-    return [module.name for module in walked if not module.ispkg]
+def _there_are(package: str) -> str:
+    """The modules of a package, as the end of a sentence; nothing without a package."""
+    if not package:
+        return ""
+    path, prefix = importlib.import_module(package).__path__, f"{package}."
+    modules = [module.name.removeprefix(prefix) for module in pkgutil.walk_packages(path, prefix) if not module.ispkg]
+    return f"; there are {', '.join(modules)}"
 
 
 def _classes(module) -> list[str]:

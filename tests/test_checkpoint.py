@@ -1,0 +1,170 @@
+"""Checkpoint files: complete or absent, the best one kept, and strangers' files read without trust."""
+import io
+import pickle
+
+import pytest
+import torch
+
+from helpers import pretrain_config
+from utils.checkpoint import (Checkpoints, find_checkpoint, load_weights, read_checkpoint, set_aside_run, weights_of,
+                              write_atomically)
+
+
+def settings(*overrides: str):
+    return pretrain_config(*overrides).checkpoint
+
+
+def table_model(rows: int, bias: float = 0.0) -> torch.nn.Module:
+    """A model with a puzzle table of so many rows of 2."""
+    model = torch.nn.Module()
+    model.puzzle_emb = torch.nn.Module()
+    model.puzzle_emb.register_buffer("weights", torch.arange(2.0 * rows).view(rows, 2))
+    model.bias = torch.nn.Parameter(torch.full((3,), bias))
+    return model
+
+
+def test_a_file_has_its_name_only_when_it_is_whole(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def dies_halfway(file):
+        file.write_text("half")
+        assert path.read_text() == "old"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, dies_halfway)
+    assert [file.name for file in tmp_path.iterdir()] == ["file"] and path.read_text() == "old"
+    write_atomically(path, lambda file: file.write_text("new"))
+    assert [file.name for file in tmp_path.iterdir()] == ["file"] and path.read_text() == "new"
+
+
+def test_a_payload_comes_back_as_it_went(tmp_path):
+    payload = {"model_state": {"w": torch.arange(4)}, "ema_state": None, "step": 7, "config": {"lr": 1e-4, "a": [1, "x"]}}
+    saved = Checkpoints(tmp_path, settings()).save(payload, step=7)
+    assert saved == tmp_path / "step_00000007.ckpt"
+    assert (tmp_path / "latest.txt").read_text() == "step_00000007.ckpt\n"
+    loaded = read_checkpoint(saved)
+    assert torch.equal(loaded.pop("model_state")["w"], torch.arange(4))
+    assert loaded == {"format_version": 1, "best_val_metric": None, "ema_state": None, "step": 7,
+                      "config": {"lr": 1e-4, "a": [1, "x"]}}
+
+
+@pytest.mark.parametrize("mode, best", [("min", [1, 2, 2, 4]), ("max", [1, 1, 3, 3])])
+def test_best_follows_the_monitor_and_ties_keep_the_earlier(tmp_path, mode, best):
+    checkpoints = Checkpoints(tmp_path, settings("checkpoint.monitor=val/x", f"checkpoint.mode={mode}"))
+    for step, value in enumerate([0.5, 0.3, 0.9, 0.1], start=1):
+        checkpoints.keep_if_best(checkpoints.save({"step": step}, step), {"val/x": value})
+        assert read_checkpoint(tmp_path / "best.ckpt")["step"] == best[step - 1]
+    checkpoints.keep_if_best(checkpoints.save({"step": 5}, 5), {"val/x": 0.1 if mode == "min" else 0.9})
+    assert read_checkpoint(tmp_path / "best.ckpt")["step"] == best[-1]
+    assert read_checkpoint(checkpoints.save({}, 6))["best_val_metric"] == (0.1 if mode == "min" else 0.9)
+
+
+def test_nothing_is_written_where_checkpoints_are_off_or_the_rank_is_not_the_first(tmp_path):
+    for checkpoints in (Checkpoints(tmp_path, settings("checkpoint.enabled=False")),
+                        Checkpoints(tmp_path, settings(), writes=False)):
+        assert checkpoints.save({"step": 1}, 1) is None
+        checkpoints.keep_if_best(None, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_path_means_a_file_the_best_of_a_run_or_its_newest(tmp_path):
+    checkpoints = Checkpoints(tmp_path, settings())
+    first, second = (checkpoints.save({"step": step}, step) for step in (1, 2))
+    assert find_checkpoint(str(first)) == first
+    assert find_checkpoint(tmp_path) == second
+    checkpoints.keep_if_best(first, {"val/loss": 1.0})
+    assert find_checkpoint(tmp_path) == tmp_path / "best.ckpt"
+
+
+def test_where_there_is_no_checkpoint_it_is_said(tmp_path):
+    with pytest.raises(ValueError, match="no checkpoint at .*/nothing: there is no such file or directory"):
+        find_checkpoint(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="neither best.ckpt nor a latest.txt that names a checkpoint"):
+        find_checkpoint(tmp_path)
+    (tmp_path / "latest.txt").write_text("step_00000009.ckpt\n")
+    with pytest.raises(ValueError, match="neither best.ckpt nor a latest.txt that names a checkpoint"):
+        find_checkpoint(tmp_path)
+
+
+class Harmful:
+    """A pickle that makes a file when it is loaded."""
+
+    def __init__(self, file):
+        self.file = str(file)
+
+    def __reduce__(self):
+        return open, (self.file, "w")
+
+
+def damaged_files(tmp_path):
+    whole = io.BytesIO()
+    torch.save({"model_state": {"w": torch.ones(1000)}}, whole)
+    harmful = io.BytesIO()
+    torch.save({"model_state": Harmful(tmp_path / "harm")}, harmful)
+    return {"truncated": whole.getvalue()[:-500], "empty": b"", "text": b"no checkpoint", "harmful": harmful.getvalue(),
+            "pickle": pickle.dumps(Harmful(tmp_path / "harm"))}
+
+
+@pytest.mark.parametrize("kind", ["truncated", "empty", "text", "harmful", "pickle"])
+def test_a_file_that_is_no_checkpoint_is_named_and_runs_no_code(tmp_path, kind):
+    (tmp_path / kind).write_bytes(damaged_files(tmp_path)[kind])
+    with pytest.raises(ValueError, match=f"{kind} cannot be read as a checkpoint"):
+        read_checkpoint(tmp_path / kind)
+    assert not (tmp_path / "harm").exists()
+
+
+def test_a_tensor_or_a_newer_format_is_refused(tmp_path):
+    torch.save(torch.ones(2), tmp_path / "tensor")
+    with pytest.raises(ValueError, match="tensor holds a Tensor, not a checkpoint"):
+        read_checkpoint(tmp_path / "tensor")
+    torch.save({"format_version": 99}, tmp_path / "newer")
+    with pytest.raises(ValueError, match="newer has format version 99, newer than 1; update"):
+        read_checkpoint(tmp_path / "newer")
+
+
+def test_weights_are_found_in_ours_and_in_published_payloads():
+    one, two = torch.ones(1), torch.full((1,), 2.0)
+    ours = {"model_state": {"a": one, "b": one}, "ema_state": {"a": two}}
+    assert weights_of(ours, use_ema=True) == {"a": two, "b": one}
+    assert weights_of(ours, use_ema=False) == {"a": one, "b": one}
+    assert weights_of({"model_state": {"a": one}, "ema_state": None}, use_ema=True) == {"a": one}
+    for published in ({"_orig_mod.a": one}, {"model_state": {"_orig_mod.a": one}, "step": 3}):
+        assert weights_of(published, use_ema=True) == {"a": one}
+
+
+def test_a_table_of_another_size_becomes_its_mean_row_only_where_asked(tmp_path):
+    state = table_model(4, bias=5.0).state_dict()
+    same, other = table_model(4), table_model(6)
+    load_weights(same, state, "file", resize_puzzle_table=True)
+    assert torch.equal(same.puzzle_emb.weights, state["puzzle_emb.weights"])
+    load_weights(other, state, "file", resize_puzzle_table=True)
+    assert torch.equal(other.puzzle_emb.weights, torch.tensor([[3.0, 4.0]]).expand(6, 2)) and (other.bias == 5).all()
+    with pytest.raises(ValueError, match=r"puzzle_emb.weights is \(4, 2\), expected \(6, 2\)"):
+        load_weights(table_model(6), state, "file", resize_puzzle_table=False)
+
+
+def test_what_does_not_fit_is_listed_and_nothing_is_loaded():
+    model = table_model(4, bias=1.0)
+    state = {"bias": torch.zeros(9), "puzzle_emb.weights": torch.zeros(4, 5), "old": torch.ones(1)}
+    with pytest.raises(ValueError, match=r"x.ckpt does not fit this model: bias is \(9,\), expected \(3,\); old is unknown "
+                                         r"to this architecture; puzzle_emb.weights is \(4, 5\), expected \(4, 2\). Check"):
+        load_weights(model, state, "x.ckpt", resize_puzzle_table=True)
+    assert (model.bias == 1).all()
+    with pytest.raises(ValueError, match="; and 3 more"):
+        load_weights(model, {f"unknown{i}": torch.ones(1) for i in range(6)}, "x.ckpt", resize_puzzle_table=False)
+
+
+def test_a_run_is_set_aside_only_when_asked_and_never_lost(tmp_path):
+    directory = tmp_path / "run"
+    set_aside_run(directory, overwrite=False)
+    for text in ("first", "second"):
+        directory.mkdir()
+        set_aside_run(directory, overwrite=False)  # holds no run yet
+        (directory / "metrics.jsonl").write_text(text)
+        with pytest.raises(ValueError, match="holds a run already; .*checkpoint.overwrite=true"):
+            set_aside_run(directory, overwrite=False)
+        set_aside_run(directory, overwrite=True)
+        assert not directory.exists()
+    assert [(tmp_path / f"run.old{n}" / "metrics.jsonl").read_text() for n in (1, 2)] == ["first", "second"]

@@ -1,0 +1,91 @@
+"""Pictures: what is drawn, read back from the axes, and files that are pictures."""
+import json
+
+import matplotlib
+import numpy as np
+import pytest
+
+from utils import plots
+
+matplotlib.use("Agg")
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> list:
+    """The figures that are saved; kept open so that they can be looked at."""
+    pyplot, figures = plots._pyplot(), []
+    monkeypatch.setattr(pyplot, "close", figures.append)
+    yield figures
+    monkeypatch.undo()
+    pyplot.close("all")
+
+
+def write_metrics(path, *lines: dict):
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def is_picture(path) -> bool:
+    return path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and np.ptp(matplotlib.image.imread(path)) > 0.5
+
+
+def test_curves_hold_every_logged_point(tmp_path, drawn):
+    metrics = write_metrics(tmp_path / "metrics.jsonl",
+                            {"step": 10, "train/loss": 4.0, "train/exact_accuracy": 0.1}, {"step": 20, "train/loss": 2.0},
+                            {"step": 20, "val/loss": 3.0, "val/exact_accuracy": 0.0}, {"step": 30, "train/loss": 1.0},
+                            {"step": 40, "val/loss": 0.5, "val/exact_accuracy": 0.75})
+    picture = tmp_path / "new" / "train_vs_val_loss.png"
+    plots.plot_train_vs_val(metrics, picture)
+    assert is_picture(picture)
+    loss, exact = drawn[0].axes
+    points = {line.get_label(): np.array(line.get_xydata()).tolist() for line in loss.lines}
+    assert points == {"train": [[10, 4], [20, 2], [30, 1]], "val": [[20, 3], [40, 0.5]]}
+    points = {line.get_label(): np.array(line.get_xydata()).tolist() for line in exact.lines}
+    assert points == {"train": [[10, 0.1]], "val": [[20, 0], [40, 0.75]]}
+    assert loss.get_yscale() == "log" and exact.get_ylim()[0] <= 0 and exact.get_ylim()[1] >= 1
+    assert [text.get_text() for text in loss.get_legend().get_texts()] == ["train", "val"]
+
+
+def test_a_run_that_knows_no_accuracy_gets_one_panel(tmp_path, drawn):
+    metrics = write_metrics(tmp_path / "metrics.jsonl", {"step": 1, "train/loss": 1.0}, {"step": 2, "val/loss": 1.0})
+    plots.plot_train_vs_val(metrics, tmp_path / "picture.png")
+    assert is_picture(tmp_path / "picture.png") and len(drawn[0].axes) == 1
+
+
+def texts(axis) -> dict[tuple[int, int], tuple[str, str]]:
+    """Text and colour by (row, column)."""
+    return {(int(t.get_position()[1]), int(t.get_position()[0])): (t.get_text(), t.get_color()) for t in axis.texts}
+
+
+def test_a_small_puzzle_is_digits_with_clues_and_mistakes_told_apart(tmp_path, drawn):
+    question = np.array([2, 1, 1, 3])  # digit d is token d + 1, 1 is a blank
+    answer = np.array([2, 3, 4, 3])
+    steps = np.array([[2, 4, 4, 2], answer])
+    plots.plot_solution_steps(question, steps, answer, [0.25, 0.995], tmp_path / "picture.png")
+    assert is_picture(tmp_path / "picture.png")
+    puzzle, first, second, truth = drawn[0].axes
+    assert [axis.get_title() for axis in (puzzle, first, second, truth)] == [
+        "puzzle", "step 1: 2 wrong\nbelief 0.25", "step 2: solved\nbelief 0.99", "answer"]
+    assert texts(puzzle) == {(0, 0): ("1", "black"), (1, 1): ("2", "black")}
+    assert texts(first) == {(0, 0): ("1", "black"), (0, 1): ("3", "tab:red"), (1, 0): ("3", "tab:green"),
+                            (1, 1): ("1", "tab:red")}  # a clue that the model changed is a mistake
+    assert texts(second)[0, 1] == ("2", "tab:green") and texts(truth)[1, 0] == ("3", "tab:green")
+
+
+def test_a_large_puzzle_is_colours_with_wrong_cells_marked(tmp_path, drawn):
+    random = np.random.default_rng(0)
+    question, answer = random.integers(1, 6, (2, 400))
+    step = answer.copy()
+    step[[7, 45]] = 9
+    plots.plot_solution_steps(question, step[None], answer, [0.5], tmp_path / "picture.png")
+    assert is_picture(tmp_path / "picture.png")
+    puzzle, prediction, truth = drawn[0].axes[:3]
+    assert np.array_equal(prediction.images[0].get_array(), step.reshape(20, 20))
+    marks = {(int(line.get_ydata()[0]), int(line.get_xdata()[0])) for line in prediction.lines}
+    assert marks == {(0, 7), (2, 5)} and not puzzle.lines and not truth.lines
+
+
+def test_many_steps_fill_rows(tmp_path, drawn):
+    grid = np.full(16, 2)
+    plots.plot_solution_steps(grid, np.tile(grid, (16, 1)), grid, [0.5] * 16, tmp_path / "picture.png")
+    assert sum(bool(axis.get_title()) for axis in drawn[0].axes) == 18 and len(drawn[0].axes) == 18

@@ -1,0 +1,54 @@
+"""The look at the first batch."""
+import pytest
+import torch
+
+from helpers import tiny_batch
+from utils.sanity import check_batch
+
+
+def check(batch: dict, **changes) -> None:
+    check_batch("first train batch", batch, **{"seq_len": 6, "vocab_size": 5, "num_identifiers": 4,
+                                               "ignored_label": -100} | changes)
+
+
+def spoilt(field: str, change) -> dict:
+    batch = tiny_batch()
+    batch[field] = change(batch[field])
+    return batch
+
+
+def test_a_sound_batch_passes_ignored_labels_included():
+    batch = tiny_batch()
+    batch["labels"][0, :3] = -100
+    check(batch)
+    batch["labels"][:] = -100
+    check(batch)
+
+
+@pytest.mark.parametrize("field", ["inputs", "labels", "puzzle_identifiers"])
+def test_the_largest_token_passes_and_one_more_does_not(field):
+    limit = {"inputs": 5, "labels": 5, "puzzle_identifiers": 4}[field]
+    check(spoilt(field, lambda value: value.fill_(limit - 1)))
+    for wrong in (limit, -1):
+        with pytest.raises(ValueError, match=f"first train batch: {field} holds {wrong} to {wrong}, outside 0 to "
+                                             f"{limit - 1}; mend the data set"):
+            check(spoilt(field, lambda value: value.fill_(wrong)))
+
+
+@pytest.mark.parametrize("field, change, message", [
+    ("inputs", lambda v: v[:, :5], r"inputs should be int32 of shape \(4, 6\), and is torch.int32 of \(4, 5\)"),
+    ("labels", lambda v: v[:3], r"labels should be int32 of shape \(4, 6\)"),
+    ("puzzle_identifiers", lambda v: v[:, None], r"puzzle_identifiers should be int32 of shape \(4,\)"),
+    ("inputs", lambda v: v.long(), "inputs should be int32 .* is torch.int64"),
+    ("inputs", lambda v: v.float().fill_(float("nan")), "inputs holds NaN or infinity"),
+    ("labels", lambda v: v.float().fill_(float("inf")), "labels holds NaN or infinity"),
+    ("labels", lambda v: v.float(), "labels should be int32"),
+])
+def test_shapes_types_and_numbers_that_are_none_are_named(field, change, message):
+    with pytest.raises(ValueError, match=f"first train batch: {message}"):
+        check(spoilt(field, change))
+
+
+def test_the_label_that_asks_for_nothing_is_none_of_the_inputs():
+    with pytest.raises(ValueError, match="inputs holds -100"):
+        check(spoilt("inputs", lambda value: torch.full_like(value, -100)))
