@@ -27,13 +27,16 @@ CONFIG_NAMES = ("config.yaml", "all_config.yaml")  # beside a checkpoint: ours, 
 
 def run_settings(checkpoint: Path, payload: dict) -> dict:
     """The config of the run that wrote a checkpoint: in it, or in a file beside it."""
-    if "config" in payload:
-        return payload["config"]
-    for name in CONFIG_NAMES:
-        if (checkpoint.parent / name).is_file():
-            return OmegaConf.to_container(OmegaConf.load(checkpoint.parent / name), resolve=True)
-    raise ValueError(f"{checkpoint} holds no config, and {' or '.join(CONFIG_NAMES)} is not beside it; put the run's "
-                     "config there")
+    beside = [checkpoint.parent / name for name in CONFIG_NAMES if (checkpoint.parent / name).is_file()]
+    if "config" not in payload and not beside:
+        raise ValueError(f"{checkpoint} holds no config, and {' or '.join(CONFIG_NAMES)} is not beside it; put the "
+                         "run's config there")
+    settings = payload.get("config") or OmegaConf.to_container(OmegaConf.load(beside[0]), resolve=True)
+    for key in ("arch", "data_paths", "global_batch_size"):
+        if key not in settings:
+            raise ValueError(f"{checkpoint if 'config' in payload else beside[0]} has no {key}; it must be the config of "
+                             "the run that wrote the checkpoint")
+    return settings
 
 
 def load_test_data(config: EvaluateConfig, settings: dict, world: World) -> PuzzleDataset:
@@ -67,6 +70,9 @@ def load_head(config: EvaluateConfig, settings: dict, payload: dict, data: Puzzl
 
 def draw_solution(head: nn.Module, data: PuzzleDataset, choice: int | str, world: World, picture: Path) -> None:
     """Draw a test example, by number or, of the first ones, the slowest: solved in the end, after the most steps."""
+    if round(data.metadata.seq_len**0.5)**2 != data.metadata.seq_len:
+        raise ValueError(f"picture: only square puzzles can be drawn; {data.config.dataset_paths} have "
+                         f"{data.metadata.seq_len} cells")
     batch = data.examples(range(min(WATCHED, data.num_examples)) if choice == "slowest" else [choice])
     batch = {name: value.to(world.device) for name, value in batch.items()}
     preds, q_halt = trace(head, batch)

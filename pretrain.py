@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from config.schema import PretrainConfig
 from dataset.common import IGNORE_LABEL_ID, dataset_fingerprint
 from dataset.puzzle_dataset import Batch, PuzzleDataset, PuzzleDatasetConfig
-from evaluators.loop import evaluate
+from evaluators.loop import evaluate, needed_outputs
 from evaluators.protocol import build_evaluators
 from models.act import Carry
 from models.ema import EMA
@@ -146,6 +146,7 @@ def train(config: PretrainConfig, world: World) -> Path:
     run_dir = name_run(config)
     state = build_state(config, data, world)
     evaluators = build_evaluators([e.model_dump() for e in config.evaluators], test_data)
+    needed_outputs(state.head, evaluators, config.eval_save_outputs)  # or the first evaluation would find out
     total_steps, pauses = data.steps_in(config.epochs), evaluation_steps(config, data)
     log = open_log(config, run_dir, state, total_steps, world)
     checkpoints = Checkpoints(run_dir, config.checkpoint, writes=world.is_main)

@@ -22,7 +22,7 @@ COMMON = {"name": "recursive_reasoning.trm@TRM",
           "loss": {"name": "losses@ACTLossHead", "loss_type": "stablemax_cross_entropy"},
           "L_layers": 2, "expansion": 4.0, "mlp_t": True, "pos_encodings": "none", "halt_exploration_prob": 0.1}
 SIZES = {  # architecture, batch, tokens, vocabulary
-    "demo": (dict(hidden_size=32, num_heads=2, H_cycles=2, L_cycles=2, halt_max_steps=8, puzzle_emb_ndim=32,
+    "demo": (dict(hidden_size=64, num_heads=4, H_cycles=2, L_cycles=2, halt_max_steps=8, puzzle_emb_ndim=64,
                   puzzle_emb_len=1), 128, 16, 6),
     "paper": (dict(hidden_size=512, num_heads=8, H_cycles=3, L_cycles=6, halt_max_steps=16, puzzle_emb_ndim=512,
                    puzzle_emb_len=16), 32, 81, 11)}

@@ -29,6 +29,17 @@ def trace(head: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     return torch.stack([s["preds"] for s in steps]), torch.stack([s["q_halt_logits"] for s in steps])
 
 
+def needed_outputs(head: nn.Module, evaluators: dict[str, tuple[str, Evaluator]], save_outputs: Sequence[str]) -> set[str]:
+    """Outputs of the head that will be asked for. Raises ValueError for one that it does not have."""
+    asked = {"eval_save_outputs": set(save_outputs)} | {name: set(e.required_outputs) for name, (_, e) in evaluators.items()}
+    there_are = {*SAVED_FROM_BATCH, *head.OUTPUTS}
+    for who, keys in asked.items():
+        if not keys <= there_are:
+            raise ValueError(f"{who} asks for {', '.join(sorted(keys - there_are))}; there are "
+                             f"{', '.join(sorted(there_are))}")
+    return set().union(*asked.values()) - set(SAVED_FROM_BATCH)
+
+
 def evaluate(head: nn.Module, dataset: PuzzleDataset, world: World,
              evaluators: dict[str, tuple[str, Evaluator]] | None = None,
              save_outputs: Sequence[str] = (), save_path: Path | None = None) -> dict[str, float]:
@@ -37,9 +48,9 @@ def evaluate(head: nn.Module, dataset: PuzzleDataset, world: World,
     Every rank must call it. `save_outputs` names batch fields and outputs to write to `save_path`, a file a rank.
     """
     evaluators = evaluators or {}
+    keys = needed_outputs(head, evaluators, save_outputs)
     sums = {name: MetricSums(world.device) for name in dataset.sets}
     saved: dict[str, list[Tensor]] = {key: [] for key in save_outputs}
-    keys = set(save_outputs).union(*(e.required_outputs for _, e in evaluators.values())) - set(SAVED_FROM_BATCH)
     for _, evaluator in evaluators.values():
         evaluator.begin_eval()
 

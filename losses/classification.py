@@ -40,6 +40,7 @@ class ACTLossHead(nn.Module):
     """`Class(model, **loss)`; the metrics are sums over rows, for `utils.metrics.means` to divide."""
 
     Config = ACTLossConfig
+    OUTPUTS = ("preds", "logits", "q_halt_logits", "q_continue_logits")  # what `return_keys` can name
 
     def __init__(self, model: nn.Module, **loss):
         super().__init__()

@@ -29,16 +29,18 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
 
 def describe_validation(error: ValidationError, known: Iterable[str], prefix: str = "") -> str:
     """Every problem of a typed config, one a line, named by its full key."""
-    lines = []
+    lines, wrong_values = [], {}
     for problem in error.errors():
-        key = ".".join([prefix.rstrip(".")] * bool(prefix) + [str(part) for part in problem["loc"]])
+        parts = [prefix.rstrip(".")] * bool(prefix) + [str(part) for part in problem["loc"]]
+        key = ".".join(parts)
         if problem["type"] == "extra_forbidden":
             lines.append(unknown_key(key, set(known) - {key}))
         elif problem["type"] == "value_error":
             lines.append(f"{key + ': ' if key else ''}{problem['ctx']['error']}")
-        else:
-            lines.append(f"{key}={problem['input']!r}: {problem['msg']}")
-    return "\n".join(lines)
+        else:  # of a union of types, pydantic names each as if it were part of the key
+            key = next((k for n in (len(parts), len(parts) - 1) if (k := ".".join(parts[:n])) in known), key)
+            wrong_values.setdefault(f"{key}={problem['input']!r}", []).append(problem["msg"])
+    return "\n".join(lines + [f"{value}: {', or: '.join(messages)}" for value, messages in wrong_values.items()])
 
 
 @contextmanager

@@ -1,0 +1,201 @@
+"""evaluate.py on runs of our own and on a published checkpoint: numbers, files, pictures, and what it refuses."""
+import json
+import shutil
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+from config.schema import PretrainConfig
+from evaluate import score
+from helpers import TINY_ARCH, evaluate_config, metric_lines, pretrain_config, run_script, write_tiny_dataset
+from pretrain import train
+from utils import plots
+from utils.checkpoint import read_checkpoint
+from utils.distributed import World
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Strings of 9, so that a picture can be drawn, to be reversed."""
+    return write_tiny_dataset(tmp_path_factory.mktemp("evaluate") / "data", seq_len=9)
+
+
+def config_of(data: Path, name: str, *overrides: str) -> PretrainConfig:
+    return pretrain_config(f"data_paths=[{data}]", f"checkpoint.path={data.parent / name}", *TINY_ARCH,
+                           f"log_dir={data.parent}", "global_batch_size=16", "epochs=3", "eval_interval=1", "lr=1e-2",
+                           "lr_warmup_steps=0", "ema=True", "ema_rate=0.8", "use_wandb=false", *overrides)
+
+
+@pytest.fixture(scope="module")
+def run_dir(data) -> Path:
+    """A run whose loss rises at the end, so that its best checkpoint is not its last."""
+    return train(config_of(data, "run", "checkpoint.monitor=val/loss", "checkpoint.mode=max"), World())
+
+
+@pytest.fixture
+def fresh(run_dir, tmp_path) -> Path:
+    """A copy of the run that may be changed."""
+    return shutil.copytree(run_dir, tmp_path / "run")
+
+
+def scored(checkpoint: Path, *overrides: str) -> dict[str, float]:
+    return score(evaluate_config(f"checkpoint={checkpoint}", *overrides), World())
+
+
+def val_line(run_dir: Path, step: int) -> dict[str, float]:
+    line, = (line for line in metric_lines(run_dir) if line["step"] == step and "val/loss" in line)
+    return {name: value for name, value in line.items() if name not in ("step", "epoch")}
+
+
+def test_a_checkpoint_scores_what_its_run_logged(run_dir):
+    for step in (4, 8, 12):
+        assert scored(run_dir / f"step_{step:08d}.ckpt") == pytest.approx(val_line(run_dir, step), rel=1e-5)
+
+
+def test_a_run_is_scored_by_its_best_checkpoint_and_else_by_its_newest(fresh):
+    best = read_checkpoint(fresh / "best.ckpt")["step"]
+    assert scored(fresh) == pytest.approx(val_line(fresh, best), rel=1e-5)
+    (fresh / "best.ckpt").unlink()
+    assert scored(fresh) == pytest.approx(val_line(fresh, 12), rel=1e-5)
+
+
+def test_metrics_lie_beside_the_checkpoint_or_where_told_and_are_printed(fresh, tmp_path, capsys):
+    metrics = scored(fresh)
+    assert json.loads((fresh / "evaluation" / "metrics.json").read_text()) == metrics
+    printed = dict(line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("  "))
+    assert {name: float(value) for name, value in printed.items()} == pytest.approx(metrics, rel=1e-5)
+    scored(fresh, f"output_dir={tmp_path / 'elsewhere'}", "eval_save_outputs=[preds]")
+    assert {file.name for file in (tmp_path / "elsewhere").iterdir()} == {"metrics.json", "outputs.rank0.pt"}
+
+
+def test_averaged_weights_are_scored_unless_told_otherwise(fresh, capsys):
+    averaged, stored = scored(fresh), scored(fresh, "use_ema=False")
+    assert averaged != stored
+    out = capsys.readouterr().out
+    assert "(averaged weights)" in out and "(stored weights)" in out
+    payload = read_checkpoint(fresh / "best.ckpt")
+    payload["ema_state"] = None
+    torch.save(payload, fresh / "best.ckpt")
+    assert scored(fresh) == stored
+
+
+def test_batches_of_another_size_score_the_same(run_dir):
+    assert scored(run_dir, "global_batch_size=3") == pytest.approx(scored(run_dir), rel=1e-5)
+
+
+def test_two_processes_score_as_one(run_dir, tmp_path):
+    found = []
+    for ranks in (1, 2):
+        done = run_script("evaluate.py", f"checkpoint={run_dir}", f"output_dir=out{ranks}", "eval_save_outputs=[preds]",
+                          "global_batch_size=4", cwd=tmp_path, ranks=ranks, OMP_NUM_THREADS="1")
+        assert done.returncode == 0, done.stderr
+        found.append(json.loads((tmp_path / f"out{ranks}" / "metrics.json").read_text()))
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+    alone = torch.load(tmp_path / "out1" / "outputs.rank0.pt", weights_only=True)["preds"]
+    parts = [torch.load(tmp_path / "out2" / f"outputs.rank{rank}.pt", weights_only=True)["preds"] for rank in (0, 1)]
+    assert torch.equal(torch.cat([parts[0][0:2], parts[1][0:2], parts[0][2:4], parts[1][2:4], parts[0][4:6]]), alone)
+
+
+def test_other_data_are_scored_where_their_puzzles_are_known(run_dir, tmp_path):
+    other = write_tiny_dataset(tmp_path / "other", test=[[1]] * 5, seq_len=9, seed=3, train=[[1]] * 4)
+    assert scored(run_dir, f"data_paths=[{other}]").keys() == scored(run_dir).keys()
+    many = write_tiny_dataset(tmp_path / "many", test=[[1]] * 99, seq_len=9)
+    with pytest.raises(ValueError, match=r"hold 100 puzzle identifiers, and the table of .*best.ckpt has 65 rows"):
+        scored(run_dir, f"data_paths=[{many}]")
+    wider = write_tiny_dataset(tmp_path / "wider", vocab_size=12, seq_len=9)
+    with pytest.raises(ValueError, match=r"best.ckpt does not fit this model: .*embed_tokens.* is \(5, 16\), expected \(12"):
+        scored(run_dir, f"data_paths=[{wider}]")
+
+
+def test_a_runs_own_folders_keep_their_identifiers(tmp_path):
+    a, b = (write_tiny_dataset(tmp_path / name, seq_len=9, seed=i) for i, name in enumerate("ab"))
+    run_dir = train(config_of(a, "run", f"data_paths=[{a},{b}]"), World())
+    both, second = scored(run_dir), scored(run_dir, f"data_paths=[{b}]")
+    assert second["val/lm_loss"] == pytest.approx(both["val/all1/lm_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("choice", ["0", "9", "slowest"])
+def test_a_puzzle_is_drawn_step_by_step(fresh, choice, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("evaluate.plot_solution_steps", lambda *a: (drawn.append(a), plots.plot_solution_steps(*a)))
+    scored(fresh, f"picture={choice}")
+    (question, steps, answer, confidence, picture), = drawn
+    assert picture == fresh / "evaluation" / "solution_steps.png" and plt.imread(picture).std() > 0.01
+    inputs = np.load(Path(read_checkpoint(fresh / "best.ckpt")["config"]["data_paths"][0]) / "test" / "all__inputs.npy")
+    assert steps.shape == (3, 9) and len(confidence) == 3 and all(0 < c < 1 for c in confidence)
+    if choice != "slowest":
+        assert np.array_equal(question, inputs[int(choice)]) and np.array_equal(answer, question[::-1])
+
+
+def test_the_slowest_puzzle_is_the_one_that_is_solved_in_the_end_after_most_steps(fresh, monkeypatch):
+    def trace(head, batch):
+        """Rows 2, 5 and 7 are solved in the end, after 1, 2 and 0 steps that are not; row 4 only in between."""
+        preds = torch.zeros(3, 10, 9, dtype=torch.int32)
+        for row, steps in ((2, [1, 2]), (5, [2]), (7, [0, 1, 2]), (4, [0, 1])):
+            preds[steps, row] = batch["labels"][row]
+        return preds, torch.zeros(3, 10)
+
+    drawn = []
+    monkeypatch.setattr("evaluate.trace", trace)
+    monkeypatch.setattr("evaluate.plot_solution_steps", lambda *a: drawn.append(a))
+    scored(fresh, "picture=slowest")
+    inputs = np.load(Path(read_checkpoint(fresh / "best.ckpt")["config"]["data_paths"][0]) / "test" / "all__inputs.npy")
+    assert np.array_equal(drawn[0][0], inputs[5])
+
+
+def test_pictures_that_cannot_be_are_refused(fresh, tmp_path):
+    with pytest.raises(ValueError, match="there is no example 10: the test split .* has 10, numbered from 0"):
+        scored(fresh, "picture=10")
+    with pytest.raises(ValueError, match="^picture=.fastest.: .*integer, or: .*slowest"):
+        scored(fresh, "picture=fastest")
+    flat = write_tiny_dataset(tmp_path / "flat", seq_len=6)
+    run_dir = train(config_of(flat, "flat_run", "epochs=1"), World())
+    with pytest.raises(ValueError, match="picture: only square puzzles can be drawn.* 6 cells"):
+        scored(run_dir, "picture=0")
+
+
+def test_a_published_checkpoint_is_scored_with_the_config_beside_it(shared, tmp_path):
+    folder = shared / "interop" / "sudoku4"
+    last = json.loads((folder / "expected_eval.json").read_text())["per_step"][-1]
+    metrics = scored(folder / "checkpoint" / "step_550", f"data_paths=[{folder}]", f"output_dir={tmp_path}",
+                     "evaluators=[{name: sudoku@Sudoku}]", "picture=slowest")
+    assert metrics["val/exact_accuracy"] == last["exact_accuracy"] == metrics["eval/sudoku/solved"]
+    for name in ("lm_loss", "q_halt_loss", "q_halt_accuracy", "steps"):
+        assert metrics[f"val/{name}"] == pytest.approx(last["metrics"][name] / 512, rel=1e-4), name
+    assert metrics["val/accuracy"] == pytest.approx(last["accuracy"], rel=1e-5)
+
+
+def test_a_published_checkpoint_can_be_trained_further(shared, tmp_path):
+    folder = shared / "interop" / "sudoku4"
+    config = pretrain_config(
+        f"data_paths=[{folder}]", f"load_checkpoint={folder / 'checkpoint' / 'step_550'}", "experiment=demo_sudoku4",
+        "arch.hidden_size=64", "arch.num_heads=4", "arch.L_cycles=3", "arch.H_cycles=2", f"checkpoint.path={tmp_path / 'run'}",
+        f"log_dir={tmp_path}", "epochs=1", "global_batch_size=500", "lr=1e-6", "puzzle_emb_lr=0", "evaluators=[]")
+    val = val_line(train(config, World()), 8)
+    assert val["val/exact_accuracy"] == pytest.approx(0.984375, abs=0.01)
+
+
+def test_what_is_missing_or_damaged_is_named(fresh, tmp_path):
+    payload = read_checkpoint(fresh / "best.ckpt")
+    torch.save({"model_state": payload["model_state"]}, tmp_path / "bare.ckpt")
+    with pytest.raises(ValueError, match=r"bare.ckpt holds no config, and config.yaml or all_config.yaml is not beside it"):
+        scored(tmp_path / "bare.ckpt")
+    shutil.copy(fresh / "config.yaml", tmp_path / "all_config.yaml")
+    assert scored(tmp_path / "bare.ckpt") == scored(fresh, "use_ema=False")
+    (tmp_path / "all_config.yaml").write_text("lr: 1.0\n")
+    with pytest.raises(ValueError, match="all_config.yaml has no arch"):
+        scored(tmp_path / "bare.ckpt")
+    whole = (fresh / "best.ckpt").read_bytes()
+    (fresh / "best.ckpt").write_bytes(whole[:len(whole) // 2])
+    with pytest.raises(ValueError, match="best.ckpt cannot be read as a checkpoint"):
+        scored(fresh)
+    with pytest.raises(ValueError, match="no checkpoint at .*nowhere"):
+        scored(tmp_path / "nowhere")
+    state = payload["model_state"]
+    del state["model.inner.lm_head.weight"]
+    torch.save(payload | {"ema_state": None}, fresh / "best.ckpt")
+    with pytest.raises(ValueError, match="best.ckpt does not fit this model: model.inner.lm_head.weight is missing"):
+        scored(fresh)

@@ -1,0 +1,274 @@
+"""The evaluation loop against the recorded evaluation, and rule checks against grids made by hand."""
+import json
+from itertools import permutations
+
+import numpy as np
+import pytest
+import torch
+
+import evaluators
+from dataset.common import PuzzleDatasetMetadata
+from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
+from evaluators.loop import evaluate, supervision_steps, trace
+from evaluators.maze import Maze, shortest_moves
+from evaluators.protocol import build_evaluators
+from evaluators.sudoku import Sudoku
+from helpers import tiny_config, write_tiny_dataset
+from losses import ACTLossHead
+from models.recursive_reasoning.trm import TRM
+from utils.checkpoint import load_weights, read_checkpoint, weights_of
+from utils.distributed import World
+
+ALONE = World()
+
+
+def test_dataset(*paths, batch: int = 4, **more) -> PuzzleDataset:
+    return PuzzleDataset(PuzzleDatasetConfig(seed=0, dataset_paths=[str(path) for path in paths], test_set_mode=True,
+                                             global_batch_size=batch, **more), split="test")
+
+
+test_dataset.__test__ = False  # a data set, not a test
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_tiny_dataset(tmp_path / "data")
+
+
+@pytest.fixture
+def head() -> ACTLossHead:
+    torch.manual_seed(0)
+    model = TRM(tiny_config(num_puzzle_identifiers=65))
+    model.inner.q_head.weight.data.normal_(std=3)
+    return ACTLossHead(model, loss_type="softmax_cross_entropy")
+
+
+def test_every_supervision_step_agrees_with_the_recorded_evaluation(shared):
+    folder = shared / "interop" / "sudoku4"
+    expected = json.loads((folder / "expected_eval.json").read_text())["per_step"]
+    head = ACTLossHead(TRM(tiny_config(
+        seq_len=16, vocab_size=6, num_puzzle_identifiers=1, hidden_size=64, num_heads=4, expansion=4, L_layers=2,
+        H_cycles=2, L_cycles=3, halt_max_steps=8, mlp_t=True, pos_encodings="none", puzzle_emb_ndim=64,
+        puzzle_emb_len=1)), loss_type="stablemax_cross_entropy").eval()
+    load_weights(head, weights_of(read_checkpoint(folder / "checkpoint" / "step_550"), True), "step_550", False)
+    found = [dict.fromkeys(("exact", "cells", "q", *step["metrics"], "loss"), 0.0) for step in expected]
+    with torch.no_grad():
+        for _, batch, _ in test_dataset(folder, batch=128):
+            for step, (metrics, out) in zip(found, supervision_steps(head, batch, ("preds", "q_halt_logits")), strict=True):
+                right = out["preds"] == batch["labels"]
+                step["exact"] += right.all(-1).sum().item() / 512
+                step["cells"] += right.float().mean(-1).sum().item() / 512
+                step["q"] += out["q_halt_logits"].sum().item() / 512
+                for name in metrics.keys() & step.keys():
+                    step[name] += metrics[name].item()
+    for step, recorded in zip(found, expected, strict=True):
+        assert step["exact"] == recorded["exact_accuracy"]
+        assert step["cells"] == pytest.approx(recorded["accuracy"], abs=1e-6)
+        assert step["q"] == pytest.approx(recorded["q_halt_mean"], abs=1e-4)
+        for name, value in (recorded["metrics"] | {"loss": recorded["loss"]}).items():
+            assert step[name] == pytest.approx(value, rel=1e-4, abs=1e-4), name
+
+
+def by_hand(head, data: PuzzleDataset) -> dict[str, float]:
+    """Means over all examples after the last step, one example at a time."""
+    found = {"accuracy": [], "exact_accuracy": [], "lm_loss": [], "q_halt_accuracy": []}
+    for i in range(data.num_examples):
+        batch = data.examples([i])
+        carry = head.model.initial_carry(batch)
+        for _ in range(head.model.config.halt_max_steps):
+            carry, out = head.model(carry, batch)
+        labels = batch["labels"][0].long()
+        answered = labels != -100
+        right = out["logits"][0].argmax(-1)[answered] == labels[answered]
+        found["accuracy"].append(right.float().mean().item())
+        found["exact_accuracy"].append(float(right.all()))
+        found["q_halt_accuracy"].append(float((out["q_halt_logits"][0] >= 0) == right.all()))
+        found["lm_loss"].append(-out["logits"][0].log_softmax(-1)[answered, labels[answered]].mean().item())
+    return {name: float(np.mean(values)) for name, values in found.items()}
+
+
+@pytest.mark.parametrize("batch", [1, 3, 4, 10, 64])
+def test_metrics_are_means_over_examples_whatever_the_batch(data, head, batch):
+    labels = np.load(data / "test" / "all__labels.npy")
+    labels[:5, 1:4] = 0  # no answer asked
+    np.save(data / "test" / "all__labels.npy", labels)
+    metrics = evaluate(head, test_dataset(data, batch=batch), ALONE)
+    with torch.no_grad():
+        expected = by_hand(head.eval(), test_dataset(data))
+    assert {name: metrics[f"val/{name}"] for name in expected} == pytest.approx(expected, abs=1e-6)
+    assert metrics["val/steps"] == 3
+    assert metrics["val/loss"] == pytest.approx(metrics["val/lm_loss"] + 0.5 * metrics["val/q_halt_loss"])
+
+
+def test_evaluation_gives_the_model_back_in_training_mode_without_gradients(data, head):
+    head.train()
+    evaluate(head, test_dataset(data), ALONE)
+    assert head.training and all(parameter.grad is None for parameter in head.parameters())
+
+
+def test_sets_are_reported_apart_and_together(tmp_path, head):
+    paths = [write_tiny_dataset(tmp_path / name, test=[[1]] * size, seed=size) for name, size in (("a", 3), ("b", 9))]
+    head = ACTLossHead(TRM(tiny_config(num_puzzle_identifiers=129)), loss_type="softmax_cross_entropy")
+    both = evaluate(head, test_dataset(*paths), ALONE)
+    for name in ("accuracy", "lm_loss"):
+        apart = [evaluate(head, test_dataset(path, identifier_paths=list(map(str, paths))), ALONE)[f"val/{name}"]
+                 for path in paths]
+        assert [both[f"val/all/{name}"], both[f"val/all1/{name}"]] == pytest.approx(apart)
+        assert both[f"val/{name}"] == pytest.approx((3 * apart[0] + 9 * apart[1]) / 12)
+
+
+def test_saved_outputs_are_those_of_every_example_in_order(data, head, tmp_path):
+    keys = ["inputs", "labels", "puzzle_identifiers", "preds", "q_halt_logits", "logits"]
+    evaluate(head, test_dataset(data), ALONE, save_outputs=keys, save_path=tmp_path / "out")
+    saved = torch.load(tmp_path / "out" / "outputs.rank0.pt", weights_only=True)
+    assert list(saved) == keys
+    examples = test_dataset(data).examples(range(10))
+    assert all(torch.equal(saved[name], examples[name]) for name in examples)
+    preds, q_halt = trace(head, examples)
+    assert torch.equal(saved["preds"], preds[-1]) and torch.allclose(saved["q_halt_logits"], q_halt[-1], atol=1e-5)
+    assert torch.equal(saved["logits"].argmax(-1), preds[-1]) and preds.shape == (3, 10, 6)
+
+
+def test_an_output_that_the_model_does_not_have_is_named(data, head, tmp_path):
+    with pytest.raises(ValueError, match="eval_save_outputs asks for predz; there are .*preds"):
+        evaluate(head, test_dataset(data), ALONE, save_outputs=["predz"], save_path=tmp_path)
+
+
+OWN = """
+class Collect:
+    required_outputs = {"preds", "q_halt_logits"}
+    def __init__(self, data_path, eval_metadata, offset):
+        self.data_path, self.vocab_size, self.offset, self.begun = data_path, eval_metadata.vocab_size, offset, 0
+    def begin_eval(self):
+        self.begun, self.identifiers = self.begun + 1, []
+    def update_batch(self, batch, outputs):
+        assert len(batch["inputs"]) == len(outputs["preds"]) == len(outputs["q_halt_logits"])
+        self.identifiers += batch["puzzle_identifiers"].tolist()
+    def result(self, save_path, rank, world_size, group):
+        assert self.begun and (rank, world_size) == (0, 1)
+        return {"examples": len(self.identifiers), "sum": sum(self.identifiers) + self.offset}
+"""
+
+
+def test_a_users_own_evaluator_sees_its_own_data_set(tmp_path, head, monkeypatch):
+    (tmp_path / "own.py").write_text(OWN)
+    monkeypatch.setattr(evaluators, "__path__", [*evaluators.__path__, str(tmp_path)])
+    paths = [write_tiny_dataset(tmp_path / name, test=[[1]] * size) for name, size in (("a", 3), ("b", 5))]
+    head = ACTLossHead(TRM(tiny_config(num_puzzle_identifiers=129)), loss_type="softmax_cross_entropy")
+    data = test_dataset(*paths)
+    built = build_evaluators([{"name": "own@Collect", "offset": 100}], data)
+    for _ in range(2):
+        metrics = evaluate(head, data, ALONE, built)
+        assert {name: value for name, value in metrics.items() if name.startswith("eval/")} == {
+            "eval/own/a/examples": 3, "eval/own/a/sum": 106, "eval/own/b/examples": 5, "eval/own/b/sum": 115}
+    assert build_evaluators([{"name": "own@Collect", "offset": 1}], test_dataset(paths[0])).keys() == {"eval/own"}
+
+
+# Rules
+
+def metadata(cells: int) -> PuzzleDatasetMetadata:
+    return PuzzleDatasetMetadata(pad_id=0, ignore_label_id=0, blank_identifier_id=0, vocab_size=11, seq_len=cells,
+                                 num_puzzle_identifiers=1, total_groups=1, mean_puzzle_examples=1, total_puzzles=1,
+                                 sets=["all"])
+
+
+def scores(evaluator, inputs: np.ndarray, preds: np.ndarray) -> list[dict[str, float]]:
+    """What an evaluator says of each row alone; and over all rows, in batches of two, it says their means."""
+    def result(batches):
+        evaluator.begin_eval()
+        for a, b in batches:
+            evaluator.update_batch({"inputs": torch.from_numpy(a)}, {"preds": torch.from_numpy(b)})
+        return evaluator.result(None, 0, 1, None)
+
+    one_by_one = [result([(inputs[i:i + 1], preds[i:i + 1])]) for i in range(len(inputs))]
+    together = result([(inputs[i:i + 2], preds[i:i + 2]) for i in range(0, len(inputs), 2)])
+    assert together == pytest.approx({name: np.mean([s[name] for s in one_by_one]) for name in together})
+    return one_by_one
+
+
+def cells(text: str, alphabet: str) -> np.ndarray:
+    return np.array([alphabet.index(c) for c in text.replace("/", "")])
+
+
+def test_sudoku_rules():
+    solution = cells("1234/3412/2143/4321", "?.1234")
+    question = cells("1.../..1./2.../..2.", "?.1234")
+    changed_clue = np.array([dict(zip(range(2, 6), p))[t] for p in [(3, 2, 4, 5)] for t in solution])  # still valid
+    repeated = solution.copy()
+    repeated[5] = repeated[4]
+    padded = solution.copy()
+    padded[7] = 0
+    rows = scores(Sudoku("path", metadata(16)), np.tile(question, (4, 1)),
+                  np.stack([solution, changed_clue, repeated, padded]))
+    assert rows == [{"solved": 1, "valid": 1, "clues_kept": 1}, {"solved": 0, "valid": 1, "clues_kept": 0},
+                    {"solved": 0, "valid": 0, "clues_kept": 1}, {"solved": 0, "valid": 0, "clues_kept": 1}]
+
+
+def test_sudoku_counts_every_valid_grid():
+    """Of all 24^4 grids whose rows are permutations, 288 are 4×4 Sudokus."""
+    rows = np.array(list(permutations(range(2, 6)))).reshape(24, 4)
+    numbers = np.stack(np.meshgrid(*[np.arange(24)] * 4), -1).reshape(-1, 4)
+    grids = rows[numbers].reshape(-1, 16)
+    checked = Sudoku("path", metadata(16)).check(np.ones_like(grids), grids)
+    assert checked["solved"].sum() == checked["valid"].sum() == 288 and checked["clues_kept"].all()
+
+
+MAZE = "S  #/ #  /   G/# ##"
+
+
+@pytest.mark.parametrize("answer, expected", [
+    ("S  #/o#  /oooG/# ##", (1, 1, 1)),       # the shortest way
+    ("So #/ #oo/   G/# ##", (0, 0, 1)),       # a gap
+    ("Soo#/ #oo/   G/# ##", (1, 1, 1)),       # another, as short
+    ("Soo#/o#o /oooG/# ##", (0, 0, 1)),       # both ways at once
+    ("S  #/ #  /   G/# ##", (0, 0, 1)),       # nothing marked
+    ("S  #/o   /oooG/# ##", (0, 1, 0)),       # a wall taken away
+    ("S  #/o#  /oooG/#o##", (0, 0, 1)),       # a mark off the path
+    ("o  #/o#  /oooG/# ##", (0, 0, 0)),       # the start gone
+])
+def test_maze_rules(answer, expected):
+    inputs, preds = (cells(text, "?# SGo")[None] for text in (MAZE, answer))
+    evaluator = Maze("path", metadata(16))
+    row, = scores(evaluator, inputs, preds)
+    assert tuple(row[name] for name in ("solved", "path", "map_kept")) == expected
+
+
+def test_a_detour_is_a_path_and_no_solution():
+    inputs, preds = (cells(text, "?# SGo")[None] for text in ("S G/   /   ", "S G/o o/ooo"))
+    assert scores(Maze("path", metadata(9)), inputs, preds) == [{"solved": 0, "path": 1, "map_kept": 1}]
+
+
+def test_shortest_moves_against_relaxation():
+    random = np.random.default_rng(0)
+    mazes = np.where(random.random((200, 7, 7)) < 0.35, 1, 2)
+    for maze in mazes:
+        start, goal = random.choice(49, 2, replace=False)
+        maze.flat[start], maze.flat[goal] = 3, 4
+
+    def relaxed(maze: np.ndarray) -> float:
+        distance = np.where(maze == 3, 0.0, np.inf)
+        for _ in range(49):
+            for (r, c), token in np.ndenumerate(maze):
+                near = [distance[y, x] for y, x in ((r - 1, c), (r + 1, c), (r, c - 1), (r, c + 1))
+                        if 0 <= y < 7 and 0 <= x < 7]
+                if token != 1:
+                    distance[r, c] = min(distance[r, c], 1 + min(near))
+        return distance[maze == 4].item()
+
+    expected = [relaxed(maze) for maze in mazes[:40]]
+    assert shortest_moves(mazes[:40]).tolist() == expected and np.isinf(expected).any() and max(
+        d for d in expected if np.isfinite(d)) > 8
+    assert np.array_equal(shortest_moves(mazes), [shortest_moves(maze[None])[0] for maze in mazes])
+
+
+def test_the_shortest_paths_of_real_mazes_solve_them(shared):
+    lines = (shared / "data" / "maze" / "test.csv").read_text().splitlines()[1:101]
+    inputs, labels = (np.stack([cells(line.split(",")[column], "?# SGo") for line in lines]) for column in (1, 2))
+    assert Maze("path", metadata(900)).check(inputs, labels)["solved"].all()
+
+
+def test_rules_need_squares():
+    with pytest.raises(ValueError, match="Sudoku needs square grids; data/strings has 12 cells"):
+        Sudoku("data/strings", metadata(12))
+    with pytest.raises(ValueError, match="Sudoku knows grids of side 4, 6, 9; data/squares has side 5"):
+        Sudoku("data/squares", metadata(25))
