@@ -77,13 +77,14 @@ def _composed(name: str, overrides: tuple[str, ...]):
         return hydra.compose(name, list(overrides))
 
 
-def run_process(command: list[str], cwd: Path, **environment: str) -> subprocess.CompletedProcess:
-    """A command with closed standard input, its output captured as text."""
+def run_process(command: list[str], cwd: Path, **environment: str | None) -> subprocess.CompletedProcess:
+    """A command with closed standard input, its output captured as text. A variable that is None is taken away."""
+    variables = {name: value for name, value in (os.environ | environment).items() if value is not None}
     return subprocess.run(command, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300,
-                          env=os.environ | environment)
+                          env=variables)
 
 
-def run_script(script: str, *overrides: str, cwd: Path, ranks: int = 1, **environment: str):
+def run_script(script: str, *overrides: str, cwd: Path, ranks: int = 1, **environment: str | None):
     """`pretrain.py` or `evaluate.py` as a user starts it; `ranks` > 1 under torchrun."""
     launcher = [sys.executable]
     if ranks > 1:

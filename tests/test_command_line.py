@@ -1,0 +1,66 @@
+"""The scripts as processes: a user's error is one message and exit status 2, without a traceback."""
+import re
+
+import pytest
+
+from helpers import TINY_ARCH, run_script, write_tiny_dataset
+
+QUICK = [*TINY_ARCH, "use_wandb=false", "epochs=1", "eval_interval=1", "global_batch_size=16"]
+
+
+@pytest.mark.parametrize("script, overrides, message", [
+    ("pretrain.py", ["epoch=3"], "error: unknown key epoch; did you mean epochs?"),
+    ("pretrain.py", ["arch.hiden_size=3"], "error: unknown key arch.hiden_size; did you mean arch.hidden_size?"),
+    ("pretrain.py", ["experiment=sudoku_cpu", "arch.l_cycles=3"], "error: unknown key arch.l_cycles; did you mean arch.L_cycles?"),
+    ("pretrain.py", ["lr=fast"], "error: lr='fast': Input should be a valid number"),
+    ("pretrain.py", ["arch=trn"], r"error: .*arch/trn'(.*\n)*.*\ttrm"),
+    ("pretrain.py", ["experiment=sudoku"], r"error: .*experiment/sudoku'.*(\n.*)*sudoku_mlp"),
+    ("pretrain.py", ["data_paths=[nowhere]"], "error: no data set at nowhere: the folder does not exist; build it first"),
+    ("pretrain.py", ["lr="], "error: lr="),
+    ("pretrain.py", ["lr"], "error: .*lr"),
+    ("pretrain.py", ["data_paths=[data", "lr=1"], "error: "),
+    ("pretrain.py", ["seed=${nothing}"], "error: .*nothing"),
+    ("pretrain.py", ["load_checkpoint=data/train/dataset.json", "data_paths=[data]", *QUICK],
+     "error: data/train/dataset.json cannot be read as a checkpoint"),
+    ("evaluate.py", [], "error: .*checkpoint"),
+    ("evaluate.py", ["checkpoint=nowhere"], "error: no checkpoint at nowhere"),
+    ("evaluate.py", ["checkpoint=nowhere", "pictures=1"], "error: unknown key pictures; did you mean picture?"),
+])
+def test_a_users_error_is_one_message(tmp_path, script, overrides, message):
+    write_tiny_dataset(tmp_path / "data")
+    done = run_script(script, *overrides, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert re.match(message, done.stderr), done.stderr
+    assert "Traceback" not in done.stderr and done.stderr.count("error:") == 1 and not done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    done = run_script("pretrain.py", "data_paths=[nowhere]", "debug=True", cwd=tmp_path)
+    assert done.returncode != 0 and "Traceback" in done.stderr and "no data set at nowhere" in done.stderr
+
+
+def test_a_bad_array_is_one_message_under_torchrun_too(tmp_path):
+    data = write_tiny_dataset(tmp_path / "data")
+    (data / "test" / "all__labels.npy").unlink()
+    done = run_script("pretrain.py", "data_paths=[data]", *QUICK, cwd=tmp_path, ranks=2, OMP_NUM_THREADS="1")
+    assert done.returncode != 0
+    assert "error: data/test/all__labels.npy is missing; build the data set again" in done.stderr
+
+
+def test_the_config_of_a_command_is_printed(tmp_path):
+    done = run_script("pretrain.py", "experiment=sudoku_mlp", "+run_name=x", "--cfg", "job", cwd=tmp_path)
+    assert done.returncode == 0 and not list(tmp_path.iterdir())
+    for line in ("run_name: x", "lr_warmup_steps: 2000", "  mlp_t: true", "  puzzle_emb_ndim: ${.hidden_size}"):
+        assert line in done.stdout.splitlines()
+
+
+def test_a_multirun_makes_a_run_of_each_choice_under_a_name_of_its_own(tmp_path):
+    write_tiny_dataset(tmp_path / "data")
+    done = run_script("pretrain.py", "-m", "data_paths=[data]", *QUICK, "seed=1,2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    runs = list((tmp_path / "checkpoints" / "data-trm").iterdir())
+    assert len(runs) == 2
+    seeds = {re.search(r"^seed: (\d)$", (run / "config.yaml").read_text(), re.MULTILINE).group(1) for run in runs}
+    assert seeds == {"1", "2"} and all((run / "best.ckpt").is_file() for run in runs)
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "checkpoints", "logs"}
