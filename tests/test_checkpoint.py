@@ -104,7 +104,7 @@ def damaged_files(tmp_path):
     harmful = io.BytesIO()
     torch.save({"model_state": Harmful(tmp_path / "harm")}, harmful)
     return {"truncated": whole.getvalue()[:-500], "empty": b"", "text": b"no checkpoint", "harmful": harmful.getvalue(),
-            "pickle": pickle.dumps(Harmful(tmp_path / "harm"))}
+            "pickle": pickle.dumps(Harmful(tmp_path / "harm"), protocol=2)}
 
 
 @pytest.mark.parametrize("kind", ["truncated", "empty", "text", "harmful", "pickle"])
