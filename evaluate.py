@@ -34,8 +34,8 @@ def run_settings(checkpoint: Path, payload: dict) -> dict:
     settings = payload.get("config") or OmegaConf.to_container(OmegaConf.load(beside[0]), resolve=True)
     for key in ("arch", "data_paths", "global_batch_size"):
         if key not in settings:
-            raise ValueError(f"{checkpoint if 'config' in payload else beside[0]} has no {key}; it must be the config of "
-                             "the run that wrote the checkpoint")
+            raise ValueError(f"{checkpoint if 'config' in payload else beside[0]} has no {key}; it must be the config "
+                             "of the run that wrote the checkpoint")
     return settings
 
 

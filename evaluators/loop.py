@@ -29,9 +29,11 @@ def trace(head: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     return torch.stack([s["preds"] for s in steps]), torch.stack([s["q_halt_logits"] for s in steps])
 
 
-def needed_outputs(head: nn.Module, evaluators: dict[str, tuple[str, Evaluator]], save_outputs: Sequence[str]) -> set[str]:
+def needed_outputs(head: nn.Module, evaluators: dict[str, tuple[str, Evaluator]],
+                   save_outputs: Sequence[str]) -> set[str]:
     """Outputs of the head that will be asked for. Raises ValueError for one that it does not have."""
-    asked = {"eval_save_outputs": set(save_outputs)} | {name: set(e.required_outputs) for name, (_, e) in evaluators.items()}
+    asked = {name: set(evaluator.required_outputs) for name, (_, evaluator) in evaluators.items()}
+    asked["eval_save_outputs"] = set(save_outputs)
     there_are = {*SAVED_FROM_BATCH, *head.OUTPUTS}
     for who, keys in asked.items():
         if not keys <= there_are:

@@ -6,8 +6,8 @@ from evaluators.protocol import RuleCheck
 
 
 class Maze(RuleCheck):
-    """`path`: the marked cells are one path from start to goal; `map_kept`: only free cells were marked; `solved`: both,
-    and no path is shorter."""
+    """`path`: the marked cells are one path from start to goal; `map_kept`: only free cells were marked; `solved`:
+    both, and no path is shorter."""
 
     def names(self) -> tuple[str, ...]:
         return "solved", "path", "map_kept"

@@ -15,7 +15,8 @@ class Sudoku(RuleCheck):
     def __init__(self, data_path: str, eval_metadata: PuzzleDatasetMetadata):
         super().__init__(data_path, eval_metadata)
         if self.side not in BOXES:
-            raise ValueError(f"Sudoku knows grids of side {', '.join(map(str, BOXES))}; {data_path} has side {self.side}")
+            raise ValueError(f"Sudoku knows grids of side {', '.join(map(str, BOXES))}; {data_path} has side "
+                             f"{self.side}")
 
     def names(self) -> tuple[str, ...]:
         return "solved", "valid", "clues_kept"

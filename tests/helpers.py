@@ -62,6 +62,18 @@ def write_tiny_dataset(path: Path, train: list[list[int]] | None = None, test: l
     return Path(path)
 
 
+def generated(main, folder: Path, *options) -> dict[str, list[tuple[str, str, int]]]:
+    """(question, answer, rating) by split, of the files that a generator's `main` writes."""
+    main(["--output-dir", str(folder), *map(str, options)])
+    splits = {}
+    for split in ("train", "test"):
+        header, *lines = (folder / f"{split}.csv").read_text().splitlines()
+        assert header == "source,question,answer,rating"
+        fields = [line.split(",") for line in lines]
+        splits[split] = [(question, answer, int(rating)) for _, question, answer, rating in fields]
+    return splits
+
+
 def pretrain_config(*overrides: str) -> PretrainConfig:
     """What `python pretrain.py` makes of a command line."""
     return PretrainConfig.parse(_composed("cfg_pretrain", overrides))

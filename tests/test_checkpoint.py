@@ -40,14 +40,13 @@ def test_a_file_has_its_name_only_when_it_is_whole(tmp_path):
 
 
 def test_a_payload_comes_back_as_it_went(tmp_path):
-    payload = {"model_state": {"w": torch.arange(4)}, "ema_state": None, "step": 7, "config": {"lr": 1e-4, "a": [1, "x"]}}
-    saved = Checkpoints(tmp_path, settings()).save(payload, step=7)
+    plain = {"ema_state": None, "step": 7, "config": {"lr": 1e-4, "a": [1, "x"]}}
+    saved = Checkpoints(tmp_path, settings()).save({"model_state": {"w": torch.arange(4)}, **plain}, step=7)
     assert saved == tmp_path / "step_00000007.ckpt"
     assert (tmp_path / "latest.txt").read_text() == "step_00000007.ckpt\n"
     loaded = read_checkpoint(saved)
     assert torch.equal(loaded.pop("model_state")["w"], torch.arange(4))
-    assert loaded == {"format_version": 1, "best_val_metric": None, "ema_state": None, "step": 7,
-                      "config": {"lr": 1e-4, "a": [1, "x"]}}
+    assert loaded == {"format_version": 1, "best_val_metric": None, **plain}
 
 
 @pytest.mark.parametrize("mode, best", [("min", [1, 2, 2, 4]), ("max", [1, 1, 3, 3])])
@@ -148,8 +147,9 @@ def test_a_table_of_another_size_becomes_its_mean_row_only_where_asked(tmp_path)
 def test_what_does_not_fit_is_listed_and_nothing_is_loaded():
     model = table_model(4, bias=1.0)
     state = {"bias": torch.zeros(9), "puzzle_emb.weights": torch.zeros(4, 5), "old": torch.ones(1)}
-    with pytest.raises(ValueError, match=r"x.ckpt does not fit this model: bias is \(9,\), expected \(3,\); old is unknown "
-                                         r"to this architecture; puzzle_emb.weights is \(4, 5\), expected \(4, 2\). Check"):
+    with pytest.raises(ValueError, match=r"x.ckpt does not fit this model: bias is \(9,\), expected \(3,\); old is "
+                                         r"unknown to this architecture; puzzle_emb.weights is \(4, 5\), expected "
+                                         r"\(4, 2\). Check"):
         load_weights(model, state, "x.ckpt", resize_puzzle_table=True)
     assert (model.bias == 1).all()
     with pytest.raises(ValueError, match="; and 3 more"):

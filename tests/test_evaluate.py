@@ -106,7 +106,7 @@ def test_other_data_are_scored_where_their_puzzles_are_known(run_dir, tmp_path):
     with pytest.raises(ValueError, match=r"hold 100 puzzle identifiers, and the table of .*best.ckpt has 65 rows"):
         scored(run_dir, f"data_paths=[{many}]")
     wider = write_tiny_dataset(tmp_path / "wider", vocab_size=12, seq_len=9)
-    with pytest.raises(ValueError, match=r"best.ckpt does not fit this model: .*embed_tokens.* is \(5, 16\), expected \(12"):
+    with pytest.raises(ValueError, match=r"best.ckpt does not fit this model: .*embed_tokens.* is \(5, 16\), expected"):
         scored(run_dir, f"data_paths=[{wider}]")
 
 
@@ -172,7 +172,8 @@ def test_a_published_checkpoint_can_be_trained_further(shared, tmp_path):
     folder = shared / "interop" / "sudoku4"
     config = pretrain_config(
         f"data_paths=[{folder}]", f"load_checkpoint={folder / 'checkpoint' / 'step_550'}", "experiment=demo_sudoku4",
-        "arch.hidden_size=64", "arch.num_heads=4", "arch.L_cycles=3", "arch.H_cycles=2", f"checkpoint.path={tmp_path / 'run'}",
+        "arch.hidden_size=64", "arch.num_heads=4", "arch.L_cycles=3", "arch.H_cycles=2",
+        f"checkpoint.path={tmp_path / 'run'}",
         f"log_dir={tmp_path}", "epochs=1", "global_batch_size=500", "lr=1e-6", "puzzle_emb_lr=0", "evaluators=[]")
     val = val_line(train(config, World()), 8)
     assert val["val/exact_accuracy"] == pytest.approx(0.984375, abs=0.01)
@@ -181,7 +182,7 @@ def test_a_published_checkpoint_can_be_trained_further(shared, tmp_path):
 def test_what_is_missing_or_damaged_is_named(fresh, tmp_path):
     payload = read_checkpoint(fresh / "best.ckpt")
     torch.save({"model_state": payload["model_state"]}, tmp_path / "bare.ckpt")
-    with pytest.raises(ValueError, match=r"bare.ckpt holds no config, and config.yaml or all_config.yaml is not beside it"):
+    with pytest.raises(ValueError, match="bare.ckpt holds no config, and config.yaml or all_config.yaml is not beside"):
         scored(tmp_path / "bare.ckpt")
     shutil.copy(fresh / "config.yaml", tmp_path / "all_config.yaml")
     assert scored(tmp_path / "bare.ckpt") == scored(fresh, "use_ema=False")

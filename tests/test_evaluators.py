@@ -54,7 +54,8 @@ def test_every_supervision_step_agrees_with_the_recorded_evaluation(shared):
     found = [dict.fromkeys(("exact", "cells", "q", *step["metrics"], "loss"), 0.0) for step in expected]
     with torch.no_grad():
         for _, batch, _ in test_dataset(folder, batch=128):
-            for step, (metrics, out) in zip(found, supervision_steps(head, batch, ("preds", "q_halt_logits")), strict=True):
+            steps = supervision_steps(head, batch, ("preds", "q_halt_logits"))
+            for step, (metrics, out) in zip(found, steps, strict=True):
                 right = out["preds"] == batch["labels"]
                 step["exact"] += right.all(-1).sum().item() / 512
                 step["cells"] += right.float().mean(-1).sum().item() / 512

@@ -1,6 +1,5 @@
 """Generated mazes: one shortest path, distinct, and a function of the seed."""
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,17 +7,7 @@ import pytest
 from dataset import generate_maze
 from dataset.generate_maze import carve, main, neighbours, shortest_paths
 from dataset.symmetry import dihedral
-
-
-def generate(folder: Path, *options) -> dict[str, list[tuple[str, str, int]]]:
-    main(["--output-dir", str(folder), *map(str, options)])
-    splits = {}
-    for split in ("train", "test"):
-        header, *lines = (folder / f"{split}.csv").read_text().splitlines()
-        assert header == "source,question,answer,rating"
-        fields = [line.split(",") for line in lines]
-        splits[split] = [(question, answer, int(rating)) for _, question, answer, rating in fields]
-    return splits
+from helpers import generated
 
 
 def adjacency(free: np.ndarray) -> np.ndarray:
@@ -44,7 +33,7 @@ def test_shortest_paths_are_counted():
 
 @pytest.mark.parametrize("side", [5, 8])
 def test_mazes_keep_their_promises(tmp_path, side):
-    splits = generate(tmp_path / "csv", "--side", side, "--train", 40, "--test", 10)
+    splits = generated(main, tmp_path / "csv", "--side", side, "--train", 40, "--test", 10)
     assert {split: len(rows) for split, rows in splits.items()} == {"train": 40, "test": 10}
     seen = set()
     for question, answer, rating in splits["train"] + splits["test"]:
@@ -71,18 +60,18 @@ def test_carving_reaches_most_of_the_grid():
 
 def test_the_files_are_a_function_of_the_seed(tmp_path):
     options = ("--side", 6, "--train", 5, "--test", 5)
-    first = generate(tmp_path / "a", *options)
-    assert generate(tmp_path / "b", *options) == first != generate(tmp_path / "c", *options, "--seed", 1)
+    first = generated(main, tmp_path / "a", *options)
+    assert generated(main, tmp_path / "b", *options) == first != generated(main, tmp_path / "c", *options, "--seed", 1)
 
 
 def test_what_cannot_be_is_refused(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(generate_maze, "STALE_DRAWS", 5)
     with pytest.raises(ValueError, match=r"only \d+ of 2001 distinct mazes of side 4 found"):
-        generate(tmp_path / "a", "--side", 4, "--train", 2000, "--test", 1)
+        generated(main, tmp_path / "a", "--side", 4, "--train", 2000, "--test", 1)
     with pytest.raises(ValueError, match="--side: 3 is not a whole number of 4 or more"):
-        generate(tmp_path / "a", "--side", 3)
+        generated(main, tmp_path / "a", "--side", 3)
     with pytest.raises(ValueError, match="--train: 0 is not a whole number of 1 or more"):
-        generate(tmp_path / "a", "--train", 0)
+        generated(main, tmp_path / "a", "--train", 0)
     assert not (tmp_path / "a").exists()
-    generate(tmp_path / "a", "--side", 5, "--train", 2, "--test", 1)
+    generated(main, tmp_path / "a", "--side", 5, "--train", 2, "--test", 1)
     assert "python -m dataset.build_maze_dataset --source-dir" in capsys.readouterr().out

@@ -1,6 +1,5 @@
 """The solver against brute force, and what the generated files promise."""
 from itertools import permutations, product
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +7,7 @@ import pytest
 from dataset.build_sudoku_dataset import valid_grids
 from dataset.generate_sudoku import CLUES, count_solutions, main, orbit_key, solutions
 from dataset.symmetry import BOXES, random_sudoku_symmetries
+from helpers import generated
 
 
 @pytest.fixture(scope="module")
@@ -16,17 +16,6 @@ def grids4() -> np.ndarray:
     rows = np.array(list(permutations(range(1, 5))))
     stacks = rows[np.array(list(product(range(24), repeat=4)))].reshape(-1, 16)
     return stacks[valid_grids(stacks, BOXES[4])]
-
-
-def generate(folder: Path, *options) -> dict[str, list[tuple[str, str, int]]]:
-    main(["--output-dir", str(folder), *map(str, options)])
-    splits = {}
-    for split in ("train", "test"):
-        header, *lines = (folder / f"{split}.csv").read_text().splitlines()
-        assert header == "source,question,answer,rating"
-        fields = [line.split(",") for line in lines]
-        splits[split] = [(question, answer, int(rating)) for _, question, answer, rating in fields]
-    return splits
 
 
 def digits(text: str) -> tuple[int, ...]:
@@ -70,7 +59,7 @@ def test_the_orbit_key_is_the_same_for_symmetric_grids(size):
 
 @pytest.mark.parametrize("size, train, test", [(4, 300, 40), (6, 60, 20), (9, 40, 10)])
 def test_generated_puzzles_keep_their_promises(tmp_path, size, train, test):
-    splits = generate(tmp_path / "csv", "--size", size, "--train", train, "--test", test)
+    splits = generated(main, tmp_path / "csv", "--size", size, "--train", train, "--test", test)
     assert {split: len(rows) for split, rows in splits.items()} == {"train": train, "test": test}
     rows = splits["train"] + splits["test"]
     assert len({question for question, _, _ in rows}) == len(rows)
@@ -87,7 +76,7 @@ def test_generated_puzzles_keep_their_promises(tmp_path, size, train, test):
 
 
 def test_4x4_grids_are_divided_256_to_32(tmp_path):
-    splits = generate(tmp_path / "csv", "--size", 4, "--train", 600, "--test", 80)
+    splits = generated(main, tmp_path / "csv", "--size", 4, "--train", 600, "--test", 80)
     grids = {split: len({answer for _, answer, _ in rows}) for split, rows in splits.items()}
     assert grids == {"train": 256, "test": 32}
 
@@ -95,7 +84,7 @@ def test_4x4_grids_are_divided_256_to_32(tmp_path):
 def test_clues_are_a_lower_bound_that_minimal_puzzles_exceed(tmp_path):
     """Down to 4 clues all four digits may be gone from a question but one: each must still be tried as another."""
     for clues in (4, 12):
-        splits = generate(tmp_path / str(clues), "--size", 4, "--train", 200, "--test", 20, "--clues", clues)
+        splits = generated(main, tmp_path / str(clues), "--size", 4, "--train", 200, "--test", 20, "--clues", clues)
         rows = splits["train"] + splits["test"]
         counts = [16 - rating for _, _, rating in rows]
         assert min(counts) == clues and all(count_solutions(question) == 1 for question, _, _ in rows)
@@ -104,19 +93,19 @@ def test_clues_are_a_lower_bound_that_minimal_puzzles_exceed(tmp_path):
 
 def test_the_files_are_a_function_of_the_seed(tmp_path):
     options = ("--size", 6, "--train", 10, "--test", 5)
-    first = generate(tmp_path / "a", *options)
-    assert generate(tmp_path / "b", *options) == first != generate(tmp_path / "c", *options, "--seed", 1)
+    first = generated(main, tmp_path / "a", *options)
+    assert generated(main, tmp_path / "b", *options) == first != generated(main, tmp_path / "c", *options, "--seed", 1)
 
 
 def test_what_cannot_be_is_refused(tmp_path, capsys):
     with pytest.raises(ValueError, match=r"only 512 of 600 distinct 4×4 puzzles found on 32 grids"):
-        generate(tmp_path / "a", "--size", 4, "--train", 10, "--test", 600, "--clues", 15)
+        generated(main, tmp_path / "a", "--size", 4, "--train", 10, "--test", 600, "--clues", 15)
     with pytest.raises(ValueError, match="--test: 0 is not a whole number of 1 or more"):
-        generate(tmp_path / "a", "--train", 10, "--test", 0)
+        generated(main, tmp_path / "a", "--train", 10, "--test", 0)
     with pytest.raises(ValueError, match="--clues 16 leaves no blank; choose 1 to 15"):
-        generate(tmp_path / "a", "--size", 4, "--clues", 16)
+        generated(main, tmp_path / "a", "--size", 4, "--clues", 16)
     assert not (tmp_path / "a").exists()
-    generate(tmp_path / "a", "--train", 10, "--test", 5)
+    generated(main, tmp_path / "a", "--train", 10, "--test", 5)
     assert "python -m dataset.build_sudoku_dataset --source-dir" in capsys.readouterr().out
     with pytest.raises(ValueError, match="exists already"):
-        generate(tmp_path / "a", "--train", 10, "--test", 5)
+        generated(main, tmp_path / "a", "--train", 10, "--test", 5)

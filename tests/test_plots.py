@@ -31,7 +31,8 @@ def is_picture(path) -> bool:
 
 def test_curves_hold_every_logged_point(tmp_path, drawn):
     metrics = write_metrics(tmp_path / "metrics.jsonl",
-                            {"step": 10, "train/loss": 4.0, "train/exact_accuracy": 0.1}, {"step": 20, "train/loss": 2.0},
+                            {"step": 10, "train/loss": 4.0, "train/exact_accuracy": 0.1},
+                            {"step": 20, "train/loss": 2.0},
                             {"step": 20, "val/loss": 3.0, "val/exact_accuracy": 0.0}, {"step": 30, "train/loss": 1.0},
                             {"step": 40, "val/loss": 0.5, "val/exact_accuracy": 0.75})
     picture = tmp_path / "new" / "train_vs_val_loss.png"

@@ -247,7 +247,7 @@ def test_data_sets_that_do_not_go_together_are_named(data):
 
 
 def test_impossible_batches_are_refused_with_the_remedy(data):
-    with pytest.raises(ValueError, match="whole run is shorter than one batch: 3 epochs of 64 examples.*use more epochs"):
+    with pytest.raises(ValueError, match="whole run is shorter than one batch: 3 epochs of 64 examples.*more epochs"):
         run(data, "run", "global_batch_size=193")
     with pytest.raises(ValueError, match="global_batch_size=16 is not divisible by 3 processes; use .*18"):
         load_data(config_of(data), World(rank=0, size=3))

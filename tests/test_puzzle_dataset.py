@@ -189,14 +189,16 @@ def spoilt_metadata(path, **changes):
     (lambda p: (p / "train" / "all__inputs.npy").write_text("no array"), "all__inputs.npy is truncated or not a NumPy"),
     (lambda p: (p / "train" / "all__group_indices.npy").write_bytes(b""), "all__group_indices.npy is truncated"),
     (lambda p: np.save(p / "train" / "all__puzzle_indices.npy", np.array([0, 5, 3, 13])), "must rise from 0 to 13"),
-    (lambda p: np.save(p / "train" / "all__group_indices.npy", np.array([0, 4])), "must rise from 0 to 7, the .*puzzles"),
+    (lambda p: np.save(p / "train" / "all__group_indices.npy", np.array([0, 4])), "must rise from 0 to 7"),
     (lambda p: np.save(p / "train" / "all__puzzle_indices.npy", np.arange(14)), "has 14 entries for 7 puzzles"),
     (lambda p: np.save(p / "train" / "all__inputs.npy", np.zeros((13, 6), object), allow_pickle=True),
      "all__inputs.npy is truncated or not a NumPy array"),
-    (lambda p: spoilt_metadata(p, vocab_size="gone"), r"dataset.json does not describe a puzzle data set: .*\n?.*vocab"),
+    (lambda p: spoilt_metadata(p, vocab_size="gone"),
+     r"dataset.json does not describe a puzzle data set: .*\n?.*vocab"),
     (lambda p: (p / "train" / "dataset.json").write_text("{"), "dataset.json does not describe a puzzle data set"),
     (lambda p: spoilt_metadata(p, seq_len=7), r"expected shape \(13, 7\) by inputs and seq_len"),
-    (lambda p: spoilt_metadata(p, num_puzzle_identifiers=4), "holds 1 to 7, but dataset.json has num_puzzle_identifiers=4"),
+    (lambda p: spoilt_metadata(p, num_puzzle_identifiers=4),
+     "holds 1 to 7, but dataset.json has num_puzzle_identifiers=4"),
     (lambda p: (p / "train" / "dataset.json").unlink(), "has no train split"),
 ])
 def test_what_is_wrong_with_files_is_said_with_their_names(path, spoil, message):
@@ -221,7 +223,7 @@ def test_what_is_not_there_is_named(path, tmp_path):
         dataset()
     with pytest.raises(ValueError, match="no example 13: the train split of .* has 13, numbered from 0"):
         dataset(path).examples([13])
-    with pytest.raises(ValueError, match="global_batch_size=4 is not divisible by 3 processes; use a multiple, such as 6"):
+    with pytest.raises(ValueError, match="global_batch_size=4 is not divisible by 3 processes; use .* such as 6"):
         dataset(path, ranks=3)
 
 

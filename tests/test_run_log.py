@@ -16,7 +16,7 @@ RUN = [*TINY_ARCH, "data_paths=[data]", "epochs=2", "eval_interval=1", "global_b
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Two runs: `text`, of two processes, which logs to a file, and `wandb`, which logs offline for want of an account."""
+    """Two runs: `text`, of two processes, which logs to a file, and `wandb`, offline for want of an account."""
     folder = tmp_path_factory.mktemp("logs")
     for name, overrides, ranks in (("text", ["use_wandb=False"], 2), ("wandb", [], 1)):
         write_tiny_dataset(folder / name / "data")
@@ -67,8 +67,8 @@ def test_the_first_line_counts_network_and_table_apart(folder):
 
 
 def wandb_records(folder: Path) -> list:
-    """The records of the offline run's file: a LevelDB log (blocks of 32 KiB; crc, length, type, part of a record) behind
-    a header of 7 bytes."""
+    """The records of the offline run's file: a LevelDB log (blocks of 32 KiB; crc, length, type, part of a record)
+    behind a header of 7 bytes."""
     file, = (folder / "wandb" / "run" / "wandb").glob("offline-run-*/run-*.wandb")
     data, place, records, parts = file.read_bytes(), 7, [], b""
     while place < len(data):
@@ -88,8 +88,8 @@ def wandb_records(folder: Path) -> list:
 def test_without_an_account_wandb_goes_offline_and_says_so_in_one_line(folder):
     out = (folder / "wandb" / "stdout").read_text()
     notices = [line for line in out.splitlines() if "Weights & Biases" in line]
-    assert notices == ["Weights & Biases: no credentials (`wandb login`); logging offline to run/wandb, for `wandb sync` "
-                       "later"]
+    assert notices == ["Weights & Biases: no credentials (`wandb login`); logging offline to run/wandb, for `wandb "
+                       "sync` later"]
     assert not (folder / "wandb" / "logs").exists()
 
 
@@ -102,7 +102,8 @@ def test_an_offline_run_holds_names_config_parameters_history_and_code(folder):
     history = []
     for record in records:
         if record.HasField("history"):
-            history.append({(item.key or item.nested_key[0]): json.loads(item.value_json) for item in record.history.item})
+            items = record.history.item
+            history.append({(item.key or item.nested_key[0]): json.loads(item.value_json) for item in items})
     for line in metric_lines(folder / "wandb" / "run"):
         row, = (row for row in history if row["_step"] == line["step"] and line.keys() - {"step"} <= row.keys())
         assert all(row[name] == pytest.approx(value) for name, value in line.items() if name != "step")
