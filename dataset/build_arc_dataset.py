@@ -146,7 +146,7 @@ def read_sources(args: argparse.Namespace) -> list[Task]:
     test_sets = [name for name in (args.test_set_name, args.test_set_name2) if name is not None]
     for name in test_sets:
         if name not in args.subsets:
-            raise ValueError(f"the test set {name} is not among --subsets {' '.join(args.subsets)}; add it or correct it")
+            raise ValueError(f"the test set {name} is not among --subsets {' '.join(args.subsets)}; add or correct it")
     tasks = [task for subset in dict.fromkeys(args.subsets)
              for task in read_tasks(args.input_file_prefix, subset, subset in test_sets)]
     tested: dict[str, Task] = {}
