@@ -1,5 +1,5 @@
 """The one evaluation loop: every test example through N_sup supervision steps, metrics by set, evaluators fed."""
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -44,10 +44,12 @@ def needed_outputs(head: nn.Module, evaluators: dict[str, tuple[str, Evaluator]]
 
 def evaluate(head: nn.Module, dataset: PuzzleDataset, world: World,
              evaluators: dict[str, tuple[str, Evaluator]] | None = None,
-             save_outputs: Sequence[str] = (), save_path: Path | None = None) -> dict[str, float]:
+             save_outputs: Sequence[str] = (), save_path: Path | None = None,
+             before_batch: Callable[[], None] = lambda: None) -> dict[str, float]:
     """Metrics by flat name: `val/<name>` over all sets, `val/<set>/<name>`, and what evaluators find, on rank 0.
 
     Every rank must call it. `save_outputs` names batch fields and outputs to write to `save_path`, a file a rank.
+    `before_batch` may end the evaluation by an exception.
     """
     evaluators = evaluators or {}
     keys = needed_outputs(head, evaluators, save_outputs)
@@ -59,6 +61,7 @@ def evaluate(head: nn.Module, dataset: PuzzleDataset, world: World,
     head.eval()
     with torch.no_grad():
         for set_name, padded, examples in dataset:
+            before_batch()
             real = _real_rows(examples, world, dataset)
             # A rank without examples still takes a row of padding, counted as nothing, to know the metrics' names.
             batch = {name: value[:max(real, 1)].to(world.device) for name, value in padded.items()}

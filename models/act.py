@@ -4,7 +4,9 @@ A puzzle is worked on for up to N_sup = `halt_max_steps` supervision steps. Betw
 latents; a row that has halted takes the next puzzle and starts anew. Training may halt early where the model trusts
 its answer (q_halt), so easy puzzles make room for others; evaluation always runs N_sup steps.
 """
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,15 @@ class Carry:
     halted: Tensor  # (B,) bool, done: the next step takes a new puzzle
     noise_key: Tensor  # (B,) int64, state of the row's random numbers
     current_data: dict[str, Tensor]  # the puzzle each row works on, keyed as in the batch
+
+    def map(self, change: Callable[[Tensor], Any]) -> "Carry":
+        """The carry with `change` applied to each of its tensors."""
+        def of(value):
+            if isinstance(value, dict):
+                return {name: change(tensor) for name, tensor in value.items()}
+            return tuple(map(change, value)) if isinstance(value, tuple) else change(value)
+
+        return Carry(**{name: of(value) for name, value in vars(self).items()})
 
 
 def mix32(x: Tensor) -> Tensor:
