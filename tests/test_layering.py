@@ -68,5 +68,5 @@ def test_every_source_file_stands_in_the_readme_and_has_a_test():
             continue
         assert file.name in tree, f"README.md has no gloss for {path}"
         tested_as = {"loop": "evaluators", "protocol": "evaluators", "sudoku": "evaluators", "maze": "evaluators",
-                     "classification": "losses"}.get(file.stem, file.stem)
+                     "classification": "losses", "train_state": "resume"}.get(file.stem, file.stem)
         assert (ROOT / "tests" / f"test_{tested_as}.py").is_file(), f"{path} has no test file"

@@ -52,6 +52,7 @@ def joined_world(device: str) -> Iterator[World]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield World(dist.get_rank(), dist.get_world_size(), chosen)
+        dist.barrier()  # a rank that leaves while another still talks can abort, and torchrun would kill the others
     except RuntimeError as error:
         if "gloo" not in str(error) and not isinstance(error, dist.DistError):
             raise
