@@ -49,6 +49,9 @@ class BackboneConfig(BaseModel):
     halt_exploration_prob: float = Field(ge=0, le=1)
     # halt when q_halt > 0 (true), or when q_halt > q_continue, whose target is bootstrapped (false)
     no_ACT_continue: bool = True
+    # halt before N_sup: in training, and at evaluation
+    act_enabled: bool = True
+    act_inference: bool = False
 
     # filled from the data: rows of a batch on one rank, sequence length L, tokens V, rows of the embedding table
     batch_size: int = 0

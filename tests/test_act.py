@@ -118,3 +118,41 @@ def test_the_continue_target_is_the_value_of_the_next_step():
     assert not outputs["target_q_continue"].requires_grad
     assert "target_q_continue" not in model.eval()(model.initial_carry(batch), batch)[1]
     assert "target_q_continue" not in model_with_q(0.0)(model.initial_carry(batch), batch)[1]
+
+
+@pytest.mark.parametrize("no_continue, rule", [(True, lambda halt, go_on: halt > 0),
+                                               (False, lambda halt, go_on: halt > go_on)])
+def test_adaptive_evaluation_keeps_the_answer_a_row_halted_with_until_all_have(no_continue, rule):
+    torch.manual_seed(0)
+    options = {"halt_max_steps": 5, "no_ACT_continue": no_continue}
+    model, batch = TRM(tiny_config(**options, act_inference=True)).eval(), tiny_batch(rows=32)
+    torch.nn.init.normal_(model.inner.q_head.weight)
+    torch.nn.init.zeros_(model.inner.q_head.bias)
+    full = TRM(tiny_config(**options)).eval()
+    full.load_state_dict(model.state_dict())
+
+    def steps_of(model) -> list:
+        carry, steps = model.initial_carry(batch), []
+        while not carry.halted.all() or not steps:
+            carry, outputs = model(carry, batch)
+            steps.append((carry, outputs))
+        return steps
+
+    every_step, adaptive = steps_of(full), steps_of(model)
+    halts = torch.stack([rule(outputs["q_halt_logits"], outputs["q_continue_logits"]) for _, outputs in every_step])
+    halts[-1] = True
+    halted_at = halts.int().argmax(0)
+    assert len(halted_at.unique()) > 2 and len(adaptive) == halted_at.max() + 1
+    carry, outputs = adaptive[-1]
+    assert torch.equal(carry.steps, halted_at.int() + 1)
+    expected = torch.stack([outputs["logits"] for _, outputs in every_step])[halted_at, torch.arange(32)]
+    assert torch.equal(outputs["logits"], expected)
+
+
+def test_without_act_training_runs_every_step_however_sure_the_model_is():
+    model, batch = model_with_q(50.0, act_enabled=False), tiny_batch()
+    carry, halted = model.initial_carry(batch), []
+    for _ in range(6):
+        carry, _ = model(carry, batch)
+        halted.append(carry.halted.all().item())
+    assert halted == [False, False, True] * 2
