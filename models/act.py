@@ -4,6 +4,7 @@ A puzzle is worked on for up to N_sup = `halt_max_steps` supervision steps. Betw
 latents; a row that has halted takes the next puzzle and starts anew. Training may halt early where the model trusts
 its answer (q_halt), so easy puzzles make room for others; evaluation runs N_sup steps, unless `act_inference`.
 """
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -50,6 +51,16 @@ def noise_keys(seed: int, rows: Tensor) -> Tensor:
 def uniform(key: Tensor, draw: int) -> Tensor:
     """Draw number `draw` of a key as float32 in [0, 1): the upper 24 bits, which float32 holds exactly."""
     return (mix32((key + draw * WEYL) & MASK32) >> 8).float() / 2**24
+
+
+def normal(key: Tensor, stream: int, *shape: int, cut: float = math.inf) -> Tensor:
+    """Standard normals (B, *shape), float32, cut at ±`cut`: a stream for each key (B,) and stream number. Drawn by
+    inverting the distribution at 2^24 midpoints, so each value is a function of its key, stream and place alone."""
+    row = (mix32(key) + stream * WEYL) & MASK32
+    place = mix32(torch.arange(math.prod(shape), device=key.device)).view(shape)
+    bits = mix32((mix32(row).view(-1, *[1] * len(shape)) + place) & MASK32) >> 8
+    symmetric = (2 * bits + 1 - 2**24).float() / 2**24  # in (-1, 1), exact
+    return math.sqrt(2) * torch.erfinv(symmetric * math.erf(cut / math.sqrt(2)))
 
 
 def where_rows(rows: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -99,7 +110,7 @@ class ACTModel(nn.Module):
         continue logit is trained, its `target_q_continue` (B,)."""
         carry = self._refill(carry, batch)
         x = self.inner.embed(carry.current_data)
-        latents, logits, q = self.inner(carry.latents, x)
+        latents, logits, q = self.inner(carry.latents, x, carry.noise_key)
         outputs = {"logits": logits, "q_halt_logits": q[:, 0], "q_continue_logits": q[:, 1]}
         with torch.no_grad():
             steps = carry.steps + ~carry.halted
@@ -122,7 +133,7 @@ class ACTModel(nn.Module):
     def _refill(self, carry: Carry, batch: dict[str, Tensor]) -> Carry:
         """Halted rows take the batch's puzzle, initial latents and zero steps; those that wait stay halted."""
         new = carry.halted & (carry.steps == 0) if self._halted_rows_wait() else carry.halted
-        starts = self.inner.initial_latents()
+        starts = self.inner.initial_latents(carry.noise_key)
         return replace(
             carry,
             latents=tuple(where_rows(new, start, z) for start, z in zip(starts, carry.latents)),
@@ -147,7 +158,7 @@ class ACTModel(nn.Module):
 
     def _continue_target(self, after: Carry, x: Tensor) -> Tensor:
         """Q-learning target of "continue": what the next step would be worth, halting there if it is the last."""
-        _, _, q = self.inner(after.latents, x)
+        _, _, q = self.inner(after.latents, x, after.noise_key)
         next_halt, next_continue = q[:, 0], q[:, 1]
         last = after.steps >= self.config.halt_max_steps
         return torch.sigmoid(torch.where(last, next_halt, torch.maximum(next_halt, next_continue)))
