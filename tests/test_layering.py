@@ -69,4 +69,6 @@ def test_every_source_file_stands_in_the_readme_and_has_a_test():
         assert file.name in tree, f"README.md has no gloss for {path}"
         tested_as = {"loop": "evaluators", "protocol": "evaluators", "sudoku": "evaluators", "maze": "evaluators",
                      "classification": "losses", "train_state": "resume"}.get(file.stem, file.stem)
+        if path.startswith("models/recursive_reasoning/") and file.stem != "trm":
+            tested_as = "family"
         assert (ROOT / "tests" / f"test_{tested_as}.py").is_file(), f"{path} has no test file"
