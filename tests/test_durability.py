@@ -30,6 +30,14 @@ def words(path: str, *overrides: str) -> list[str]:
     return ["data_paths=[data]", *RUN, f"checkpoint.path={path}", *overrides]
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    """The run of two processes to which nothing happened."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    write_tiny_dataset(folder / "data")
+    return finished(folder, "whole", ranks=2)
+
+
 def finished(folder: Path, path: str, *overrides: str, ranks: int = 1, **faults: str) -> Path:
     done = run_script(SCRIPT, *words(path, *overrides), cwd=folder, ranks=ranks, **ONE_THREAD, **faults)
     assert done.returncode == 0, done.stderr
@@ -40,7 +48,7 @@ def steps_logged(run: Path) -> int:
     return len((run / "metrics.jsonl").read_text().splitlines()) if (run / "metrics.jsonl").exists() else 0
 
 
-@pytest.mark.parametrize("kills, epochs", [(3, 30), pytest.param(20, 150, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills, epochs", [(2, 12), pytest.param(20, 150, marks=pytest.mark.long)])
 def test_a_run_killed_again_and_again_ends_as_if_undisturbed(folder, kills, epochs):
     """Kills come at random, in steps, evaluations and half-written checkpoints, of which there are five a second."""
     longer = [f"epochs={epochs}", "eval_interval=10", "checkpoint.every_minutes=0.003", "checkpoint.keep_last=3"]
@@ -61,9 +69,8 @@ def test_a_run_killed_again_and_again_ends_as_if_undisturbed(folder, kills, epoc
     assert steps_logged(run) == steps_logged(whole)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_torchrun_hands_a_signal_on_and_all_ranks_save_and_end(folder, number):
-    whole = finished(folder, "whole", ranks=2)
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
+def test_torchrun_hands_a_signal_on_and_all_ranks_save_and_end(folder, undisturbed, number):
     process = start_script(SCRIPT, *words("run", "log_interval=1"), cwd=folder, ranks=2, **ONE_THREAD,
                            FAULT_SLOW_STEP="0.3")
     wait_for(lambda: steps_logged(folder / "run") >= 3, process)
@@ -72,7 +79,7 @@ def test_torchrun_hands_a_signal_on_and_all_ranks_save_and_end(folder, number):
     assert process.returncode != 0
     assert re.search(r"stopped after step (\d+) of 16; go on with", (folder / "stderr").read_text())
     run = finished(folder, "run", "checkpoint.resume=true", "log_interval=1", ranks=2)
-    assert_equal(*(read_checkpoint(r / "step_00000016.ckpt")["model_state"] for r in (whole, run)))
+    assert_equal(*(read_checkpoint(r / "step_00000016.ckpt")["model_state"] for r in (undisturbed, run)))
 
 
 def test_a_signal_ends_with_the_documented_status(folder):
@@ -94,34 +101,37 @@ def test_a_step_that_outlasts_the_grace_is_given_up_and_the_last_checkpoint_is_u
     assert len(list((folder / "run").glob("*.ckpt"))) == 2  # and best.ckpt
 
 
-def test_a_full_disk_is_said_and_costs_no_step(folder):
-    whole = finished(folder, "whole")
+def test_a_full_disk_is_said_and_costs_no_step(folder, undisturbed):
     done = run_script(SCRIPT, *words("run"), cwd=folder, **ONE_THREAD, FAULT_FULL_DISK="4:6")
     assert done.returncode == 0, done.stderr
     assert "warning: the checkpoint could not be written to run" in done.stdout and "training goes on" in done.stdout
     files = {file.name for file in (folder / "run").glob("step_*")}
     assert files == {"step_00000010.ckpt", "step_00000016.ckpt"}
     assert not list((folder / "run").glob("*.tmp"))
-    assert_equal(*(read_checkpoint(r / "step_00000016.ckpt")["model_state"] for r in (whole, folder / "run")))
+    a, b = (read_checkpoint(r / "step_00000016.ckpt")["model_state"] for r in (undisturbed, folder / "run"))
+    assert all(torch.allclose(value, b[name], atol=1e-4) for name, value in a.items())  # 2 processes, and 1
 
 
-def test_two_processes_where_one_dies_end_soon_and_are_taken_up_again(folder):
-    whole = finished(folder, "whole", ranks=2)
-    started = time.monotonic()
-    done = run_script(SCRIPT, *words("dead"), cwd=folder, ranks=2, **ONE_THREAD, FAULT_KILL="1:7")
-    assert done.returncode != 0 and time.monotonic() - started < 120
-    assert "exitcode  : -9" in done.stderr  # torchrun names the rank
-    (folder / "killed").unlink()
+@pytest.mark.long
+def test_where_one_process_dies_all_end_within_a_minute_with_the_reason(folder):
+    process = start_script(SCRIPT, *words("run"), cwd=folder, ranks=2, **ONE_THREAD, FAULT_KILL="1:7")
+    wait_for((folder / "killed").exists, process)
+    assert process.wait(60) != 0
+    assert "exitcode  : -9" in (folder / "stderr").read_text()  # torchrun names the rank
+
+
+def test_torchrun_takes_a_run_up_again_where_one_process_dies(folder, undisturbed):
     done = run_script(SCRIPT, *words("run", "checkpoint.resume=auto"), cwd=folder, ranks=2,
                       torchrun=["--max-restarts=2", "--rdzv_endpoint=localhost:0", "--nnodes=1"], **ONE_THREAD,
                       FAULT_KILL="1:7")
     assert done.returncode == 0, done.stderr
     assert "going on from step 5" in done.stdout and (folder / "killed").exists()
-    assert_same_run(whole, folder / "run")
+    assert "has lost another process of the run" in done.stderr or "SIGTERM" in done.stderr
+    assert_same_run(undisturbed, folder / "run")
 
 
 def test_a_second_run_in_the_same_directory_is_refused(folder):
-    first = start_script(SCRIPT, *words("run"), cwd=folder, **ONE_THREAD, FAULT_SLOW_STEP="0.5")
+    first = start_script(SCRIPT, *words("run"), cwd=folder, **ONE_THREAD, FAULT_SLOW_STEP="4")
     wait_for(lambda: (folder / "run" / "config.yaml").exists(), first)
     for how in ("checkpoint.resume=auto", "checkpoint.overwrite=true"):
         second = run_script(SCRIPT, *words("run", how), cwd=folder, **ONE_THREAD)
@@ -157,9 +167,8 @@ def test_batches_that_are_not_finite_are_left_out_but_not_for_ever(folder):
 
 
 @pytest.mark.long
-def test_two_agents_on_one_machine_train_as_one_run(folder):
+def test_two_agents_on_one_machine_train_as_one_run(folder, undisturbed):
     """As two machines would be started (docs/durability.md), with one process each."""
-    whole = finished(folder, "whole", ranks=2)
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -169,4 +178,4 @@ def test_two_agents_on_one_machine_train_as_one_run(folder):
     agents = [start_script(SCRIPT, *words(str(folder / "run")), cwd=where, torchrun=options, **ONE_THREAD)
               for where in (folder, folder / "second")]
     assert [agent.wait(200) for agent in agents] == [0, 0], (folder / "stderr").read_text()
-    assert_same_run(whole, folder / "run")
+    assert_same_run(undisturbed, folder / "run")
