@@ -1,5 +1,5 @@
 # make demo    a tiny network learns 4×4 Sudoku here, in minutes
-# make test    the whole test suite
+# make test    the test suite; make test-long: those of its tests that take minutes
 # Both make the virtual environment they need; SEED=1 gives the demo another seed.
 PYTHON ?= python3
 SEED ?= 0
@@ -7,7 +7,7 @@ PY := .venv/bin/python
 DEMO_DATA := data/demo-sudoku4
 DEMO_RUN := checkpoints/demo/seed$(SEED)
 
-.PHONY: demo test clean
+.PHONY: demo test test-long clean
 demo: .venv/installed
 	@test -d $(DEMO_DATA) || $(PY) -m dataset.generate_sudoku --size 4 --train 16000 --test 512 --output-dir data/demo-sudoku4-csv --overwrite
 	@test -d $(DEMO_DATA) || $(PY) -m dataset.build_sudoku_dataset --source-dir data/demo-sudoku4-csv --output-dir $(DEMO_DATA)
@@ -25,6 +25,9 @@ demo: .venv/installed
 
 test: .venv/installed
 	@$(PY) -m pytest -q
+
+test-long: .venv/installed
+	@$(PY) -m pytest -q -m long
 
 # The pinned versions of constraints.txt are the tested ones.
 .venv/installed: requirements.txt constraints.txt

@@ -3,61 +3,163 @@
     python pretrain.py experiment=demo_sudoku4                       # a CPU, minutes; `make demo` makes its data
     python pretrain.py arch=trm data_paths="[data/…]" lr=1e-4 …      # the published command lines
     torchrun --nproc-per-node 4 pretrain.py …                        # the same run on four processes
+    python pretrain.py checkpoint.path=DIRECTORY checkpoint.resume=true      # go on with a run, bit for bit
 
 A step takes one global batch through one supervision step (see models/act.py), so gradients come after each of the
-N_sup refinements of an answer. Everything that changes while training is in `TrainState`.
+N_sup refinements of an answer. What a step changes, and how it is saved, stands in train_state.py; what is promised of
+a run that is stopped or killed, in docs/durability.md.
 """
-import os
-from dataclasses import asdict, dataclass
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor, nn
 
+from config.resume import Resumed, refuse_other_data, taken_up
 from config.schema import PretrainConfig
 from dataset.common import IGNORE_LABEL_ID, dataset_fingerprint
-from dataset.puzzle_dataset import Batch, PuzzleDataset, PuzzleDatasetConfig
+from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
 from evaluators.loop import evaluate, needed_outputs
-from evaluators.protocol import build_evaluators
-from models.act import Carry
-from models.ema import EMA
-from models.sparse_embedding import SparseSignSGD
-from utils.checkpoint import Checkpoints, load_weights, read_checkpoint, set_aside_run, weights_of
+from evaluators.protocol import Evaluator, build_evaluators
+from train_state import TrainState, build_state, to_device, train_step
+from utils.checkpoint import Checkpoints
 from utils.command_line import run_script
-from utils.distributed import World, all_reduce_sum_, broadcast_object, joined_world
-from utils.metrics import TrainMeter
-from utils.optim import build_optimizer, learning_rate
+from utils.distributed import World, any_rank, broadcast_object, decided_by_main, joined_world
+from utils.optim import learning_rate
 from utils.plots import plot_train_vs_val
+from utils.preemption import STOPPED, Stopped, StopRequest
+from utils.run_directory import adopt, claimed, logged_evaluation, restored_best, set_aside_after, set_aside_run
 from utils.run_log import RunLog, unique_run_name
 from utils.sanity import check_batch
 
+MOST_SKIPS = 10  # steps in a row that are not finite: then it is not the batch
+
+
+def train(config: PretrainConfig, world: World, resumed: Resumed | None = None) -> Path:
+    """The run, from its start or from where a checkpoint left it. Returns its directory.
+
+    Raises Stopped, with the state saved, after a signal.
+    """
+    run = build_run(config, world, resumed)
+    state, pauses = run.state, evaluation_steps(config, run.state.data)
+    with run.opened(resumed):
+        if resumed and state.step in pauses:
+            run.evaluate(logged=decided_by_main(lambda: logged_evaluation(run.directory, state.step)))
+        while state.step < run.total_steps:
+            run.step()
+            if state.step % config.log_interval == 0 or state.step == run.total_steps:
+                run.log_training()
+            saves = state.step in pauses and (config.checkpoint_every_eval or state.step == run.total_steps)
+            if saves or any_rank(run.checkpoints.due())[0]:
+                run.save()  # before the evaluation, which may fail
+            run.stop_if_asked(saved=saves)
+            if state.step in pauses:
+                run.evaluate()
+    run.finish()
+    return run.directory
+
 
 @dataclass
-class TrainState:
-    """All that changes while training."""
+class Run:
+    """The parts of a run, and what `train` has them do."""
 
-    head: nn.Module
-    optimizers: list[torch.optim.Optimizer]
-    ema: EMA | None
-    data: PuzzleDataset
-    carry: Carry
-    step: int = 0
+    config: PretrainConfig
+    directory: Path
+    world: World
+    state: TrainState
+    test_data: PuzzleDataset
+    evaluators: dict[str, tuple[str, Evaluator]]
+    total_steps: int
+    facts: dict  # what a checkpoint says besides the state
 
-    @property
-    def epoch(self) -> int:
-        return self.data.stream.epoch
+    @contextmanager
+    def opened(self, resumed: Resumed | None) -> Iterator[None]:
+        """Hold the directory, log and save to it, and turn signals into requests."""
+        with (claimed_for_run(self.directory, self.config, self.world, resumed),
+              StopRequest(self.config.preempt_grace_s) as self.stop):
+            self.log = open_log(self.config, self.directory, self.state, self.total_steps, self.world, resumed)
+            self.checkpoints = open_checkpoints(self.config, self.directory, self.log, self.world, resumed)
+            try:
+                yield
+            finally:
+                self.log.close_bar()
+                self.checkpoints.close()
 
-    def state_dict(self) -> dict:
-        """The checkpoint's payload: only tensors and plain values."""
-        return {
-            "model_state": self.head.state_dict(),
-            "ema_state": self.ema and self.ema.state_dict(),
-            "optimizer_states": [optimizer.state_dict() for optimizer in self.optimizers],
-            "data_position": self.data.stream.state_dict(),
-            "carry": asdict(self.carry),
-            "step": self.step,
-            "epoch": self.epoch}
+    def step(self) -> None:
+        """Train on the next batch. One that is not finite is left out, or ends the run, the state before it saved."""
+        state, config, before = self.state, self.config, self.state.data.stream.state_dict()
+        metrics = train_step(state, to_device(state.data.next_batch(), self.world.device), config, self.total_steps)
+        self.log.advance()
+        if metrics is not None:
+            state.meter.add(metrics)
+            return
+        what = (f"step {state.step + 1}: the loss or its gradient is not finite (epoch {before['epoch']}, the "
+                f"{config.global_batch_size} examples from number {before['offset']} of its stream on)")
+        if config.on_nonfinite == "stop" or state.skipped == MOST_SKIPS:
+            state.data.stream.load_state_dict(before)
+            self.save()
+            others = f", nor were the {state.skipped} steps before it" if state.skipped else ""
+            raise ValueError(f"{what}{others}; the state before it is saved in {self.directory}; go on from there or "
+                             "from an earlier checkpoint, with a smaller lr or on_nonfinite=skip")
+        self.log.say(f"warning: {what}; the batch is left out")
+        state.leave_out_step()
+
+    def log_training(self) -> None:
+        step = self.state.step
+        self.log.log(step, self.state.epoch, self.state.meter.read_window() | {
+            "train/lr": learning_rate(step, self.config.lr, self.total_steps, self.config)})
+
+    def save(self) -> None:
+        self.checkpoints.save(self.state.state_dict() | self.facts, self.state.step)
+
+    def stop_if_asked(self, saved: bool) -> None:
+        """Save and raise Stopped where any rank has had a signal."""
+        if any_rank(self.stop.requested)[0]:
+            if not saved:
+                self.save()
+            raise Stopped(f"stopped after step {self.state.step} of {self.total_steps}")
+
+    def evaluate(self, logged: dict[str, float] | None = None) -> None:
+        """Evaluate by the averaged weights where there are such; `logged`: it is done and in the log already."""
+        state, config = self.state, self.config
+        with state.meter.paused_clock(), state.averaged():
+            validation = logged or evaluate(
+                state.head, self.test_data, self.world, self.evaluators, config.eval_save_outputs,
+                self.directory / f"evaluation_step_{state.step:08d}", lambda: self.stop_if_asked(saved=True))
+        train_loss = state.meter.read_loss_since_evaluation()
+        if self.world.is_main:
+            if not logged:
+                self.log.epoch_summary(state.epoch, train_loss, validation["val/loss"])
+                self.log.log(state.step, state.epoch, validation)
+            self.checkpoints.keep_if_best(state.step, validation)
+
+    def finish(self) -> None:
+        """End the log, and draw the curves of the whole run."""
+        self.log.finish()
+        if self.world.is_main:
+            folder = self.directory if self.config.checkpoint.enabled else Path(self.config.log_dir)
+            plot_train_vs_val(self.log.metrics_file, folder / "train_vs_val_loss.png")
+
+
+def build_run(config: PretrainConfig, world: World, resumed: Resumed | None) -> Run:
+    """Load the data, build the model and, where the run goes on, take its state from the checkpoint."""
+    data, test_data = load_data(config, world)
+    facts = run_facts(config, world)
+    state = build_state(config, data, world)
+    if resumed:
+        decided_by_main(lambda: refuse_other_data(facts["data_fingerprints"], resumed))
+        state.load_state_dict(resumed.payload, resumed.file, world)
+    evaluators = build_evaluators([e.model_dump() for e in config.evaluators], test_data)
+    needed_outputs(state.head, evaluators, config.eval_save_outputs)  # or the first evaluation would find out
+    directory = name_run(config)
+    facts["config"] = config.model_dump()
+    return Run(config, directory, world, state, test_data, evaluators, data.steps_in(config.epochs), facts)
 
 
 def load_data(config: PretrainConfig, world: World) -> tuple[PuzzleDataset, PuzzleDataset]:
@@ -83,56 +185,6 @@ def load_data(config: PretrainConfig, world: World) -> tuple[PuzzleDataset, Puzz
     return train, test
 
 
-def build_state(config: PretrainConfig, data: PuzzleDataset, world: World) -> TrainState:
-    torch.manual_seed(config.seed)  # the same initial weights on every rank
-    head = config.arch.build_head(data.metadata, data.local_batch_size, world)
-    if config.load_checkpoint is not None:
-        load_weights(head, weights_of(read_checkpoint(config.load_checkpoint), use_ema=True), config.load_checkpoint,
-                     resize_puzzle_table=True)
-    head.requires_grad_(not config.freeze_weights)
-    if _should_compile(config, world):
-        head.compile_recursion()
-    optimizers = []
-    if head.puzzle_embedding is not None:
-        optimizers.append(SparseSignSGD(head.puzzle_embedding, config.puzzle_emb_lr, config.puzzle_emb_weight_decay))
-    if not config.freeze_weights:
-        optimizers.append(build_optimizer(head.parameters(), config))
-    carry = head.initial_carry(to_device(data.first_batch(), world.device), seed=config.seed,
-                               first_row=world.rank * data.local_batch_size)
-    ema = EMA(head, config.ema_rate) if config.ema and not config.freeze_weights else None
-    return TrainState(head.train(), optimizers, ema, data, carry)
-
-
-def _should_compile(config: PretrainConfig, world: World) -> bool:
-    if os.environ.get("DISABLE_COMPILE"):
-        return False
-    return world.device.type == "cuda" if config.compile is None else config.compile
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Pinned memory lets the copy to a GPU run beside the computation."""
-    if device.type != "cuda":
-        return {name: value.to(device) for name, value in batch.items()}
-    return {name: value.pin_memory().to(device, non_blocking=True) for name, value in batch.items()}
-
-
-def train_step(state: TrainState, batch: Batch, config: PretrainConfig, total_steps: int) -> dict[str, Tensor]:
-    """One supervision step and one update by the gradient of the global batch. Returns the metrics' sums."""
-    state.step += 1
-    state.carry, loss, metrics, _, _ = state.head(carry=state.carry, batch=batch, return_keys=())
-    (loss / config.global_batch_size).backward()
-    all_reduce_sum_([p.grad for p in state.head.parameters() if p.grad is not None])
-    for optimizer in state.optimizers:
-        for group in optimizer.param_groups:
-            peak = config.puzzle_emb_lr if isinstance(optimizer, SparseSignSGD) else config.lr
-            group["lr"] = learning_rate(state.step, peak, total_steps, config)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    if state.ema is not None:
-        state.ema.update()
-    return metrics
-
-
 def evaluation_steps(config: PretrainConfig, data: PuzzleDataset) -> set[int]:
     """Steps at which an interval of epochs ends, and the last, whatever the interval."""
     interval = config.eval_interval or config.epochs
@@ -140,85 +192,73 @@ def evaluation_steps(config: PretrainConfig, data: PuzzleDataset) -> set[int]:
     return {step for step in ends[config.min_eval_interval:] if step} | {data.steps_in(config.epochs)}
 
 
-def train(config: PretrainConfig, world: World) -> Path:
-    """The run. Returns its directory."""
-    data, test_data = load_data(config, world)
-    run_dir = name_run(config)
-    state = build_state(config, data, world)
-    evaluators = build_evaluators([e.model_dump() for e in config.evaluators], test_data)
-    needed_outputs(state.head, evaluators, config.eval_save_outputs)  # or the first evaluation would find out
-    total_steps, pauses = data.steps_in(config.epochs), evaluation_steps(config, data)
-    log = open_log(config, run_dir, state, total_steps, world)
-    checkpoints = Checkpoints(run_dir, config.checkpoint, writes=world.is_main)
-    facts = {"config": config.model_dump(), "torch_version": str(torch.__version__),
-             "data_fingerprints": {path: dataset_fingerprint(path) for path in config.data_paths if world.is_main}}
-    meter = TrainMeter(world.device)
-
-    while state.step < total_steps:
-        batch = to_device(data.next_batch(), world.device)
-        meter.add(train_step(state, batch, config, total_steps))
-        log.advance()
-
-        if state.step % config.log_interval == 0 or state.step == total_steps:
-            log.log(state.step, state.epoch, meter.read_window() | {
-                "train/lr": learning_rate(state.step, config.lr, total_steps, config)})
-
-        if state.step in pauses:
-            with meter.paused_clock():
-                saved = None
-                if config.checkpoint_every_eval or state.step == total_steps:
-                    saved = checkpoints.save(state.state_dict() | facts, state.step)  # before what may fail
-                validation = validate(state, test_data, evaluators, config, run_dir, world)
-                train_loss = meter.read_loss_since_evaluation()
-                if world.is_main:
-                    log.log(state.step, state.epoch, validation)
-                    log.epoch_summary(state.epoch, train_loss, validation["val/loss"])
-                    checkpoints.keep_if_best(saved, validation)
-    log.finish()
-    if world.is_main:
-        picture_dir = run_dir if config.checkpoint.enabled else Path(config.log_dir)
-        plot_train_vs_val(log.metrics_file, picture_dir / "train_vs_val_loss.png")
-    return run_dir
-
-
 def name_run(config: PretrainConfig) -> Path:
     """Name a run without a name (readable, unique, the same on all ranks). Returns its directory."""
-    arch = config.arch.name.partition("@")[0].rpartition(".")[2]
-    config.project_name = config.project_name or f"{Path(config.data_paths[0]).name}-{arch}"
-    config.run_name = broadcast_object(config.run_name or unique_run_name(arch))
-    return Path(config.checkpoint.path or f"checkpoints/{config.project_name}/{config.run_name}")
+    config.project_name = config.project
+    config.run_name = broadcast_object(config.run_name or unique_run_name(config.arch.short_name))
+    return config.run_directory
 
 
-def open_log(config: PretrainConfig, run_dir: Path, state: TrainState, total_steps: int, world: World) -> RunLog:
-    """Make the run's directory, with the resolved config in it, and the log."""
-    settings = config.model_dump()
-    if world.is_main:
-        set_aside_run(run_dir, config.checkpoint.overwrite)
-        run_dir.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(OmegaConf.create(settings), run_dir / "config.yaml")
+@contextmanager
+def claimed_for_run(run_dir: Path, config: PretrainConfig, world: World, resumed: Resumed | None) -> Iterator[None]:
+    """Hold the run's directory, with the resolved config in it and what an earlier run left out of the way."""
+    with ExitStack() as stack:
+        def claim() -> None:
+            stack.enter_context(claimed(run_dir))
+            if resumed and resumed.file.parent.resolve() == run_dir.resolve():
+                adopt(resumed.file, run_dir, resumed.step)
+                set_aside_after(run_dir, resumed.step, keep_best=resumed.same_monitor)
+            elif config.checkpoint.resume == "auto":  # what there is has no checkpoint that is whole
+                set_aside_after(run_dir, step=-1)
+            else:
+                set_aside_run(run_dir, config.checkpoint.overwrite)
+                if resumed:
+                    adopt(resumed.file, run_dir, resumed.step)
+            OmegaConf.save(OmegaConf.create(config.model_dump()), run_dir / "config.yaml")
+
+        decided_by_main(claim)
+        yield
+
+
+def run_facts(config: PretrainConfig, world: World) -> dict:
+    """What a checkpoint says of the run besides its state."""
+    paths = dict.fromkeys([*config.data_paths, *config.data_paths_test])
+    return {"versions": {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__},
+            "data_fingerprints": {path: dataset_fingerprint(path) for path in paths} if world.is_main else {}}
+
+
+def open_log(config: PretrainConfig, run_dir: Path, state: TrainState, total_steps: int, world: World,
+             resumed: Resumed | None) -> RunLog:
     embedding = state.head.puzzle_embedding
     parameters = {"network": sum(p.numel() for p in state.head.parameters()),
                   "puzzle_embedding": 0 if embedding is None else embedding.weights.numel()}
-    log = RunLog(config, run_dir, settings, parameters, total_steps, writes=world.is_main)
+    log = RunLog(config, run_dir, config.model_dump(), parameters, total_steps, writes=world.is_main,
+                 first_step=state.step)
     for key in config.arch.unused_keys():
         log.say(f"notice: {key} has no effect with arch.name={config.arch.name}")
+    for line in resumed.notices(world.size) if resumed else []:
+        log.say(line)
     return log
 
 
-def validate(state: TrainState, test_data: PuzzleDataset, evaluators: dict, config: PretrainConfig, run_dir: Path,
-             world: World) -> dict[str, float]:
-    """Metrics of the test data, by the averaged weights where there are such."""
-    where = run_dir / f"evaluation_step_{state.step:08d}"
-    if state.ema is None:
-        return evaluate(state.head, test_data, world, evaluators, config.eval_save_outputs, where)
-    with state.ema.applied():
-        return evaluate(state.head, test_data, world, evaluators, config.eval_save_outputs, where)
+def open_checkpoints(config: PretrainConfig, run_dir: Path, log: RunLog, world: World,
+                     resumed: Resumed | None) -> Checkpoints:
+    best = None
+    if resumed and resumed.same_monitor and world.is_main:
+        best = restored_best(run_dir, config.checkpoint.monitor, resumed.payload["best_val_metric"])
+    return Checkpoints(run_dir, config.checkpoint, world.is_main, log.say, best)
 
 
 def main(cfg: DictConfig) -> None:
     config = PretrainConfig.parse(cfg)
     with joined_world(config.device) as world:
-        train(config, world)
+        config, resumed = taken_up(config, cfg, HydraConfig.get().overrides.task)
+        try:
+            train(config, world, resumed)
+        except Stopped as stopped:
+            if world.is_main:
+                print(f"{stopped}; go on with checkpoint.resume=true", file=sys.stderr)
+            sys.exit(STOPPED)
 
 
 if __name__ == "__main__":

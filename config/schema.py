@@ -2,6 +2,7 @@
 
 Every key stands in the YAML; an unknown or mistyped one is an error that names the nearest valid key.
 """
+from pathlib import Path
 from typing import Literal
 
 from omegaconf import DictConfig, OmegaConf
@@ -37,6 +38,11 @@ class ArchConfig(NamedConfig):
     loss: NamedConfig
 
     @property
+    def short_name(self) -> str:
+        """`trm` of `recursive_reasoning.trm@TRM`."""
+        return self.name.partition("@")[0].rpartition(".")[2]
+
+    @property
     def model_class(self) -> type[nn.Module]:
         return load_class(self.name, "models")
 
@@ -66,6 +72,9 @@ class ArchConfig(NamedConfig):
         from_data = {"batch_size": batch_size, "seq_len": data.seq_len, "vocab_size": data.vocab_size,
                      "num_puzzle_identifiers": data.num_puzzle_identifiers}
         model = self.model_class(options | from_data)
+        if world.is_main:
+            for notice in model.config.notices():
+                print(f"notice: {notice}")
         return self.head_class(model, **self.loss.options).to(world.device)
 
 
@@ -106,6 +115,10 @@ class PretrainConfig(SharedConfig, OptimConfig, LogConfig):
     # of weights, data order and exploration
     seed: int = Field(ge=0)
     checkpoint: CheckpointConfig
+    # seconds after SIGTERM or SIGINT at which an unfinished step or save is given up (torchrun kills after 30)
+    preempt_grace_s: float = Field(gt=0)
+    # a step whose loss or gradient is not finite: end the run, keeping the state before it, or go on without its batch
+    on_nonfinite: Literal["stop", "skip"]
     # start from a checkpoint's weights
     load_checkpoint: str | None
     # compile the recursion; auto: on CUDA. DISABLE_COMPILE=1 in the environment overrules it
@@ -127,6 +140,19 @@ class PretrainConfig(SharedConfig, OptimConfig, LogConfig):
             raise ValueError("freeze_weights=True trains the puzzle embeddings alone, and arch.puzzle_emb_ndim=0 "
                              "has none")
         return self
+
+
+    @property
+    def project(self) -> str:
+        """`project_name`, or one made of the first data set and the architecture."""
+        return self.project_name or f"{Path(self.data_paths[0]).name}-{self.arch.short_name}"
+
+    @property
+    def run_directory(self) -> Path | None:
+        """Where the run's files go; None before it has a name."""
+        if self.checkpoint.path is not None:
+            return Path(self.checkpoint.path)
+        return Path("checkpoints", self.project, self.run_name) if self.run_name else None
 
 
 class EvaluateConfig(SharedConfig):

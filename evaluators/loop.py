@@ -1,5 +1,5 @@
 """The one evaluation loop: every test example through N_sup supervision steps, metrics by set, evaluators fed."""
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -14,9 +14,13 @@ from utils.metrics import MetricSums, means
 SAVED_FROM_BATCH = ("inputs", "labels", "puzzle_identifiers")
 
 
-def supervision_steps(head: nn.Module, batch: Batch, keys: Sequence[str]) -> Iterator[tuple[dict, dict[str, Tensor]]]:
-    """Metrics (sums) and the outputs named by `keys`, after each supervision step of a batch, until all rows halt."""
-    carry, finished = head.initial_carry(batch), False
+def supervision_steps(head: nn.Module, batch: Batch, keys: Sequence[str], first_row: int = 0
+                      ) -> Iterator[tuple[dict, dict[str, Tensor]]]:
+    """Metrics (sums) and the outputs named by `keys`, after each supervision step of a batch, until all rows halt.
+
+    `first_row`: number of the batch's first row in the global batch, on which a model's random numbers depend.
+    """
+    carry, finished = head.initial_carry(batch, first_row=first_row), False
     while not finished:
         carry, _, metrics, outputs, finished = head(carry=carry, batch=batch, return_keys=keys)
         yield metrics, outputs
@@ -44,10 +48,12 @@ def needed_outputs(head: nn.Module, evaluators: dict[str, tuple[str, Evaluator]]
 
 def evaluate(head: nn.Module, dataset: PuzzleDataset, world: World,
              evaluators: dict[str, tuple[str, Evaluator]] | None = None,
-             save_outputs: Sequence[str] = (), save_path: Path | None = None) -> dict[str, float]:
+             save_outputs: Sequence[str] = (), save_path: Path | None = None,
+             before_batch: Callable[[], None] = lambda: None) -> dict[str, float]:
     """Metrics by flat name: `val/<name>` over all sets, `val/<set>/<name>`, and what evaluators find, on rank 0.
 
     Every rank must call it. `save_outputs` names batch fields and outputs to write to `save_path`, a file a rank.
+    `before_batch` may end the evaluation by an exception.
     """
     evaluators = evaluators or {}
     keys = needed_outputs(head, evaluators, save_outputs)
@@ -59,10 +65,12 @@ def evaluate(head: nn.Module, dataset: PuzzleDataset, world: World,
     head.eval()
     with torch.no_grad():
         for set_name, padded, examples in dataset:
+            before_batch()
             real = _real_rows(examples, world, dataset)
             # A rank without examples still takes a row of padding, counted as nothing, to know the metrics' names.
             batch = {name: value[:max(real, 1)].to(world.device) for name, value in padded.items()}
-            metrics, outputs = _last_step(head, batch, keys, whole=real == dataset.local_batch_size)
+            metrics, outputs = _last_step(head, batch, keys, first_row=world.rank * dataset.local_batch_size,
+                                          whole=real == dataset.local_batch_size)
             sums[set_name].add({name: value * bool(real) for name, value in metrics.items()})
             if not real:
                 continue
@@ -84,10 +92,10 @@ def _real_rows(examples: int, world: World, dataset: PuzzleDataset) -> int:
     return min(max(examples - world.rank * dataset.local_batch_size, 0), dataset.local_batch_size)
 
 
-def _last_step(head: nn.Module, batch: Batch, keys: Sequence[str], whole: bool):
+def _last_step(head: nn.Module, batch: Batch, keys: Sequence[str], first_row: int, whole: bool):
     # A short last batch is no reason to compile for a new shape.
     with nullcontext() if whole else torch.compiler.set_stance("force_eager"):
-        *_, last = supervision_steps(head, batch, keys)
+        *_, last = supervision_steps(head, batch, keys, first_row)
     return last
 
 

@@ -26,6 +26,11 @@ class SparseEmbedding(nn.Module):
             self.looked_up = identifiers, rows.requires_grad_()
         return rows
 
+    @property
+    def gradient(self) -> Tensor | None:
+        """Gradient (B, width) of the rows looked up last."""
+        return None if self.looked_up is None else self.looked_up[1].grad
+
 
 class SparseSignSGD(torch.optim.Optimizer):
     """Sign-SGD with decoupled weight decay on the rows of one `SparseEmbedding` that the last lookup touched.

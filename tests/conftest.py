@@ -1,6 +1,9 @@
 """Fixtures shared by all tests: the recorded reference data, which stands beside the project and not in it."""
 import os
+import resource
+import signal
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,3 +20,20 @@ def shared() -> Path:
     if not path.is_dir():
         pytest.skip("recorded reference data (../shared) is not here")
     return path
+
+
+@pytest.fixture
+def limited_file_size():
+    """A context in which no file can grow beyond so many bytes: what a full disk does, without filling one."""
+    @contextmanager
+    def limited(size: int):
+        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            signal.signal(signal.SIGXFSZ, handler)
+
+    return limited

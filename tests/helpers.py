@@ -3,14 +3,21 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import hydra
 import numpy as np
 import torch
 
+from config.resume import taken_up
 from config.schema import EvaluateConfig, PretrainConfig
 from dataset.common import write_split
+from pretrain import train
+from utils.checkpoint import read_checkpoint
+from utils.distributed import World
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY_ARCH = ["arch.hidden_size=16", "arch.num_heads=2", "arch.H_cycles=2", "arch.L_cycles=1", "arch.L_layers=1",
@@ -84,6 +91,42 @@ def evaluate_config(*overrides: str) -> EvaluateConfig:
     return EvaluateConfig.parse(_composed("cfg_evaluate", overrides))
 
 
+def resume(run_dir: Path, *overrides: str) -> Path:
+    """What `python pretrain.py checkpoint.path=… checkpoint.resume=true …` does, in this process."""
+    words = [f"checkpoint.path={run_dir}", *([] if any("resume" in word for word in overrides)
+                                              else ["checkpoint.resume=true"]), *overrides]
+    cfg = _composed("cfg_pretrain", tuple(words))
+    config, resumed = taken_up(PretrainConfig.parse(cfg), cfg, words)
+    return train(config, World(), resumed)
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Two run directories whose runs ended alike, bit for bit: the newest checkpoints and the metrics."""
+    a, b = (read_checkpoint(run / (run / "latest.txt").read_text().strip()) for run in (one, other))
+    of_the_process = ("config", "versions", "ranks")
+    assert_equal(*({key: value for key, value in payload.items() if key not in of_the_process} for payload in (a, b)))
+    assert_equal([rank["meter"] for rank in a["ranks"]], [rank["meter"] for rank in b["ranks"]])
+    timeless = [[{name: value for name, value in line.items() if not name.endswith("_per_s")}
+                 for line in metric_lines(run)] for run in (one, other)]
+    assert timeless[0] == timeless[1]
+
+
+def assert_equal(a, b, where: str = "payload") -> None:
+    """Nested values with tensors, equal bit for bit."""
+    if isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype and torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_equal(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b)):
+            assert_equal(x, y, f"{where}[{i}]")
+    else:
+        assert a == b, where
+
+
 def _composed(name: str, overrides: tuple[str, ...]):
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "config")):
         return hydra.compose(name, list(overrides))
@@ -96,13 +139,35 @@ def run_process(command: list[str], cwd: Path, **environment: str | None) -> sub
                           env=variables)
 
 
-def run_script(script: str, *overrides: str, cwd: Path, ranks: int = 1, **environment: str | None):
-    """`pretrain.py` or `evaluate.py` as a user starts it; `ranks` > 1 under torchrun."""
+def script_command(script: str, *overrides: str, ranks: int = 1, torchrun: Sequence[str] = ()) -> list[str]:
+    """`pretrain.py` or another script as a user starts it; `ranks` > 1 or options of torchrun: under torchrun."""
     launcher = [sys.executable]
-    if ranks > 1:
+    if ranks > 1 or torchrun:
         launcher += ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--rdzv_backend=c10d",
-                     "--rdzv_endpoint=localhost:0", "--nnodes=1"]
-    return run_process([*launcher, str(ROOT / script), *overrides], cwd, **environment)
+                     *(torchrun or ["--rdzv_endpoint=localhost:0", "--nnodes=1"])]
+    return [*launcher, str(ROOT / script), *overrides]
+
+
+def run_script(script: str, *overrides: str, cwd: Path, ranks: int = 1, torchrun: Sequence[str] = (),
+               **environment: str | None):
+    return run_process(script_command(script, *overrides, ranks=ranks, torchrun=torchrun), cwd, **environment)
+
+
+def start_script(script: str, *overrides: str, cwd: Path, ranks: int = 1, torchrun: Sequence[str] = (),
+                 **environment: str) -> subprocess.Popen:
+    """The same in the background; it writes `stdout` and `stderr` in its folder."""
+    with open(cwd / "stdout", "w") as out, open(cwd / "stderr", "w") as err:
+        return subprocess.Popen(script_command(script, *overrides, ranks=ranks, torchrun=torchrun), cwd=cwd,
+                                stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=os.environ | environment)
+
+
+def wait_for(condition: Callable[[], Any], process: subprocess.Popen, seconds: float = 120):
+    """Until the condition holds, whose value is returned; the process must be alive till then."""
+    ends = time.monotonic() + seconds
+    while not (value := condition()):
+        assert process.poll() is None and time.monotonic() < ends, "it did not come to that"
+        time.sleep(0.02)
+    return value
 
 
 def metric_lines(run_dir: Path) -> list[dict]:

@@ -1,23 +1,31 @@
-"""Checkpoints: where they lie, how they are written and read, which one is the best.
+"""Checkpoints: how they are written, found to be whole, and read; which one is the best.
 
     <run>/step_%08d.ckpt   the payload at an evaluation step, written before the evaluation, which may fail
     <run>/latest.txt       name of the newest of them
     <run>/best.ckpt        the one whose evaluation gave the best `checkpoint.monitor`
 
 The payload is a dict of tensors and plain values, read with `weights_only=True`: a stranger's checkpoint runs no code.
+Training waits only while the payload is copied; another thread writes it. A write that fails costs no run: it is said,
+the files before it stay, and it is tried again.
 """
 import os
 import shutil
+import time
+import zipfile
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1: without random states, meters and the carries of all ranks; gives its weights, not its run
 COMPILED_PREFIX = "_orig_mod."  # what torch.compile puts before every name in published checkpoints
 PUZZLE_TABLE = "puzzle_emb.weights"
+STEP_FILES = "step_????????.ckpt"
+RETRY_S = 60.0  # after a write that failed
 
 
 class CheckpointConfig(BaseModel):
@@ -30,11 +38,19 @@ class CheckpointConfig(BaseModel):
     # metric that best.ckpt follows, and its better direction; null: no best.ckpt
     monitor: str | None
     mode: Literal["min", "max"]
+    # newest step files to keep, best.ckpt besides; null: all
+    keep_last: int | None = Field(gt=0)
+    # minutes after which to save between evaluations, too; null: only at evaluations
+    every_minutes: float | None = Field(gt=0)
+    # go on with the run in `path`: true from its newest checkpoint, auto likewise if there is one and anew if not
+    resume: bool | Literal["auto"]
+    # go on from this checkpoint: a file, or the name of one in `path`
+    resume_from: str | None
     # begin anew in a directory that holds a run, whose files are moved aside
     overwrite: bool
 
 
-def write_atomically(path: Path, write) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Call `write(temporary file path)`, and give the result its name only once it is on the disk."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -46,46 +62,95 @@ def write_atomically(path: Path, write) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def snapshot(value):
+    """A copy of a payload in main memory, which training no longer changes."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: snapshot(item) for key, item in value.items()}
+    return type(value)(map(snapshot, value)) if isinstance(value, (list, tuple)) else value
+
+
 class Checkpoints:
-    """The checkpoint files of one run; `writes=False` (a rank other than 0) writes none."""
+    """The checkpoint files of one run. `writes=False` (a rank other than 0) writes none; `say` tells people."""
 
-    def __init__(self, directory: Path, config: CheckpointConfig, writes: bool = True):
-        self.directory, self.config, self.best = directory, config, None
+    def __init__(self, directory: Path, config: CheckpointConfig, writes: bool = True,
+                 say: Callable[[str], None] = print, best: float | None = None):
+        self.directory, self.config, self.say, self.best = directory, config, say, best
         self.writes = writes and config.enabled
+        self._writer, self._pending = ThreadPoolExecutor(max_workers=1), None
+        self._save_at = self._next_save()
 
-    def save(self, payload: dict, step: int) -> Path | None:
-        """Write the payload of a step, and return its file."""
+    def _next_save(self) -> float:
+        return time.monotonic() + 60 * (self.config.every_minutes or float("inf"))
+
+    def due(self) -> bool:
+        """Is it time to save between evaluations, or to try again? The clock is that of the rank that writes."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
+        return self.writes and time.monotonic() >= self._save_at
+
+    def save(self, payload: dict | None, step: int) -> None:
+        """Write the payload of a step in the background, once the write before has ended."""
         if not self.writes:
-            return None
-        path = self.directory / f"step_{step:08d}.ckpt"
-        payload = {"format_version": FORMAT_VERSION, "best_val_metric": self.best, **payload}
-        write_atomically(path, lambda file: torch.save(payload, file))
-        write_atomically(self.directory / "latest.txt", lambda file: file.write_text(path.name + "\n"))
-        return path
+            return
+        self.wait()
+        copy = snapshot({"format_version": FORMAT_VERSION, "best_val_metric": self.best, **payload})
+        self._save_at = self._next_save()
+        self._pending = self._writer.submit(self._write, copy, self.directory / step_file(step))
 
-    def keep_if_best(self, saved: Path | None, metrics: dict[str, float]) -> None:
-        """Mirror `saved` to best.ckpt if its metrics improve. Raises ValueError if they lack the monitored one."""
+    def _write(self, payload: dict, path: Path) -> None:
+        write_atomically(path, lambda file: _save(payload, file))
+        write_atomically(self.directory / "latest.txt", lambda file: file.write_text(path.name + "\n"))
+        for old in sorted(self.directory.glob(STEP_FILES))[:-self.config.keep_last] if self.config.keep_last else []:
+            old.unlink()
+
+    def wait(self) -> None:
+        """Until the write under way has ended. One that failed is said, and due again after `RETRY_S`."""
+        pending, self._pending = self._pending, None
+        try:
+            if pending is not None:
+                pending.result()
+        except (OSError, RuntimeError) as error:  # RuntimeError: torch's own writer
+            self._save_at = time.monotonic() + RETRY_S
+            self.say(f"warning: the checkpoint could not be written to {self.directory} ({error}); training goes on, "
+                     f"the checkpoints before are as they were, and it is tried again in {RETRY_S:g} s")
+
+    def keep_if_best(self, step: int, metrics: dict[str, float]) -> None:
+        """Mirror the checkpoint of `step` to best.ckpt if its metrics improve. Raises ValueError if they lack the
+        monitored one."""
         monitor = self.config.monitor
-        if saved is None or monitor is None:
+        if not self.writes or monitor is None:
             return
         if monitor not in metrics:
             raise ValueError(f"checkpoint.monitor={monitor} is no metric of this evaluation; there are: "
                              f"{', '.join(sorted(metrics))}")
         sign = 1 if self.config.mode == "max" else -1
-        if self.best is None or sign * metrics[monitor] > sign * self.best:
-            self.best = metrics[monitor]
+        if self.best is not None and sign * metrics[monitor] <= sign * self.best:
+            return
+        self.wait()
+        saved = self.directory / step_file(step)
+        if not saved.is_file():
+            self.say(f"warning: {monitor}={metrics[monitor]:.6g} is the best so far, but {saved.name} was not written")
+            return
+        try:
             write_atomically(self.directory / "best.ckpt", lambda file: shutil.copyfile(saved, file))
+            self.best = metrics[monitor]
+        except OSError as error:
+            self.say(f"warning: best.ckpt could not be written ({error}); the one before is as it was")
+
+    def close(self) -> None:
+        self.wait()
+        self._writer.shutdown()
 
 
-def set_aside_run(directory: Path, overwrite: bool) -> None:
-    """Refuse to start in a directory that holds a run, or with `overwrite` give what it holds another name."""
-    if not (directory / "metrics.jsonl").exists():
-        return
-    if not overwrite:
-        raise ValueError(f"{directory} holds a run already; choose another run_name or checkpoint.path, or set "
-                         "checkpoint.overwrite=true to move that run aside")
-    number = next(n for n in range(1, 10_000) if not directory.with_name(f"{directory.name}.old{n}").exists())
-    directory.rename(directory.with_name(f"{directory.name}.old{number}"))
+def _save(payload: dict, file: Path) -> None:
+    with open(file, "wb") as f:  # given a path, torch.save hides why a write failed
+        torch.save(payload, f)
+
+
+def step_file(step: int) -> str:
+    return f"step_{step:08d}.ckpt"
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -104,11 +169,21 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def read_checkpoint(path: str | Path) -> dict:
-    """The payload, on the CPU. Raises ValueError for a file that is no checkpoint, or needs a newer version of us."""
+    """The payload, on the CPU, mapped into memory rather than read where the file allows it.
+
+    Raises ValueError for a file that is missing, damaged or no checkpoint, or needs a newer version of us. Our files
+    (and published ones of today) are zip archives, whose checksums reveal every flipped bit of their contents.
+    """
     try:
-        payload = torch.load(path, map_location="cpu", weights_only=True)
+        archive = zipfile.is_zipfile(path)
+        damaged = zipfile.ZipFile(path).testzip() if archive else None
+        if damaged:
+            raise ValueError(f"the checksum of its part {damaged} is wrong")
+        payload = torch.load(path, map_location="cpu", weights_only=True, mmap=archive or None)
     except Exception as error:  # torch.load raises nearly everything on damaged files; what it said is passed on
-        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        advises_harm = "weights_only" in str(error)  # torch then says how to run the code in the file
+        reason = "it holds more than tensors and plain values, or is no file of torch.save" if advises_harm else \
+            f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise ValueError(f"{path} cannot be read as a checkpoint ({reason})") from error
     if not isinstance(payload, dict):
         raise ValueError(f"{path} holds a {type(payload).__name__}, not a checkpoint")

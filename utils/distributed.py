@@ -1,12 +1,15 @@
 """Many processes as one: who am I, sums and gathers over ranks; each is the identity where there is one process."""
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,11 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
 
 @contextmanager
 def joined_world(device: str) -> Iterator[World]:
-    """Join the processes that `torchrun` started (NCCL on CUDA, gloo elsewhere); alone without `torchrun`."""
+    """Join the processes that `torchrun` started; alone without `torchrun`.
+
+    Tensors on CUDA travel by NCCL, those on the CPU by gloo, so that what the hosts tell each other (a signal, a file
+    name) waits for no GPU. Raises ConnectionError where another process of the run has ended.
+    """
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     chosen = pick_device(device, local_rank)
     if chosen.type == "cuda":
@@ -42,9 +49,20 @@ def joined_world(device: str) -> Iterator[World]:
     if "LOCAL_RANK" not in os.environ:
         yield World(device=chosen)
         return
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    store, rank, size = next(dist.rendezvous("env://"))
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":  # several torchruns do not count restarts alike
+        # PyTorch 2.13 keeps the store over a restart, and with it the addresses of the dead: look elsewhere in it.
+        store = dist.PrefixStore(f"restart{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", store=store, rank=rank,
+                            world_size=size)
     try:
         yield World(dist.get_rank(), dist.get_world_size(), chosen)
+        dist.barrier()  # a rank that leaves while another still talks can abort, and torchrun would kill the others
+    except RuntimeError as error:
+        if "gloo" not in str(error) and not isinstance(error, dist.DistError):
+            raise
+        raise ConnectionError(f"rank {dist.get_rank()} of {dist.get_world_size()} has lost another process of the run, "
+                              f"which has ended or cannot be reached ({str(error).splitlines()[0]})") from error
     finally:
         dist.destroy_process_group()
 
@@ -59,6 +77,15 @@ def all_reduce_sum_(tensors: Sequence[Tensor]) -> None:
         tensor.copy_(summed.view_as(tensor))
 
 
+def any_rank(*flags: bool) -> list[bool]:
+    """Each flag, true where it is on any rank. The hosts wait for each other here, not for their GPUs."""
+    if not dist.is_initialized():
+        return list(flags)
+    votes = torch.tensor(flags, dtype=torch.int32)
+    dist.all_reduce(votes, op=dist.ReduceOp.MAX)
+    return votes.bool().tolist()
+
+
 def all_gather_rows(rows: Tensor) -> Tensor:
     """Concatenate the rows of all ranks in order of rank: the order of the global batch. Equal shapes required."""
     if not dist.is_initialized():
@@ -68,10 +95,45 @@ def all_gather_rows(rows: Tensor) -> Tensor:
     return torch.cat(gathered)
 
 
-def broadcast_object(value):
+def gather_rows(rows: Tensor) -> Tensor | None:
+    """The rows of all ranks in order of rank, in rank 0's main memory; None on the others. Equal shapes required."""
+    rows = rows.detach().cpu()
+    if not dist.is_initialized():
+        return rows
+    as_bytes = rows.contiguous().view(-1).view(torch.uint8)  # gloo does not know every dtype
+    is_main = dist.get_rank() == 0
+    gathered = [torch.empty_like(as_bytes) for _ in range(dist.get_world_size())] if is_main else None
+    dist.gather(as_bytes, gathered)
+    return torch.cat(gathered).view(rows.dtype).view(-1, *rows.shape[1:]) if is_main else None
+
+
+def gather_objects(value: T) -> list[T] | None:
+    """The values of all ranks, on rank 0; None on the others."""
+    if not dist.is_initialized():
+        return [value]
+    gathered = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
+    dist.gather_object(value, gathered)
+    return gathered
+
+
+def broadcast_object(value: T) -> T:
     """Rank 0's value, everywhere."""
     if not dist.is_initialized():
         return value
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def decided_by_main(decide: Callable[[], T]) -> T:
+    """Rank 0's `decide()`, everywhere; an error of the user in it ends all ranks with the same message."""
+    outcome: tuple = (None, None)
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        try:
+            outcome = decide(), None
+        except (ValueError, OSError) as error:
+            outcome = None, error
+    value, error = broadcast_object(outcome)
+    if error is not None:
+        raise error
+    return value

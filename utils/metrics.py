@@ -1,6 +1,6 @@
 """Sums of metrics on the device, summed over ranks and read by the host only when somebody asks for means."""
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -33,6 +33,14 @@ class MetricSums:
         all_reduce_sum_([sums])
         return dict(zip(names, sums.tolist()))
 
+    def state_dict(self) -> dict[str, float]:
+        """This rank's own sums."""
+        return dict(zip(self.names, self.sums.tolist())) if self.names else {}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.names = tuple(state)
+        self.sums = torch.tensor(list(state.values()), dtype=self.dtype, device=self.device) if state else None
+
     def clear(self) -> None:
         self.sums = None if self.sums is None else torch.zeros_like(self.sums)
 
@@ -64,12 +72,26 @@ class TrainMeter:
         seconds = self.seconds + time.perf_counter() - self.started
         self.restart_clock()
         return {f"train/{name}": value for name, value in means(sums).items()} | {
-            "train/examples_per_s": sums["rows"] / seconds}
+            "train/examples_per_s": sums.get("rows", 0) / seconds}
 
     def read_loss_since_evaluation(self) -> float:
-        loss = means(self.since_evaluation.read())["loss"]
+        loss = means(self.since_evaluation.read()).get("loss", float("nan"))
         self.since_evaluation.clear()
         return loss
+
+    def state_dict(self) -> dict[str, dict[str, float]]:
+        """This rank's sums of the line and of the evaluation that are still to come."""
+        return {"window": self.window.state_dict(), "since_evaluation": self.since_evaluation.state_dict()}
+
+    def load_state_dict(self, state: dict[str, dict[str, float]]) -> None:
+        self.window.load_state_dict(state["window"])
+        self.since_evaluation.load_state_dict(state["since_evaluation"])
+
+    @staticmethod
+    def added(states: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+        """One rank's state that has the sums of several."""
+        return {part: {name: sum(state[part][name] for state in states) for name in states[0][part]}
+                for part in states[0]}
 
     def restart_clock(self) -> None:
         self.seconds, self.started = 0.0, time.perf_counter()

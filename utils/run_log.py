@@ -37,9 +37,10 @@ class RunLog:
     """Writes the lines of one run and moves its progress bar; `writes=False` (a rank other than 0) does neither."""
 
     def __init__(self, config: LogConfig, run_dir: Path, settings: dict, parameters: dict[str, int], total_steps: int,
-                 writes: bool = True):
+                 writes: bool = True, first_step: int = 0):
         self.writes, self.wandb, self.text_file = writes, None, None
         self.metrics_file = run_dir / "metrics.jsonl"
+        self.unwritten: list[str] = []  # lines that found the disk full
         if not writes:
             return
         if config.use_wandb:
@@ -49,7 +50,7 @@ class RunLog:
             self.text_file.parent.mkdir(parents=True, exist_ok=True)
         self.say(f"run {config.project_name} / {config.run_name}: {parameters['network']:,} parameters in the network, "
                  f"{parameters['puzzle_embedding']:,} in the puzzle embedding; directory {run_dir}")
-        self.bar = tqdm(total=total_steps, unit="step", dynamic_ncols=True)
+        self.bar = tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True)
 
     def advance(self) -> None:
         """One step further on the bar."""
@@ -61,8 +62,8 @@ class RunLog:
         if not self.writes:
             return
         line = {"step": step, "epoch": epoch, **metrics}
-        with open(self.metrics_file, "a") as f:
-            f.write(json.dumps(line) + "\n")
+        self.unwritten.append(json.dumps(line) + "\n")
+        self.flush()
         if self.wandb:
             self.wandb.log(metrics | {"epoch": epoch}, step=step)
         else:
@@ -70,6 +71,14 @@ class RunLog:
         beside_bar = {name: f"{metrics[f'train/{name}']:.3f}" for name in ON_BAR if f"train/{name}" in metrics}
         if beside_bar:
             self.bar.set_postfix(beside_bar, refresh=False)
+
+    def flush(self) -> None:
+        """Write the lines that are still to be written; where the disk is full, say so and keep them for later."""
+        try:
+            append_lines(self.metrics_file, self.unwritten)
+            self.unwritten = []
+        except OSError as error:
+            tqdm.write(f"warning: {self.metrics_file} could not be written ({error}); {len(self.unwritten)} lines wait")
 
     def epoch_summary(self, epoch: int, train_loss: float, val_loss: float) -> None:
         self.say(f"EPOCH_SUMMARY epoch={epoch} train_loss={train_loss:.6f} val_loss={val_loss:.6f}")
@@ -80,14 +89,33 @@ class RunLog:
             return
         tqdm.write(line)
         if self.text_file:
-            with open(self.text_file, "a") as f:
-                f.write(line + "\n")
+            try:
+                append_lines(self.text_file, [line + "\n"])
+            except OSError as error:  # it is on the terminal, and metrics.jsonl has the numbers
+                tqdm.write(f"warning: {self.text_file} could not be written ({error})")
 
-    def finish(self) -> None:
+    def close_bar(self) -> None:
+        """What is printed from now on has a line of its own."""
         if self.writes:
             self.bar.close()
+
+    def finish(self) -> None:
         if self.wandb:
             self.wandb.finish()
+
+
+def append_lines(file: Path, lines: list[str]) -> None:
+    """Append whole lines, or, raising OSError, nothing."""
+    with open(file, "ab", buffering=0) as f:
+        size = f.tell()
+        try:
+            rest = "".join(lines).encode()
+            while rest:
+                rest = rest[f.write(rest):]
+            os.fsync(f.fileno())  # a checkpoint must not outlive a line before it
+        except OSError:
+            f.truncate(size)
+            raise
 
 
 def unique_run_name(stem: str) -> str:
@@ -96,12 +124,18 @@ def unique_run_name(stem: str) -> str:
 
 
 def _start_wandb(config: LogConfig, run_dir: Path, settings: dict, parameters: dict[str, int]):
-    """A W&B run with config, parameter counts and code; offline, saying so, without credentials or connection."""
+    """A W&B run with config, parameter counts and code; offline, saying so, without credentials or connection. A run
+    that goes on keeps its id."""
     import wandb  # here, since importing it takes a second that --help need not
 
+    id_file = run_dir / "wandb_run_id.txt"
+    run_id = id_file.read_text().strip() if id_file.exists() else secrets.token_hex(4)
+    id_file.write_text(run_id + "\n")
+
     def start(mode: str | None):
-        return wandb.init(project=config.project_name, name=config.run_name, config=settings, mode=mode,
-                          dir=str(run_dir), settings=wandb.Settings(silent=True))
+        return wandb.init(project=config.project_name, name=config.run_name, config=settings, mode=mode, id=run_id,
+                          resume="allow", dir=str(run_dir),
+                          settings=wandb.Settings(silent=True))
 
     def start_offline(reason: str):
         tqdm.write(f"Weights & Biases: {reason}; logging offline to {run_dir}/wandb, for `wandb sync` later")

@@ -1,0 +1,167 @@
+"""Going on with a run: which checkpoint, under which config, and what may differ from the config it was saved with.
+
+A resumed run takes its own saved config. Only what the command line names is changed: single keys, and with
+`experiment=…` or `arch=…` the keys of that file. What describes the invocation rather than the run always comes from
+the command line.
+"""
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from config.schema import PretrainConfig
+from utils.checkpoint import read_checkpoint
+from utils.command_line import CONFIG_DIR, flat_keys
+from utils.distributed import decided_by_main
+from utils.run_directory import newest_checkpoint, runs_there_are
+
+OF_THE_INVOCATION = ("device", "debug", "load_checkpoint", "checkpoint.path", "checkpoint.resume",
+                     "checkpoint.resume_from", "checkpoint.overwrite")
+# What the saved state depends on, by the start of the key; all else (epochs, intervals, rates, logging) may change.
+FIXED = ("arch", "data_paths", "data_paths_test", "global_batch_size", "seed", "optimizer", "ema", "freeze_weights")
+FORK = "start a new run from its weights with load_checkpoint=… instead, or leave the setting as it was"
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A checkpoint that a run goes on from."""
+
+    file: Path
+    payload: dict
+    # old and new value of each setting that differs
+    changes: dict[str, tuple]
+
+    @property
+    def step(self) -> int:
+        return self.payload["step"]
+
+    @property
+    def same_monitor(self) -> bool:
+        """Is the best so far measured as it was?"""
+        return not {"checkpoint.monitor", "checkpoint.mode"} & self.changes.keys()
+
+    def notices(self, ranks: int) -> list[str]:
+        """What there is to say of going on, by so many ranks."""
+        lines = [f"going on from step {self.step} ({self.file})"]
+        lines += [f"notice: {key}={new} from here on (was {old})" for key, (old, new) in self.changes.items()]
+        before = len(self.payload["ranks"])
+        if ranks != before:
+            lines.append(f"notice: {before} processes wrote the checkpoint, {ranks} go on: data, carry and exploration "
+                         "are those of the same run; sums over ranks round in another order, so equality is to float "
+                         "tolerance, and generators other than the run's own begin anew")
+        return lines
+
+
+def taken_up(config: PretrainConfig, cfg: DictConfig, overrides: Sequence[str]
+             ) -> tuple[PretrainConfig, Resumed | None]:
+    """The config to run under and, where a run goes on, the checkpoint. Every rank must call it.
+
+    Raises ValueError where there is nothing to go on with, or where it would not be the same run.
+    """
+    if not (config.checkpoint.resume or config.checkpoint.resume_from):
+        return config, None
+    file = decided_by_main(lambda: _checkpoint_to_resume(config))
+    if file is None:
+        return config, None
+    payload = read_checkpoint(file)
+    if "data_position" not in payload or "ranks" not in payload:
+        raise ValueError(f"{file} holds weights, but not the state of a run, so no run can go on from it; start a new "
+                         f"one with load_checkpoint={file}")
+    saved = _filled(payload["config"], cfg)
+    resumed = _merged(saved, cfg, overrides)
+    resumed.checkpoint.path = config.checkpoint.path or str(config.run_directory or file.parent)
+    changed = changes(PretrainConfig.parse(saved), resumed)
+    refuse_what_would_be_wrong(changed, file)
+    return resumed, Resumed(file, payload, changed)
+
+
+def _checkpoint_to_resume(config: PretrainConfig) -> Path | None:
+    """The file to go on from; None where `resume=auto` finds nothing."""
+    settings = config.checkpoint
+    directory = config.run_directory
+    if settings.resume_from is not None:
+        given = Path(settings.resume_from)
+        inside = [directory / given] if directory else []
+        for candidate in [*inside, given]:
+            if candidate.is_file():
+                return candidate
+        raise ValueError(f"checkpoint.resume_from={given}: no such file"
+                         + (f", nor is there {inside[0]}" if inside else "") + f"; {runs_there_are()}")
+    if directory is None:
+        raise ValueError(f"checkpoint.resume={settings.resume} must know its run: set checkpoint.path, or run_name; "
+                         f"{runs_there_are()}")
+    found = newest_checkpoint(directory, print)
+    if found is None and settings.resume != "auto":
+        raise ValueError(f"checkpoint.resume=true: {directory} holds no checkpoint to go on from; {runs_there_are()}")
+    return found
+
+
+def _filled(saved: dict, cfg: DictConfig) -> DictConfig:
+    """The saved config; keys that it does not have yet, since an older version wrote it, are those of `cfg`."""
+    composed = OmegaConf.to_container(cfg, resolve=True)
+    return OmegaConf.create(composed | saved | {"checkpoint": composed["checkpoint"] | saved["checkpoint"]})
+
+
+def _merged(saved: DictConfig, cfg: DictConfig, overrides: Sequence[str]) -> PretrainConfig:
+    """The saved config, with what the command line names, and what describes the invocation, from `cfg`."""
+    merged = OmegaConf.create(saved)
+    for key in [*named_keys(overrides), *OF_THE_INVOCATION]:
+        OmegaConf.update(merged, key, OmegaConf.select(cfg, key), merge=False, force_add=True)
+    return PretrainConfig.parse(merged)
+
+
+def named_keys(overrides: Sequence[str]) -> list[str]:
+    """Keys that a command line sets."""
+    keys = []
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        group = CONFIG_DIR / override.key_or_group
+        keys += keys_of_file(group, str(override.value())) if group.is_dir() else [override.key_or_group]
+    return keys
+
+
+def keys_of_file(group: Path, name: str) -> list[str]:
+    """Keys that `config/<group>/<name>.yaml` sets, those of the files it builds on included."""
+    file = group / f"{name}.yaml"
+    if not file.is_file():  # experiment=null
+        return []
+    content = OmegaConf.load(file)
+    bases = [base for base in content.pop("defaults", []) if base != "_self_"]
+    prefix = "" if group.name == "experiment" else f"{group.name}."
+    leaves = [key for key in flat_keys(content) if not isinstance(OmegaConf.select(content, key), DictConfig)]
+    return [key for base in bases for key in keys_of_file(group, base)] + [prefix + key for key in leaves]
+
+
+def changes(saved: PretrainConfig, resumed: PretrainConfig) -> dict[str, tuple]:
+    """Old and new value of each setting of the run that differs."""
+    old, new = (_flat(config.model_dump()) for config in (saved, resumed))
+    return {key: (old.get(key), new.get(key)) for key in old | new
+            if old.get(key) != new.get(key) and key not in OF_THE_INVOCATION}
+
+
+def _flat(settings: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def refuse_what_would_be_wrong(changed: dict[str, tuple], file: Path) -> None:
+    wrong = [f"{key}={new} (was {old})" for key, (old, new) in changed.items()
+             if key.partition(".")[0] in FIXED and not _same_data_elsewhere(key, old, new)]
+    if wrong:
+        raise ValueError(f"{file} cannot go on with {', '.join(wrong)}: {FORK}")
+
+
+def _same_data_elsewhere(key: str, old, new) -> bool:
+    """A data set may move: its contents are compared with the checkpoint's afterwards."""
+    return key in ("data_paths", "data_paths_test") and len(old) == len(new)
+
+
+def refuse_other_data(fingerprints: dict[str, str], resumed: Resumed) -> None:
+    """Raise ValueError if a data set, by path, is not the one in its place that the checkpoint was trained on."""
+    for (path, now), then in zip(fingerprints.items(), resumed.payload["data_fingerprints"].values(), strict=True):
+        if now != then:
+            raise ValueError(f"the contents of {path} differ from what {resumed.file} was trained on (fingerprints "
+                             f"{now} and {then}); restore the data set, or {FORK}")

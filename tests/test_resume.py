@@ -1,0 +1,296 @@
+"""A run that is stopped and resumed is the same run, bit for bit; and what may differ when one goes on."""
+import json
+import os
+import re
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import evaluators.loop
+import pretrain
+from config.resume import named_keys
+from helpers import (TINY_ARCH, assert_equal, assert_same_run, metric_lines, pretrain_config, resume, run_script,
+                     write_tiny_dataset)
+from pretrain import train
+from utils.checkpoint import read_checkpoint
+from utils.distributed import World
+from utils.preemption import STOPPED, Stopped
+
+# 64 training examples an epoch in batches of 24: 16 steps in 6 epochs, batches that cross epochs, evaluations at steps
+# 5, 10 and 16, lines of 3 steps
+RUN = [*TINY_ARCH, "global_batch_size=24", "epochs=6", "eval_interval=2", "lr=1e-3", "lr_warmup_steps=4",
+       "lr_min_ratio=0.1", "puzzle_emb_lr=1e-2", "log_interval=3", "arch.halt_exploration_prob=0.5", "use_wandb=false",
+       "ema=True", "ema_rate=0.9"]
+MLP = ["arch.mlp_t=True", "arch.pos_encodings=none"]
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    return write_tiny_dataset(tmp_path / "data")
+
+
+def start(data: Path, name: str, *overrides: str) -> Path:
+    config = pretrain_config(f"data_paths=[{data}]", f"checkpoint.path={data.parent / name}",
+                             f"log_dir={data.parent / 'logs'}", *RUN, *overrides)
+    return train(config, World())
+
+
+@pytest.fixture
+def stop_in(monkeypatch):
+    """Makes the run get a signal, in a training step or in the evaluation after one."""
+    real_step, real_evaluation = pretrain.train_step, evaluators.loop._last_step
+    stops: dict[str, list[int]] = {"step": [], "evaluation": []}
+    at = [0]
+
+    def signal_once(kind: str) -> None:
+        if at[0] in stops[kind]:
+            stops[kind].remove(at[0])
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.05)
+
+    def step(state, *rest):
+        at[0] = state.step + 1
+        signal_once("step")
+        return real_step(state, *rest)
+
+    def evaluation(*args, **kwargs):
+        signal_once("evaluation")
+        return real_evaluation(*args, **kwargs)
+
+    monkeypatch.setattr(pretrain, "train_step", step)
+    monkeypatch.setattr(evaluators.loop, "_last_step", evaluation)
+    return lambda **where: stops.update(where)
+
+
+@pytest.mark.parametrize("architecture", [
+    [], MLP, ["optimizer=adamw", "arch.puzzle_emb_ndim=0"], ["optimizer=adam_atan2", "arch.no_ACT_continue=False"],
+    ["checkpoint.monitor=val/accuracy", "checkpoint.mode=max", "optimizer=lion", "weight_decay=1.0"]])
+def test_a_run_stopped_anywhere_and_resumed_is_the_same_run(data, stop_in, architecture):
+    """In the middle of a line and of an epoch (2, 7), where an epoch ends (8), before an evaluation (10), at once again
+    (11), and in the last step."""
+    whole = start(data, "whole", *architecture)
+    stop_in(step=[2, 7, 8, 10, 11, 16])
+    with pytest.raises(Stopped, match="stopped after step 2 of 16"):
+        start(data, "parts", *architecture)
+    for step in (7, 8, 10, 11, 16):
+        with pytest.raises(Stopped, match=f"stopped after step {step} of 16"):
+            resume(data.parent / "parts")
+    parts = resume(data.parent / "parts")
+    assert_same_run(whole, parts)
+    assert_equal(*({k: v for k, v in read_checkpoint(run / "best.ckpt").items() if k not in ("config", "ranks")}
+                   for run in (whole, parts)))
+    assert {f.name for f in whole.glob("*.ckpt")} <= {f.name for f in parts.glob("*.ckpt")}
+    assert not (parts / "superseded").exists() and (parts / "train_vs_val_loss.png").is_file()
+    summaries = [line for line in (data.parent / "logs" / "pretrain.log").read_text().splitlines()
+                 if line.startswith("EPOCH_SUMMARY")]
+    assert summaries[:3] == summaries[3:]
+
+
+def test_an_evaluation_that_was_stopped_is_made_up_for(data, stop_in):
+    data = write_tiny_dataset(data.parent / "more", test=[[1]] * 60)  # three batches
+    whole = start(data, "whole")
+    stop_in(evaluation=[5, 16])
+    with pytest.raises(Stopped, match="stopped after step 5 of 16"):
+        start(data, "parts")
+    assert not [line for line in metric_lines(data.parent / "parts") if "val/loss" in line]
+    with pytest.raises(Stopped):
+        resume(data.parent / "parts")
+    assert_same_run(whole, resume(data.parent / "parts"))
+
+
+def test_an_evaluation_in_the_log_is_not_made_again(data, monkeypatch):
+    run = start(data, "run")
+    before = metric_lines(run)
+    monkeypatch.setattr(pretrain, "evaluate", None)  # calling it would fail
+    resume(run)
+    assert metric_lines(run) == before
+
+
+def test_going_back_sets_later_files_and_lines_aside_and_loses_none(data):
+    run = start(data, "run")
+    whole = shutil.copytree(run, data.parent / "whole")
+    with open(run / "metrics.jsonl", "a") as f:
+        f.write('{"step": 17, "ep')  # a line cut off by a kill
+    resume(run, "checkpoint.resume_from=step_00000005.ckpt")
+    assert_same_run(whole, run)
+    aside = run / "superseded" / "1"
+    assert {f.name for f in aside.iterdir()} == {"metrics.jsonl", "best.ckpt", "step_00000010.ckpt",
+                                                 "step_00000016.ckpt"}
+    kept = [line for line in (whole / "metrics.jsonl").read_text().splitlines() if json.loads(line)["step"] > 5]
+    assert (aside / "metrics.jsonl").read_text().splitlines() == [*kept, '{"step": 17, "ep']
+    assert read_checkpoint(run / "best.ckpt")["step"] == read_checkpoint(whole / "best.ckpt")["step"]
+
+
+def test_the_best_of_before_comes_back_when_the_run_goes_back(data):
+    """Step 5 was the best when step 10 was saved; the later best goes, step 5 is best again."""
+    run = start(data, "run", "lr=1e-4", "epochs=4", "eval_interval=2", "checkpoint.monitor=val/steps")
+    assert read_checkpoint(run / "best.ckpt")["step"] == 5  # all take 3 steps: ties keep the earlier
+    (run / "best.ckpt").unlink()
+    resume(run, "checkpoint.resume_from=step_00000010.ckpt", "epochs=6")
+    assert read_checkpoint(run / "best.ckpt")["step"] == 5
+
+
+def test_more_epochs_prolong_a_run_and_what_changes_is_said(data, capsys):
+    run = start(data, "run", "epochs=4", "checkpoint.monitor=val/accuracy", "checkpoint.mode=max")
+    capsys.readouterr()
+    resume(run, "epochs=6", "lr=5e-4")
+    out = capsys.readouterr().out
+    assert f"going on from step 10 ({run}/step_00000010.ckpt)" in out
+    assert "notice: epochs=6 from here on (was 4)" in out and "notice: lr=0.0005 from here on (was 0.001)" in out
+    last = read_checkpoint(run / "step_00000016.ckpt")
+    assert last["config"]["checkpoint"]["monitor"] == "val/accuracy" and last["config"]["global_batch_size"] == 24
+    assert last["optimizer_states"][1]["param_groups"][0]["lr"] < 5e-4
+
+
+def test_a_run_goes_on_in_another_directory_and_leaves_the_first_as_it_was(data):
+    run = start(data, "run")
+    before = {file.name: file.read_bytes() for file in run.iterdir()}
+    fork = resume(data.parent / "fork", f"checkpoint.resume_from={run / 'step_00000010.ckpt'}")
+    assert fork == data.parent / "fork" and {f.name: f.read_bytes() for f in run.iterdir()} == before
+    assert_equal(read_checkpoint(fork / "step_00000016.ckpt")["model_state"],
+                 read_checkpoint(run / "step_00000016.ckpt")["model_state"])
+    with pytest.raises(ValueError, match="fork holds a run already"):
+        resume(data.parent / "fork", f"checkpoint.resume_from={run / 'step_00000010.ckpt'}")
+
+
+@pytest.mark.parametrize("overrides, message", [
+    (["arch.hidden_size=32"], "step_00000016.ckpt cannot go on with arch.hidden_size=32 .was 16.*load_checkpoint="),
+    (["global_batch_size=12", "seed=3"], "global_batch_size=12 .was 24., seed=3 .was 0."),
+    (["ema=False"], "ema=False .was True."), (["optimizer=adamw"], "optimizer=adamw .was lion."),
+    (["data_paths=[a,b]"], "data_paths="), (["arch=trm"], "arch.hidden_size=512 .was 16."),
+])
+def test_what_would_be_another_run_is_refused(data, overrides, message):
+    run = start(data, "run")
+    before = {file.name: file.read_bytes() for file in run.iterdir()}
+    with pytest.raises(ValueError, match=message):
+        resume(run, *overrides)
+    assert before == {file.name: file.read_bytes() for file in run.iterdir()}
+
+
+def test_a_data_set_may_move_but_not_change(data):
+    run = start(data, "run", "epochs=4")
+    moved = data.rename(data.parent / "moved")
+    resume(run, f"data_paths=[{moved}]", "epochs=5")
+    labels = np.load(moved / "train" / "all__labels.npy")
+    labels[0, 0] = labels[0, 0] % 4 + 1
+    np.save(moved / "train" / "all__labels.npy", labels)
+    with pytest.raises(ValueError, match=f"the contents of {moved} differ from what .* restore the data set"):
+        resume(run)
+
+
+def test_what_is_no_run_is_said_with_the_runs_there_are(data, monkeypatch):
+    monkeypatch.chdir(data.parent)
+    start(data, "checkpoints/project/one", "epochs=2")
+    with pytest.raises(ValueError, match="nothing holds no checkpoint .*; runs there are: checkpoints/project/one"):
+        resume(Path("nothing"))
+    with pytest.raises(ValueError, match="must know its run: .*runs there are: checkpoints/project/one"):
+        resume(Path("x"), "checkpoint.path=null", "checkpoint.resume=auto")
+    with pytest.raises(ValueError, match="resume_from=best.ckpt: no such file, nor is there nothing/best.ckpt"):
+        resume(Path("nothing"), "checkpoint.resume_from=best.ckpt")
+    torch.save({"model_state": {}}, "weights.ckpt")
+    with pytest.raises(ValueError, match="weights.ckpt holds weights, but not the state of a run.*load_checkpoint="):
+        resume(Path("nothing"), "checkpoint.resume_from=weights.ckpt")
+    assert not Path("nothing").exists()
+
+
+def test_auto_begins_where_there_is_nothing_and_goes_on_where_there_is(data):
+    run = data.parent / "run"
+    words = ["checkpoint.resume=auto", f"data_paths=[{data}]", f"log_dir={data.parent / 'logs'}", *RUN]
+    resume(run, *words, "epochs=4")
+    first = metric_lines(run)
+    resume(run, *words)
+    assert metric_lines(run)[:len(first)] == first and metric_lines(run)[-1]["step"] == 16
+    for file in run.glob("step_*"):
+        file.write_bytes(b"")
+    resume(run, *words)
+    assert len(list((run / "superseded" / "1").glob("step_*"))) == 3
+    assert_equal([line["step"] for line in metric_lines(run)], [3, 5, 6, 9, 10, 12, 15, 16, 16])
+
+
+@pytest.mark.parametrize("harm", ["truncate", "flip", "empty", "remove"])
+def test_a_damaged_newest_file_is_named_and_the_one_before_is_taken(data, capsys, harm):
+    run = start(data, "run")
+    whole = shutil.copytree(run, data.parent / "whole")
+    newest = run / "step_00000016.ckpt"
+    contents = newest.read_bytes()
+    middle = len(contents) // 2
+    if harm == "remove":
+        newest.unlink()
+    else:
+        newest.write_bytes({"truncate": contents[:middle], "empty": b"",
+                            "flip": contents[:middle] + bytes([contents[middle] ^ 1]) + contents[middle + 1:]}[harm])
+    resume(run)
+    out = capsys.readouterr().out
+    named = "latest.txt names step_00000016.ckpt, and the newest checkpoint is step_00000010.ckpt" if harm == "remove" \
+        else "step_00000016.ckpt cannot be read as a checkpoint"
+    assert re.search(f"warning: .*{named}", out) and "going on from step 10" in out
+    assert_same_run(whole, run)
+
+
+def test_a_stale_latest_is_said_and_the_newest_taken(data, capsys):
+    run = start(data, "run")
+    (run / "latest.txt").write_text("step_00000005.ckpt\n")
+    resume(run)
+    out = capsys.readouterr().out
+    assert "latest.txt names step_00000005.ckpt, and the newest checkpoint is step_00000016.ckpt" in out
+    assert "going on from step 16" in out and (run / "latest.txt").read_text() == "step_00000016.ckpt\n"
+
+
+def test_keys_that_a_command_line_names(tmp_path):
+    assert named_keys(["lr=1", "+run_name=x", "arch.loss.loss_type=y", "experiment=null"]) == [
+        "lr", "run_name", "arch.loss.loss_type", "experiment"][:3]
+    keys = named_keys(["experiment=sudoku_att", "epochs=3"])
+    assert {"epochs", "arch.mlp_t", "arch.L_cycles", "lr", "data_paths"} <= set(keys) and "seed" not in keys
+    assert {"arch.hidden_size", "arch.loss.name"} <= set(named_keys(["arch=trm"]))
+
+
+def test_the_printed_commands_work(tmp_path):
+    """`monitor` stays what it was; `resume_from=best.ckpt` is looked for in the run's directory."""
+    write_tiny_dataset(tmp_path / "data" / "arc1concept-aug-1000")
+    small = [*TINY_ARCH, "global_batch_size=16", "epochs=2", "eval_interval=1", "use_wandb=false", "evaluators=[]"]
+    run = tmp_path / "run_01"
+
+    def pretrain(*overrides: str):
+        done = run_script("pretrain.py", f"checkpoint.path={run}", *overrides, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    pretrain("checkpoint.monitor=val/accuracy", "checkpoint.mode=max", *small)
+    assert "going on from step 8" in pretrain("checkpoint.resume=true")
+    best = read_checkpoint(run / "best.ckpt")["step"]
+    out = pretrain("checkpoint.resume_from=best.ckpt", "epochs=3")
+    assert f"going on from step {best} ({run}/best.ckpt)" in out and "notice: epochs=3 from here on (was 2)" in out
+    assert read_checkpoint(run / "step_00000012.ckpt")["config"]["checkpoint"]["monitor"] == "val/accuracy"
+
+
+@pytest.mark.parametrize("ranks", [(2, 2, 2), (1, 2, 1), pytest.param((2, 1, 2), marks=pytest.mark.long)])
+def test_processes_stop_and_go_on_together_and_on_other_numbers_of_ranks(tmp_path, ranks):
+    """Bitwise on as many ranks; to float tolerance on others, and that is said."""
+    write_tiny_dataset(tmp_path / "data")
+    common = ["data_paths=[data]", *RUN, "optimizer=adamw"]
+    environment = {"OMP_NUM_THREADS": "1", "cwd": tmp_path}
+    done = run_script("tests/faulty_pretrain.py", *common, "checkpoint.path=whole", ranks=ranks[0], **environment)
+    assert done.returncode == 0, done.stderr
+    steps = {0: "TERM:4", 1: "TERM:11"}
+    for i, count in enumerate(ranks):
+        fault = {"FAULT_SIGNAL": steps[i]} if i in steps else {}
+        done = run_script("tests/faulty_pretrain.py", "checkpoint.path=parts", "checkpoint.resume=auto", *common,
+                          ranks=count, **environment, **fault)
+        assert done.returncode == (0 if i == 2 else STOPPED if count == 1 else 1), done.stderr
+        if i and ranks[i] != ranks[i - 1]:
+            assert f"notice: {ranks[i - 1]} processes wrote the checkpoint, {ranks[i]} go on" in done.stdout
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    if len(set(ranks)) == 1:
+        assert_same_run(whole, parts)
+        return
+    a, b = (read_checkpoint(run / "step_00000016.ckpt") for run in (whole, parts))
+    for name, value in a["model_state"].items():
+        assert torch.allclose(value, b["model_state"][name], atol=1e-4), name
+    for one, two in zip(metric_lines(whole), metric_lines(parts), strict=True):
+        assert one.keys() == two.keys()
+        assert all(one[n] == pytest.approx(two[n], abs=1e-4) for n in one if not n.endswith("_per_s"))

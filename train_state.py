@@ -1,0 +1,144 @@
+"""All that changes while training, how it is saved and taken up again, and the one step that changes it."""
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from config.schema import PretrainConfig
+from dataset.puzzle_dataset import Batch, PuzzleDataset
+from models.act import Carry
+from models.ema import EMA
+from models.sparse_embedding import SparseSignSGD
+from utils.checkpoint import find_checkpoint, load_weights, read_checkpoint, weights_of
+from utils.distributed import World, all_reduce_sum_, gather_objects, gather_rows
+from utils.metrics import TrainMeter
+from utils.optim import build_optimizer, learning_rate
+from utils.random_state import random_states, set_random_states
+
+
+@dataclass
+class TrainState:
+    """All that changes while training."""
+
+    head: nn.Module
+    optimizers: list[torch.optim.Optimizer]
+    ema: EMA | None
+    data: PuzzleDataset
+    carry: Carry
+    meter: TrainMeter
+    step: int = 0
+    skipped: int = 0  # steps in a row that were not finite
+
+    @property
+    def epoch(self) -> int:
+        return self.data.stream.epoch
+
+    def state_dict(self) -> dict:
+        """The checkpoint's payload: tensors and plain values. Every rank must call it; rank 0's is that of all."""
+        return {
+            "model_state": self.head.state_dict(),
+            "ema_state": self.ema and self.ema.state_dict(),
+            "optimizer_states": [optimizer.state_dict() for optimizer in self.optimizers],
+            "data_position": self.data.stream.state_dict(),
+            "carry": vars(self.carry.map(gather_rows)),  # by row of the global batch
+            "ranks": gather_objects({"random": random_states(), "meter": self.meter.state_dict()}),
+            "step": self.step, "skipped": self.skipped, "epoch": self.epoch}
+
+    def load_state_dict(self, payload: dict, source: Path, world: World) -> None:
+        """Go on from a payload, on as many ranks as wrote it or on others. Raises ValueError where it does not fit."""
+        load_weights(self.head, payload["model_state"], source, resize_puzzle_table=False)
+        if self.ema is not None:
+            self.ema.load_state_dict(payload["ema_state"])
+        for optimizer, state in zip(self.optimizers, payload["optimizer_states"], strict=True):
+            optimizer.load_state_dict(state)
+        self.data.stream.load_state_dict(payload["data_position"])
+        first, rows = world.rank * self.data.local_batch_size, self.data.local_batch_size
+        carry = Carry(**payload["carry"]).map(lambda t: t[first:first + rows].to(world.device))
+        self.carry = replace(carry, latents=tuple(z.to(like) for z, like in zip(carry.latents, self.carry.latents)))
+        ranks = payload["ranks"]
+        if len(ranks) == world.size:
+            set_random_states(ranks[world.rank]["random"])
+            self.meter.load_state_dict(ranks[world.rank]["meter"])
+        elif world.is_main:
+            self.meter.load_state_dict(TrainMeter.added([rank["meter"] for rank in ranks]))
+        self.step, self.skipped = payload["step"], payload["skipped"]
+
+    def averaged(self) -> AbstractContextManager:
+        """Inside, the network computes with its averaged weights, where there are such."""
+        return self.ema.applied() if self.ema else nullcontext()
+
+    def leave_out_step(self) -> None:
+        """Go past a step that came to nothing; all rows take new puzzles, since one of the old may be the cause."""
+        self.step, self.skipped = self.step + 1, self.skipped + 1
+        self.carry = replace(self.carry, halted=torch.ones_like(self.carry.halted))
+
+
+def build_state(config: PretrainConfig, data: PuzzleDataset, world: World) -> TrainState:
+    torch.manual_seed(config.seed)  # the same initial weights on every rank
+    head = config.arch.build_head(data.metadata, data.local_batch_size, world)
+    if config.load_checkpoint is not None:
+        file = find_checkpoint(config.load_checkpoint)
+        load_weights(head, weights_of(read_checkpoint(file), use_ema=True), file, resize_puzzle_table=True)
+    head.requires_grad_(not config.freeze_weights)
+    if _should_compile(config, world):
+        head.compile_recursion()
+    optimizers = []
+    if head.puzzle_embedding is not None:
+        optimizers.append(SparseSignSGD(head.puzzle_embedding, config.puzzle_emb_lr, config.puzzle_emb_weight_decay))
+    if not config.freeze_weights:
+        optimizers.append(build_optimizer(head.parameters(), config))
+    carry = head.initial_carry(to_device(data.first_batch(), world.device), seed=config.seed,
+                               first_row=world.rank * data.local_batch_size)
+    ema = EMA(head, config.ema_rate) if config.ema and not config.freeze_weights else None
+    return TrainState(head.train(), optimizers, ema, data, carry, TrainMeter(world.device))
+
+
+def _should_compile(config: PretrainConfig, world: World) -> bool:
+    if os.environ.get("DISABLE_COMPILE"):
+        return False
+    return world.device.type == "cuda" if config.compile is None else config.compile
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Pinned memory lets the copy to a GPU run beside the computation."""
+    if device.type != "cuda":
+        return {name: value.to(device) for name, value in batch.items()}
+    return {name: value.pin_memory().to(device, non_blocking=True) for name, value in batch.items()}
+
+
+def train_step(state: TrainState, batch: Batch, config: PretrainConfig, total_steps: int) -> dict[str, Tensor] | None:
+    """One supervision step and one update by the gradient of the global batch. Returns the metrics' sums.
+
+    None, with the state as it was, where loss or gradient is not finite.
+    """
+    carry, loss, metrics, _, _ = state.head(carry=state.carry, batch=batch, return_keys=())
+    (loss / config.global_batch_size).backward()
+    if not _sum_gradients(state.head, loss.detach()):
+        for optimizer in state.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        return None
+    state.step += 1
+    state.carry, state.skipped = carry, 0
+    for optimizer in state.optimizers:
+        for group in optimizer.param_groups:
+            peak = config.puzzle_emb_lr if isinstance(optimizer, SparseSignSGD) else config.lr
+            group["lr"] = learning_rate(state.step, peak, total_steps, config)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    if state.ema is not None:
+        state.ema.update()
+    return metrics
+
+
+def _sum_gradients(head: nn.Module, loss: Tensor) -> bool:
+    """Sum the gradients over ranks; are they, and the loss, finite? The same answer on all ranks. Asking waits for the
+    device, since nothing may be updated before it is known."""
+    probes = [loss.clone()]
+    if head.puzzle_embedding is not None and head.puzzle_embedding.gradient is not None:
+        probes.append(head.puzzle_embedding.gradient.norm())
+    summed = [p.grad for p in head.parameters() if p.grad is not None] + probes
+    all_reduce_sum_(summed)
+    return bool(torch.nn.utils.get_total_norm(summed).isfinite())

@@ -1,0 +1,75 @@
+"""SIGTERM and SIGINT as a request: finish the step, save, exit; the end is certain even where the step hangs.
+
+    with StopRequest(grace_s=25) as stop:
+        while …:
+            step()
+            if stop.requested: save(); exit with STOPPED
+
+Exit statuses: STOPPED, the run is saved and can be resumed; GAVE_UP, the step or the save outlasted the grace, and the
+checkpoints written before are as they were. A second signal ends the process at once (128 + its number).
+"""
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+
+STOPPED, GAVE_UP = 75, 76  # 75: "temporary failure, try again" in sysexits.h
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SAME_REQUEST_S = 1.0  # Ctrl-C reaches a process under torchrun twice: from the terminal and from torchrun
+
+
+class Stopped(Exception):
+    """The run ends early, as asked. Its message says where it stands."""
+
+
+class StopRequest:
+    """A context in which the first signal is only noted in `requested`.
+
+    Python runs a signal handler only between two instructions of the main thread, which never come while that waits
+    for a dead peer. So the number of each signal goes through a socket (`signal.set_wakeup_fd`) to a thread that can
+    end the process. Only the main thread may enter.
+    """
+
+    def __init__(self, grace_s: float):
+        self.grace_s, self.requested, self._left = grace_s, False, False
+
+    def __enter__(self) -> "StopRequest":
+        self._reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
+        self._handlers = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
+        self._wakeup = signal.set_wakeup_fd(self._writer.fileno())
+        threading.Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        signal.set_wakeup_fd(self._wakeup)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._left = True
+        self._writer.close()  # wakes the thread, which then ends
+
+    def _watch(self) -> None:
+        first = self._next_signal(timeout=None)
+        if first is None:
+            return
+        self.requested, started = True, time.monotonic()
+        print(f"{signal.Signals(first).name}: finishing the step and saving, for at most {self.grace_s:g} s; a second "
+              "signal ends at once", file=sys.stderr, flush=True)
+        while (left := started + self.grace_s - time.monotonic()) > 0 and not self._left:
+            number = self._next_signal(left)
+            if number is not None and time.monotonic() - started > SAME_REQUEST_S:
+                os._exit(128 + number)
+        if not self._left:
+            print(f"not done after {self.grace_s:g} s: giving the step up; the last checkpoint is as it was",
+                  file=sys.stderr, flush=True)
+            os._exit(GAVE_UP)
+
+    def _next_signal(self, timeout: float | None) -> int | None:
+        """The number of the next signal; None after `timeout` seconds, or when the context is left."""
+        self._reader.settimeout(timeout)
+        try:
+            return next(iter(self._reader.recv(1)), None)
+        except TimeoutError:
+            return None

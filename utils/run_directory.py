@@ -1,0 +1,150 @@
+"""The directory of a run: one run at a time, what an earlier one left, and the newest checkpoint that is whole.
+
+Nothing is ever deleted here. What a resumed run writes anew, its later checkpoints and metric lines, is first moved to
+<run>/superseded/<n>/; a run that begins anew in a used directory leaves the old one as <run>.old<n>.
+"""
+import fcntl
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from utils.checkpoint import STEP_FILES, read_checkpoint, step_file, write_atomically
+
+METRICS = "metrics.jsonl"
+
+
+@contextmanager
+def claimed(directory: Path) -> Iterator[None]:
+    """Hold the directory, made if need be, against other runs; the kernel lets go of it when the process ends, however
+    it ends. Raises ValueError where another run holds it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with open(directory / ".lock", "a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise ValueError(f"{directory} is in use by {lock.read().strip() or 'another run'}; wait for it to end, or "
+                             "choose another run_name or checkpoint.path") from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        lock.flush()
+        for unfinished in directory.glob(".*.tmp"):  # of a write that was killed
+            unfinished.unlink()
+        yield
+
+
+def holds_run(directory: Path) -> bool:
+    return (directory / METRICS).exists() or any(directory.glob(STEP_FILES))
+
+
+def set_aside_run(directory: Path, overwrite: bool) -> None:
+    """Refuse to start in a directory that holds a run, or with `overwrite` give what it holds another name."""
+    if not holds_run(directory):
+        return
+    if not overwrite:
+        raise ValueError(f"{directory} holds a run already; go on with it by checkpoint.resume=true, choose another "
+                         "run_name or checkpoint.path, or set checkpoint.overwrite=true to move that run aside")
+    number = next(n for n in range(1, 10_000) if not directory.with_name(f"{directory.name}.old{n}").exists())
+    old = directory.with_name(f"{directory.name}.old{number}")
+    old.mkdir()
+    for file in directory.iterdir():
+        if file.name != ".lock":
+            file.rename(old / file.name)
+
+
+def set_aside_after(directory: Path, step: int, keep_best: bool = True) -> Path | None:
+    """Move step files and metric lines later than `step` to superseded/<n>. Returns that folder, or None.
+
+    A half-written line goes, too, and best.ckpt where it is later, damaged or not to be kept.
+
+    Files go first, newest first: killed at any point, what stays is a run up to some earlier step.
+    """
+    later = [file for file in sorted(directory.glob(STEP_FILES), reverse=True)
+             if int(file.stem.removeprefix("step_")) > step]
+    best = directory / "best.ckpt"
+    if best.exists() and not (keep_best and _step_of(best) <= step):
+        later.append(best)
+    kept, superseded = _split_lines(directory / METRICS, step)
+    if not later and not superseded:
+        return None
+    number = next(n for n in range(1, 1_000_000) if not (directory / "superseded" / str(n)).exists())
+    folder = directory / "superseded" / str(number)
+    folder.mkdir(parents=True)
+    for file in later:
+        file.rename(folder / file.name)
+    if superseded:
+        (folder / METRICS).write_text("".join(superseded))
+        write_atomically(directory / METRICS, lambda file: file.write_text("".join(kept)))
+    return folder
+
+
+def _step_of(checkpoint: Path) -> float:
+    try:
+        return read_checkpoint(checkpoint)["step"]
+    except ValueError:
+        return float("inf")
+
+
+def adopt(source: Path, directory: Path, step: int) -> None:
+    """Make the checkpoint that a run goes on from its newest one, if it is not, so that it can go on from it again."""
+    own = directory / step_file(step)
+    if not own.exists():
+        write_atomically(own, lambda file: shutil.copyfile(source, file))
+    write_atomically(directory / "latest.txt", lambda file: file.write_text(own.name + "\n"))
+
+
+def restored_best(directory: Path, monitor: str | None, value: float | None) -> float | None:
+    """`value`, the best so far, if best.ckpt is there or can be made of the step file that had it; else None."""
+    if value is None or (directory / "best.ckpt").exists():
+        return value
+    for file in sorted(directory.glob(STEP_FILES)):
+        evaluation = logged_evaluation(directory, int(file.stem.removeprefix("step_"))) or {}
+        if evaluation.get(monitor) == value:
+            write_atomically(directory / "best.ckpt", lambda copy: shutil.copyfile(file, copy))
+            return value
+    return None
+
+
+def _split_lines(metrics: Path, step: int) -> tuple[list[str], list[str]]:
+    """Lines up to a step, and the later ones."""
+    kept, later = [], []
+    for line in metrics.read_text().splitlines(keepends=True) if metrics.exists() else []:
+        whole = line.endswith("\n") and line.startswith("{")
+        (kept if whole and json.loads(line)["step"] <= step else later).append(line)
+    return kept, later
+
+
+def logged_evaluation(directory: Path, step: int) -> dict[str, float] | None:
+    """The metrics of an evaluation at this step that is in the log already."""
+    for line in _split_lines(directory / METRICS, step)[0]:
+        entry = json.loads(line)
+        if entry["step"] == step and any(name.startswith("val/") for name in entry):
+            return {name: value for name, value in entry.items() if name not in ("step", "epoch")}
+    return None
+
+
+def newest_checkpoint(directory: Path, say: Callable[[str], None]) -> Path | None:
+    """The newest step file that is whole; damaged ones, and a latest.txt that names another, are said."""
+    files = sorted(directory.glob(STEP_FILES), reverse=True)
+    latest = directory / "latest.txt"
+    named = latest.read_text().strip() if latest.exists() else None
+    if named is not None and (not files or files[0].name != named):
+        say(f"warning: {latest} names {named or 'nothing'}, and the newest checkpoint is "
+            f"{files[0].name if files else 'missing'}")
+    for file in files:
+        try:
+            read_checkpoint(file)
+            return file
+        except ValueError as error:
+            say(f"warning: {error}; looking for the one before")
+    return None
+
+
+def runs_there_are(root: Path = Path("checkpoints")) -> str:
+    """The runs below a folder that have a checkpoint, as the end of a sentence."""
+    runs = sorted({str(file.parent) for file in root.glob(f"*/*/{STEP_FILES}")})
+    return f"runs there are: {', '.join(runs)}" if runs else f"there are no runs below {root}/"
