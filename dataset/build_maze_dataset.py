@@ -20,8 +20,8 @@ if not __package__:  # run as a script: imports start at the project root
 
 import numpy as np
 
-from dataset.source_csv import (SourceRows, Split, builder_parser, read_splits, run, warn_of_overlap,
-                                write_dataset)
+from dataset.builder import run
+from dataset.source_csv import SourceRows, Split, builder_parser, read_splits, warn_of_overlap, write_dataset
 from dataset.symmetry import dihedral_indices
 
 CHARACTERS = "# SGo"

@@ -19,8 +19,8 @@ if not __package__:  # run as a script: imports start at the project root
 
 import numpy as np
 
-from dataset.source_csv import (SourceRows, Split, at_least, builder_parser, read_splits, run, warn_of_overlap,
-                                write_dataset)
+from dataset.builder import at_least, run
+from dataset.source_csv import SourceRows, Split, builder_parser, read_splits, warn_of_overlap, write_dataset
 from dataset.symmetry import BOXES, random_sudoku_symmetries
 
 ILLEGAL = 255

@@ -16,7 +16,8 @@ from pathlib import Path
 if not __package__:  # run as a script: imports start at the project root
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from dataset.source_csv import at_least, generator_parser, run, write_generated
+from dataset.builder import at_least, run
+from dataset.source_csv import generator_parser, write_generated
 from dataset.symmetry import dihedral_indices
 
 STALE_DRAWS = 1000  # mazes drawn again in a row before a side counts as exhausted

@@ -23,7 +23,8 @@ from pathlib import Path
 if not __package__:  # run as a script: imports start at the project root
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from dataset.source_csv import at_least, generator_parser, run, write_generated
+from dataset.builder import at_least, run
+from dataset.source_csv import generator_parser, write_generated
 from dataset.symmetry import BOXES
 
 CLUES = {4: (4, 9), 6: (8, 20), 9: (26, 40)}  # fewest and most clues that a puzzle of this size aims at

@@ -1,4 +1,4 @@
-"""What the puzzle builders and generators share: CSV sources, their checks, the command line, and writing.
+"""What the builders and generators of Sudokus and mazes share: CSV sources, their checks, their options, writing.
 
 A source is `train.csv` and `test.csv` with the columns source,question,answer,rating, from a folder (`--source-dir`)
 or from the Hugging Face hub (`--source-repo`). Blocks of whole lines are parsed as byte arrays, so that the 3.8 million
@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.common import (BLANK_IDENTIFIER, dataset_fingerprint, file_sha256, new_dataset_directory, open_field,
-                            write_json, write_split)
+from dataset.builder import Parser, at_least, building
+from dataset.common import BLANK_IDENTIFIER, new_dataset_directory, open_field, write_json, write_split
 
 COLUMNS = ("source", "question", "answer", "rating")
 SPLITS = ("train", "test")
@@ -179,29 +179,8 @@ def _row_bytes(rows: np.ndarray) -> Iterator[bytes]:
     return (data[start:start + length] for start in range(0, len(data), length))
 
 
-def at_least(lowest: int) -> Callable[[str], int]:
-    """An argparse type: a whole number not below `lowest`."""
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < lowest:
-            raise argparse.ArgumentTypeError(f"{text} is not a whole number of {lowest} or more")
-        return int(text)
-    return parse
-
-
-class _Parser(argparse.ArgumentParser):
-    """The options of every builder and generator. A wrong command line is a ValueError like any other fault."""
-
-    def __init__(self, description: str):
-        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-        self.add_argument("--seed", type=at_least(0), default=0, help="of all that is drawn at random (default: 0)")
-        self.add_argument("--overwrite", action="store_true", help="replace the output folder if it exists")
-
-    def error(self, message: str):
-        raise ValueError(f"{message}; see --help")
-
-
 def generator_parser(description: str, train: int, test: int) -> argparse.ArgumentParser:
-    parser = _Parser(description)
+    parser = Parser(description)
     parser.add_argument("--output-dir", required=True, help="folder to make, for train.csv and test.csv")
     parser.add_argument("--train", type=at_least(1), default=train, help=f"training puzzles (default: {train})")
     parser.add_argument("--test", type=at_least(1), default=test, help=f"test puzzles (default: {test})")
@@ -209,7 +188,7 @@ def generator_parser(description: str, train: int, test: int) -> argparse.Argume
 
 
 def builder_parser(description: str, output_dir: str, source_repo: str) -> argparse.ArgumentParser:
-    parser = _Parser(description)
+    parser = Parser(description)
     parser.add_argument("--output-dir", default=output_dir, help=f"folder to make (default: {output_dir})")
     parser.add_argument("--source-dir", help="folder with train.csv and test.csv (default: download --source-repo)")
     parser.add_argument("--source-repo", default=source_repo, help=f"hub data set (default: {source_repo})")
@@ -234,19 +213,12 @@ class Split:
 def write_dataset(builder: str, args: argparse.Namespace, files: dict[str, Path], splits: dict[str, Split],
                   seq_len: int, vocab_size: int) -> None:
     """Write and report a data set of puzzles without embeddings of their own (identifier 0, the blank)."""
-    counts = {name: {"groups": split.groups, "puzzles": split.puzzles, "examples": split.puzzles}
-              for name, split in splits.items()}
     needed = sum(split.puzzles * (2 * seq_len + 12) for split in splits.values())  # 12: three int32 a puzzle
-    with new_dataset_directory(args.output_dir, needed, args.overwrite) as building:
+    with building(builder, args, files.values(), needed) as (folder, counts):
         for name, split in splits.items():
-            _write_split(building / name, split, seq_len, vocab_size)
-        write_json(building / "identifiers.json", [BLANK_IDENTIFIER])
-        source = {file.name: file_sha256(file) for file in files.values()}
-        write_json(building / "source.json",
-                   {"builder": builder, "arguments": vars(args), "source": source, "rows": counts})
-    for name, count in counts.items():
-        print(f"{name}: {count['groups']} groups, {count['puzzles']} puzzles, {count['examples']} examples")
-    print(f"{args.output_dir}: fingerprint {dataset_fingerprint(args.output_dir)}")
+            _write_split(folder / name, split, seq_len, vocab_size)
+            counts[name] = {"groups": split.groups, "puzzles": split.puzzles, "examples": split.puzzles}
+        write_json(folder / "identifiers.json", [BLANK_IDENTIFIER])
 
 
 def _write_split(split_dir: Path, split: Split, seq_len: int, vocab_size: int) -> None:
@@ -267,19 +239,9 @@ def write_csv(path: Path, source: str, rows: Iterable[tuple[str, str, int]]) -> 
 def write_generated(args: argparse.Namespace, source: str, splits: dict[str, list[tuple[str, str, int]]],
                     next_step: str) -> None:
     """Write both CSV files, then print their row counts and the command that comes next."""
-    with new_dataset_directory(args.output_dir, 0, args.overwrite) as building:
+    with new_dataset_directory(args.output_dir, 0, args.overwrite) as folder:
         for split, rows in splits.items():
-            write_csv(building / f"{split}.csv", source, rows)
+            write_csv(folder / f"{split}.csv", source, rows)
     for split, rows in splits.items():
         print(f"{split}: {len(rows)} puzzles")
     print(f"next: python -m {next_step} --source-dir {args.output_dir} --output-dir {args.output_dir}-built")
-
-
-def run(main: Callable[[], None]) -> int:
-    """Exit code of a command: 2 and one line where the user or the disk is at fault, 0 where all is well."""
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    return 0

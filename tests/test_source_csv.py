@@ -1,4 +1,4 @@
-"""Reading and checking source files, where they come from, and how commands end."""
+"""Reading and checking source files, and where they come from."""
 import re
 import sys
 import types
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dataset import source_csv
-from dataset.source_csv import builder_parser, read_rows, run, source_files, subsample, warn_of_overlap, write_csv
+from dataset.source_csv import builder_parser, read_rows, source_files, subsample, warn_of_overlap, write_csv
 
 HEADER = "source,question,answer,rating\n"
 ROWS = "one,#S G, oS#,3\nsecond name,ab d,efgh,-1.5\n3,    ,....,1e3\n"
@@ -131,11 +131,3 @@ def test_the_hub_is_asked_for_data_set_files_and_its_failure_names_the_way_out(m
 def test_a_wrong_command_line_is_a_value_error(arguments, problem):
     with pytest.raises(ValueError, match=problem):
         builder_parser("what it does", "data/x", "some/set").parse_args(arguments)
-
-
-def test_a_command_ends_with_one_line_and_code_2(capsys):
-    def fail():
-        raise ValueError("first\n  second")
-    assert run(fail) == 2
-    assert capsys.readouterr().err == "error: first second\n"
-    assert run(lambda: None) == 0

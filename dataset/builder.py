@@ -1,0 +1,60 @@
+"""What every builder and generator shares: its command line, how it ends, and what it tells of what it wrote.
+
+    python -m dataset.build_sudoku_dataset --help
+"""
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dataset.common import dataset_fingerprint, file_sha256, new_dataset_directory, write_json
+
+
+def at_least(lowest: int) -> Callable[[str], int]:
+    """An argparse type: a whole number not below `lowest`."""
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < lowest:
+            raise argparse.ArgumentTypeError(f"{text} is not a whole number of {lowest} or more")
+        return int(text)
+    return parse
+
+
+class Parser(argparse.ArgumentParser):
+    """The options of every builder and generator. A wrong command line is a ValueError like any other fault."""
+
+    def __init__(self, description: str):
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+        self.add_argument("--seed", type=at_least(0), default=0, help="of all that is drawn at random (default: 0)")
+        self.add_argument("--overwrite", action="store_true", help="replace the output folder if it exists")
+
+    def error(self, message: str):
+        raise ValueError(f"{message}; see --help")
+
+
+def run(main: Callable[[], None]) -> int:
+    """Exit code of a command: 2 and one line where the user or the disk is at fault, 0 where all is well."""
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    return 0
+
+
+@contextmanager
+def building(builder: str, args: argparse.Namespace, files: Iterable[Path], needed_bytes: int
+             ) -> Iterator[tuple[Path, dict[str, dict[str, int]]]]:
+    """Yield the folder to fill and a dict to fill with each split's counts of rows; at the end, say what was written.
+
+    `files` are the sources; their SHA-256, the arguments and the counts go into source.json. Raises ValueError as
+    `new_dataset_directory` does.
+    """
+    counts: dict[str, dict[str, int]] = {}
+    with new_dataset_directory(args.output_dir, needed_bytes, args.overwrite) as folder:
+        yield folder, counts
+        write_json(folder / "source.json", {"builder": builder, "arguments": vars(args), "rows": counts,
+                                            "source": {file.name: file_sha256(file) for file in files}})
+    for split, count in counts.items():
+        print(f"{split}: " + ", ".join(f"{number} {what}" for what, number in count.items()))
+    print(f"{args.output_dir}: fingerprint {dataset_fingerprint(args.output_dir)}")
