@@ -13,7 +13,6 @@ if asked, `gallery.html`. Check: `pytest tests/test_evaluator_arc.py`; speed: `p
 import csv
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +23,10 @@ from torch import Tensor
 from dataset.arc import COLOURS, FIRST_COLOUR, SIDE, VOCAB_SIZE, SEPARATOR, decode_grid, encode_grid, parse_augmentation
 from dataset.common import PuzzleDatasetMetadata
 from evaluators.arc_gallery import write_gallery
-from evaluators.arc_votes import ORIGINAL, Votes, candidate_keys, grid_hashes
+from evaluators.arc_votes import ORIGINAL, Answer, Attempt, Grid, Votes, candidate_keys, grid_hashes
 from utils.command_line import describe_validation
 from utils.distributed import broadcast_object, decided_by_main
 
-Grid = list[list[int]]
 NO_ANSWER = [[0, 0], [0, 0]]  # submitted where nothing was predicted
 
 
@@ -43,31 +41,6 @@ class ARCConfig(BaseModel):
     aggregated_voting: bool = False
     # tasks to draw in gallery.html
     gallery: int = Field(0, ge=0)
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """A candidate for an answer, with its votes and their mean q."""
-
-    grid: Grid
-    votes: int
-    q: float
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What was voted on one test input."""
-
-    task: str
-    number: int  # of the test input in its task
-    attempts: list[Attempt]  # the best candidates, best first
-    votes: int
-    candidates: int
-    truth_rank: int | None  # of the true answer among the candidates, from 1 on; None: nobody voted for it
-    truth_votes: int
-
-    def solved_within(self, attempts: int) -> bool:
-        return self.truth_rank is not None and self.truth_rank <= attempts
 
 
 class ARC:
@@ -128,9 +101,9 @@ class ARC:
 
     def result(self, save_path: Path | None, rank: int, world_size: int, group) -> dict[str, float] | None:
         candidates = self.votes.ranked()
-        answers = broadcast_object(candidates is not None and self._best_keys(candidates))
-        grids = self.votes.grids(answers)
-        metrics = decided_by_main(lambda: self._report(candidates, dict(zip(answers.tolist(), grids)), save_path))
+        best = broadcast_object(None if candidates is None else self._best_keys(candidates))
+        grids = self.votes.grids(best)
+        metrics = decided_by_main(lambda: self._report(candidates, dict(zip(best.tolist(), grids)), save_path))
         return metrics if rank == 0 else None
 
     def _best_keys(self, candidates: np.ndarray) -> np.ndarray:
@@ -150,7 +123,8 @@ class ARC:
             self._write_submission(answers, save_path / "submission.json")
             self._write_table(answers, save_path / "arc_tasks.csv")
             if self.config.gallery:
-                write_gallery(self.tasks, answers, metrics, self.config, save_path / "gallery.html")
+                write_gallery(self.tasks, answers, metrics, self.config.gallery, self.config.submission_K,
+                              save_path / "gallery.html")
         return {f"aggregated_{name}" if self.config.aggregated_voting else name: value
                 for name, value in metrics.items()}
 

@@ -4,12 +4,16 @@ A prediction is a vote of confidence q for the *candidate* that it becomes when 
 are computed of most predictions: the hash of a restored grid is a bilinear form over the grid as predicted, in which
 the augmentation merely reorders the weights. One prediction of each candidate is kept, as predicted.
 """
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
 from dataset.arc import COLOURS, SIDE, VOCAB_SIZE, FIRST_COLOUR, crop_sizes, encode_grid
 from dataset.symmetry import inverse_dihedral
 from utils.distributed import gather_rows, gather_uneven_rows
+
+Grid = list[list[int]]  # rows of colours
 
 # What the inverse of each dihedral transform does: swap the axes, and reverse rows or columns before that.
 SWAPPED = np.array([False, True, False, True, False, False, True, True])
@@ -118,3 +122,28 @@ class Votes:
                 found[i] = restored(tokens[row], transforms[row], values[row])
         gathered = gather_rows(torch.from_numpy(found[None]))
         return None if gathered is None else gathered.numpy().max(0)  # the ranks that know a grid agree on it
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A candidate for an answer, with its votes and their mean q."""
+
+    grid: Grid
+    votes: int
+    q: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was voted on one test input."""
+
+    task: str
+    number: int  # of the test input in its task
+    attempts: list[Attempt]  # the best candidates, best first
+    votes: int
+    candidates: int
+    truth_rank: int | None  # of the true answer among the candidates, from 1 on; None: nobody voted for it
+    truth_votes: int
+
+    def solved_within(self, attempts: int) -> bool:
+        return self.truth_rank is not None and self.truth_rank <= attempts
