@@ -26,7 +26,8 @@ def data(tmp_path_factory) -> Path:
 def config_of(data: Path, name: str, *overrides: str) -> PretrainConfig:
     return pretrain_config(f"data_paths=[{data}]", f"checkpoint.path={data.parent / name}", *TINY_ARCH,
                            f"log_dir={data.parent}", "global_batch_size=16", "epochs=3", "eval_interval=1", "lr=1e-2",
-                           "lr_warmup_steps=0", "ema=True", "ema_rate=0.8", "use_wandb=false", *overrides)
+                           "lr_warmup_steps=0", "ema=True", "ema_rate=0.8", "use_wandb=false", "evaluators=[]",
+                           *overrides)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from utils.distributed import World
 
 # 64 training examples an epoch in batches of 16: four steps
 BASICS = [*TINY_ARCH, "global_batch_size=16", "epochs=3", "eval_interval=1", "lr=1e-3", "lr_warmup_steps=0",
-          "puzzle_emb_lr=1e-2", "log_interval=2", "use_wandb=false"]
+          "puzzle_emb_lr=1e-2", "log_interval=2", "use_wandb=false", "evaluators=[]"]
 
 
 @pytest.fixture
