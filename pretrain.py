@@ -88,6 +88,7 @@ class Run:
             try:
                 yield
             finally:
+                self.log.close_bar()
                 self.checkpoints.close()
 
     def step(self) -> None:
@@ -104,8 +105,8 @@ class Run:
             state.data.stream.load_state_dict(before)
             self.save()
             others = f", nor were the {state.skipped} steps before it" if state.skipped else ""
-            raise ValueError(f"{what}{others}; the state before it is saved in {self.directory}; go on from there or from "
-                             "an earlier checkpoint, with a smaller lr or on_nonfinite=skip")
+            raise ValueError(f"{what}{others}; the state before it is saved in {self.directory}; go on from there or "
+                             "from an earlier checkpoint, with a smaller lr or on_nonfinite=skip")
         self.log.say(f"warning: {what}; the batch is left out")
         state.leave_out_step()
 

@@ -12,7 +12,7 @@ from dataset.puzzle_dataset import Batch, PuzzleDataset
 from models.act import Carry
 from models.ema import EMA
 from models.sparse_embedding import SparseSignSGD
-from utils.checkpoint import load_weights, read_checkpoint, weights_of
+from utils.checkpoint import find_checkpoint, load_weights, read_checkpoint, weights_of
 from utils.distributed import World, all_reduce_sum_, gather_objects, gather_rows
 from utils.metrics import TrainMeter
 from utils.optim import build_optimizer, learning_rate
@@ -80,8 +80,8 @@ def build_state(config: PretrainConfig, data: PuzzleDataset, world: World) -> Tr
     torch.manual_seed(config.seed)  # the same initial weights on every rank
     head = config.arch.build_head(data.metadata, data.local_batch_size, world)
     if config.load_checkpoint is not None:
-        load_weights(head, weights_of(read_checkpoint(config.load_checkpoint), use_ema=True), config.load_checkpoint,
-                     resize_puzzle_table=True)
+        file = find_checkpoint(config.load_checkpoint)
+        load_weights(head, weights_of(read_checkpoint(file), use_ema=True), file, resize_puzzle_table=True)
     head.requires_grad_(not config.freeze_weights)
     if _should_compile(config, world):
         head.compile_recursion()

@@ -163,5 +163,5 @@ def refuse_other_data(fingerprints: dict[str, str], resumed: Resumed) -> None:
     """Raise ValueError if a data set, by path, is not the one in its place that the checkpoint was trained on."""
     for (path, now), then in zip(fingerprints.items(), resumed.payload["data_fingerprints"].values(), strict=True):
         if now != then:
-            raise ValueError(f"the contents of {path} differ from what {resumed.file} was trained on (fingerprints {now} "
-                             f"and {then}); restore the data set, or {FORK}")
+            raise ValueError(f"the contents of {path} differ from what {resumed.file} was trained on (fingerprints "
+                             f"{now} and {then}); restore the data set, or {FORK}")

@@ -72,6 +72,9 @@ class ArchConfig(NamedConfig):
         from_data = {"batch_size": batch_size, "seq_len": data.seq_len, "vocab_size": data.vocab_size,
                      "num_puzzle_identifiers": data.num_puzzle_identifiers}
         model = self.model_class(options | from_data)
+        if world.is_main:
+            for notice in model.config.notices():
+                print(f"notice: {notice}")
         return self.head_class(model, **self.loss.options).to(world.device)
 
 

@@ -117,8 +117,8 @@ def _open_array(file: Path, mapped: bool) -> np.ndarray:
         raise ValueError(f"{file} is missing; build the data set again")
     try:
         return np.load(file, mmap_mode="r" if mapped else None, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{file} is truncated or not a NumPy array ({error}); build the data set again") from error
+    except (ValueError, EOFError, OSError) as error:  # what NumPy says of it advises to load pickles
+        raise ValueError(f"{file} is truncated or not a NumPy array; build the data set again") from error
 
 
 def _check_arrays(arrays: dict[str, np.ndarray], split_dir: Path, name: str, metadata: PuzzleDatasetMetadata) -> None:

@@ -14,9 +14,13 @@ from utils.metrics import MetricSums, means
 SAVED_FROM_BATCH = ("inputs", "labels", "puzzle_identifiers")
 
 
-def supervision_steps(head: nn.Module, batch: Batch, keys: Sequence[str]) -> Iterator[tuple[dict, dict[str, Tensor]]]:
-    """Metrics (sums) and the outputs named by `keys`, after each supervision step of a batch, until all rows halt."""
-    carry, finished = head.initial_carry(batch), False
+def supervision_steps(head: nn.Module, batch: Batch, keys: Sequence[str], first_row: int = 0
+                      ) -> Iterator[tuple[dict, dict[str, Tensor]]]:
+    """Metrics (sums) and the outputs named by `keys`, after each supervision step of a batch, until all rows halt.
+
+    `first_row`: number of the batch's first row in the global batch, on which a model's random numbers depend.
+    """
+    carry, finished = head.initial_carry(batch, first_row=first_row), False
     while not finished:
         carry, _, metrics, outputs, finished = head(carry=carry, batch=batch, return_keys=keys)
         yield metrics, outputs
@@ -65,7 +69,8 @@ def evaluate(head: nn.Module, dataset: PuzzleDataset, world: World,
             real = _real_rows(examples, world, dataset)
             # A rank without examples still takes a row of padding, counted as nothing, to know the metrics' names.
             batch = {name: value[:max(real, 1)].to(world.device) for name, value in padded.items()}
-            metrics, outputs = _last_step(head, batch, keys, whole=real == dataset.local_batch_size)
+            metrics, outputs = _last_step(head, batch, keys, first_row=world.rank * dataset.local_batch_size,
+                                          whole=real == dataset.local_batch_size)
             sums[set_name].add({name: value * bool(real) for name, value in metrics.items()})
             if not real:
                 continue
@@ -87,10 +92,10 @@ def _real_rows(examples: int, world: World, dataset: PuzzleDataset) -> int:
     return min(max(examples - world.rank * dataset.local_batch_size, 0), dataset.local_batch_size)
 
 
-def _last_step(head: nn.Module, batch: Batch, keys: Sequence[str], whole: bool):
+def _last_step(head: nn.Module, batch: Batch, keys: Sequence[str], first_row: int, whole: bool):
     # A short last batch is no reason to compile for a new shape.
     with nullcontext() if whole else torch.compiler.set_stance("force_eager"):
-        *_, last = supervision_steps(head, batch, keys)
+        *_, last = supervision_steps(head, batch, keys, first_row)
     return last
 
 

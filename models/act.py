@@ -2,8 +2,9 @@
 
 A puzzle is worked on for up to N_sup = `halt_max_steps` supervision steps. Between them a row of the carry keeps its
 latents; a row that has halted takes the next puzzle and starts anew. Training may halt early where the model trusts
-its answer (q_halt), so easy puzzles make room for others; evaluation always runs N_sup steps.
+its answer (q_halt), so easy puzzles make room for others; evaluation runs N_sup steps, unless `act_inference`.
 """
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -52,6 +53,21 @@ def uniform(key: Tensor, draw: int) -> Tensor:
     return (mix32((key + draw * WEYL) & MASK32) >> 8).float() / 2**24
 
 
+def normal(key: Tensor, stream: int, *shape: int, cut: float = math.inf) -> Tensor:
+    """Standard normals (B, *shape), float32, cut at ±`cut`: a stream for each key (B,) and stream number. Drawn by
+    inverting the distribution at 2^24 midpoints, so each value is a function of its key, stream and place alone."""
+    row = (mix32(key) + stream * WEYL) & MASK32
+    place = mix32(torch.arange(math.prod(shape), device=key.device)).view(shape)
+    bits = mix32((mix32(row).view(-1, *[1] * len(shape)) + place) & MASK32) >> 8
+    symmetric = (2 * bits + 1 - 2**24).float() / 2**24  # in (-1, 1), exact
+    return math.sqrt(2) * torch.erfinv(symmetric * math.erf(cut / math.sqrt(2)))
+
+
+def where_rows(rows: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """`a` in the rows (B,) that are true, else `b` (B, …)."""
+    return torch.where(rows.view(-1, *[1] * (b.ndim - 1)), a, b)
+
+
 class ACTModel(nn.Module):
     """`Class(config: dict)`: builds its `Recursion` from its `Config`, and steps a batch through it.
 
@@ -61,6 +77,7 @@ class ACTModel(nn.Module):
     Config: type
     Recursion: type
     UNUSED_KEYS: tuple[str, ...] = ()
+    TRAINS_CONTINUE = True  # where halting compares q_halt with q_continue: whether the latter has a target
 
     def __init__(self, config: dict):
         super().__init__()
@@ -93,41 +110,55 @@ class ACTModel(nn.Module):
         continue logit is trained, its `target_q_continue` (B,)."""
         carry = self._refill(carry, batch)
         x = self.inner.embed(carry.current_data)
-        latents, logits, q = self.inner(carry.latents, x)
+        latents, logits, q = self.inner(carry.latents, x, carry.noise_key)
         outputs = {"logits": logits, "q_halt_logits": q[:, 0], "q_continue_logits": q[:, 1]}
         with torch.no_grad():
-            steps = carry.steps + 1
-            halted, noise_key = self._halt(steps, q, carry.noise_key)
-            if self.training and not self.config.no_ACT_continue and self.config.halt_max_steps > 1:
-                outputs["target_q_continue"] = self._continue_target(latents, x, steps)
-        return replace(carry, latents=latents, steps=steps, halted=halted, noise_key=noise_key), outputs
+            steps = carry.steps + ~carry.halted
+            after = replace(carry, latents=latents, steps=steps, noise_key=(carry.noise_key + 2 * WEYL) & MASK32,
+                            halted=carry.halted | self._halt(steps, q, carry.noise_key))
+            if (self.training and self.TRAINS_CONTINUE and not self.config.no_ACT_continue
+                    and self.config.halt_max_steps > 1):
+                outputs["target_q_continue"] = self._continue_target(after, x)
+            if self._halted_rows_wait():
+                # They repeat their last step, and so give the same answer, until all rows have halted.
+                kept = (where_rows(after.halted, old, new) for old, new in zip(carry.latents, after.latents))
+                after = replace(after, latents=tuple(kept),
+                                noise_key=torch.where(after.halted, carry.noise_key, after.noise_key))
+        return after, outputs
+
+    def _halted_rows_wait(self) -> bool:
+        """In adaptive evaluation there is one puzzle a row: those that are done wait for the others."""
+        return not self.training and self.config.act_inference
 
     def _refill(self, carry: Carry, batch: dict[str, Tensor]) -> Carry:
-        """Halted rows take the batch's puzzle, initial latents and zero steps."""
-        def where_halted(new: Tensor, old: Tensor) -> Tensor:
-            return torch.where(carry.halted.view(-1, *[1] * (old.ndim - 1)), new, old)
-
+        """Halted rows take the batch's puzzle, initial latents and zero steps; those that wait stay halted."""
+        new = carry.halted & (carry.steps == 0) if self._halted_rows_wait() else carry.halted
+        starts = self.inner.initial_latents(carry.noise_key)
         return replace(
             carry,
-            latents=tuple(where_halted(start, z) for start, z in zip(self.inner.initial_latents(), carry.latents)),
-            steps=carry.steps.masked_fill(carry.halted, 0),
-            current_data={name: where_halted(batch[name], old) for name, old in carry.current_data.items()})
+            latents=tuple(where_rows(new, start, z) for start, z in zip(starts, carry.latents)),
+            steps=carry.steps.masked_fill(new, 0),
+            halted=carry.halted & ~new,
+            current_data={name: where_rows(new, batch[name], old) for name, old in carry.current_data.items()})
 
-    def _halt(self, steps: Tensor, q: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-        """Which rows stop here (B,), and the keys of the next step's draws."""
+    def _halt(self, steps: Tensor, q: Tensor, key: Tensor) -> Tensor:
+        """Which rows stop here (B,)."""
         config = self.config
         last = steps >= config.halt_max_steps
-        if not self.training or config.halt_max_steps == 1:
-            return last, key
+        adaptive = config.act_enabled if self.training else config.act_inference
+        if not adaptive or config.halt_max_steps == 1:
+            return last
         confident = q[:, 0] > (0 if config.no_ACT_continue else q[:, 1])
+        if not self.training:
+            return last | confident
         # Exploration: now and then demand a random minimum of 2…N_sup steps, so that halting late is seen, too.
         explore = uniform(key, 0) < config.halt_exploration_prob
         minimum = 2 + (uniform(key, 1) * (config.halt_max_steps - 1)).int()
-        return last | confident & (~explore | (steps >= minimum)), (key + 2 * WEYL) & MASK32
+        return last | confident & (~explore | (steps >= minimum))
 
-    def _continue_target(self, latents: tuple[Tensor, ...], x: Tensor, steps: Tensor) -> Tensor:
+    def _continue_target(self, after: Carry, x: Tensor) -> Tensor:
         """Q-learning target of "continue": what the next step would be worth, halting there if it is the last."""
-        _, _, q = self.inner(latents, x)
+        _, _, q = self.inner(after.latents, x, after.noise_key)
         next_halt, next_continue = q[:, 0], q[:, 1]
-        last = steps >= self.config.halt_max_steps
+        last = after.steps >= self.config.halt_max_steps
         return torch.sigmoid(torch.where(last, next_halt, torch.maximum(next_halt, next_continue)))

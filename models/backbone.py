@@ -4,17 +4,20 @@
     y = z_H, the answer latent, and z = z_L, the reasoning latent, start from fixed vectors
     logits = lm_head(y), and two halting logits from y's first position
 
-An architecture subclasses `Backbone` and adds the networks and the recursion that make it differ.
+An architecture subclasses `Backbone` and adds the networks and the recursion that make it differ; an example of one is
+in docs/your-own-model.md.
 """
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from models.layers import Block, Embedding, Linear, RotaryPositions, truncated_normal_
+from models.act import normal
+from models.layers import (STD_OF_TRUNCATED_NORMAL, Block, Embedding, Linear, RotaryPositions, board_positions,
+                           truncated_normal_)
 from models.sparse_embedding import SparseEmbedding
 
 Q_HEAD_BIAS = -5.0  # "almost surely wrong, do not halt" before anything is learned
@@ -25,6 +28,9 @@ class BackboneConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
+    # published keys that an architecture takes and does not use: they keep their defaults, whatever was set
+    UNUSED_KEYS: ClassVar[tuple[str, ...]] = ()
+
     # width D of a latent
     hidden_size: int = Field(gt=0)
     # attention heads; D / heads is the width of one (unused with mlp_t)
@@ -33,8 +39,8 @@ class BackboneConfig(BaseModel):
     expansion: float = Field(gt=0)
     # blocks in the network
     L_layers: int = Field(gt=0)
-    # how attention learns of positions
-    pos_encodings: Literal["none", "rope", "learned"]
+    # how attention learns of positions; rope2d: half of a head's width turns by the row, half by the column
+    pos_encodings: Literal["none", "rope", "rope2d", "learned"]
     # mix positions by a SwiGLU along the sequence instead of attention
     mlp_t: bool = False
     # width of a puzzle's embedding; 0: puzzles have none
@@ -49,6 +55,15 @@ class BackboneConfig(BaseModel):
     halt_exploration_prob: float = Field(ge=0, le=1)
     # halt when q_halt > 0 (true), or when q_halt > q_continue, whose target is bootstrapped (false)
     no_ACT_continue: bool = True
+    # halt before N_sup: in training, and at evaluation
+    act_enabled: bool = True
+    act_inference: bool = False
+    # deviation of latents drawn anew for each puzzle and position; 0: they start from fixed vectors (arXiv 2605.21488)
+    initial_state_std: float = Field(0.0, ge=0)
+    # λ of a relaxed pass z ← (1−λ)·z + λ·f(z + …)
+    relaxation: float = Field(1.0, gt=0, le=1)
+    # deviation of the normal noise added after each pass, at evaluation as well
+    noise_scale: float = Field(0.0, ge=0)
 
     # filled from the data: rows of a batch on one rank, sequence length L, tokens V, rows of the embedding table
     batch_size: int = 0
@@ -56,20 +71,36 @@ class BackboneConfig(BaseModel):
     vocab_size: int = 0
     num_puzzle_identifiers: int = 0
 
+    def model_post_init(self, _context) -> None:
+        for key in self.UNUSED_KEYS:
+            setattr(self, key, type(self).model_fields[key].default)
+
     @model_validator(mode="after")
     def _check(self):
         if not self.mlp_t and self.hidden_size < self.num_heads:
             raise ValueError(f"hidden_size={self.hidden_size} leaves no width for num_heads={self.num_heads}")
-        head_width = self.hidden_size // self.num_heads
-        if not self.mlp_t and self.pos_encodings == "rope" and head_width % 2:
-            raise ValueError(f"pos_encodings=rope turns pairs: hidden_size / num_heads = {head_width} must be even")
-        if self.mlp_t and self.pos_encodings == "rope":
-            raise ValueError("pos_encodings=rope has no effect with mlp_t=True; use pos_encodings=none")
+        rope, turned = self.pos_encodings, {"rope": 2, "rope2d": 4}.get(self.pos_encodings)
+        if turned and self.mlp_t:
+            raise ValueError(f"pos_encodings={rope} has no effect with mlp_t=True; use pos_encodings=none")
+        if turned and self.head_width % turned:
+            raise ValueError(f"pos_encodings={rope} turns pairs: hidden_size / num_heads = {self.head_width} must be "
+                             + ("even" if turned == 2 else "a multiple of 4"))
         if self.puzzle_emb_len and self.puzzle_emb_ndim > self.puzzle_emb_len * self.hidden_size:
             raise ValueError(f"puzzle_emb_ndim={self.puzzle_emb_ndim} does not fit into "
                              f"puzzle_emb_len={self.puzzle_emb_len} positions of hidden_size={self.hidden_size}; "
                              "use puzzle_emb_len=0 for as many as needed")
         return self
+
+    @property
+    def head_width(self) -> int:
+        return self.hidden_size // self.num_heads
+
+    def notices(self) -> list[str]:
+        """What works and is likely not meant, to be said at start-up."""
+        if self.mlp_t or self.hidden_size % self.num_heads == 0:
+            return []
+        return [f"arch.hidden_size={self.hidden_size} is no multiple of arch.num_heads={self.num_heads}: heads are "
+                f"{self.head_width} wide, {self.head_width * self.num_heads} together"]
 
     @property
     def prefix_len(self) -> int:
@@ -78,7 +109,9 @@ class BackboneConfig(BaseModel):
 
 
 class Backbone(nn.Module):
-    """Embeds a puzzle, holds initial latents and heads; subclasses add networks and `forward(latents, x)`."""
+    """Embeds a puzzle, holds initial latents and heads; subclasses add networks and `supervision_step`."""
+
+    SHORT_CONV = False  # whether the blocks look back one position inside their SwiGLU
 
     def __init__(self, config: BackboneConfig):
         super().__init__()
@@ -95,17 +128,43 @@ class Backbone(nn.Module):
             self.puzzle_emb = SparseEmbedding(config.num_puzzle_identifiers, config.puzzle_emb_ndim)
         if config.pos_encodings == "learned":
             self.embed_pos = Embedding(positions, D, std=1 / self.scale, dtype=self.dtype)
-        self.rotary = RotaryPositions(positions, D // config.num_heads) if config.pos_encodings == "rope" else None
+        self.rotary = None
+        if config.pos_encodings in ("rope", "rope2d"):
+            places = board_positions(P, config.seq_len) if config.pos_encodings == "rope2d" else positions
+            self.rotary = RotaryPositions(places, config.head_width)
         self.P = P
+        self.latent_names: list[str] = []
 
     def add_initial_latent(self, name: str) -> None:
-        """A fixed vector (D,), drawn once, saved with the weights and not trained."""
+        """A fixed vector (D,), drawn once, saved with the weights and not trained. The first added is y."""
         self.register_buffer(name, truncated_normal_(torch.empty(self.config.hidden_size), std=1.0).to(self.dtype))
+        self.latent_names.append(name)
+
+    def initial_latents(self, keys: Tensor | None = None) -> tuple[Tensor, ...]:
+        """The fixed vectors (D,), or with `initial_state_std`, latents (B, P+L, D) drawn by the rows' keys (B,)."""
+        c = self.config
+        if keys is None or not c.initial_state_std:
+            return tuple(getattr(self, name) for name in self.latent_names)
+        scale = c.initial_state_std / STD_OF_TRUNCATED_NORMAL
+        # Streams -1, -2, …: those from 0 on are the noise of the passes.
+        return tuple(scale * normal(keys, -1 - i, self.P + c.seq_len, c.hidden_size, cut=2.0).to(self.dtype)
+                     for i in range(len(self.latent_names)))
 
     def stack(self, layers: int) -> "Stack":
         c = self.config
         positions = self.P + c.seq_len
-        return Stack([Block(c.hidden_size, positions, c.num_heads, c.expansion, c.mlp_t) for _ in range(layers)])
+        return Stack([Block(c.hidden_size, positions, c.num_heads, c.expansion, c.mlp_t, self.SHORT_CONV)
+                      for _ in range(layers)])
+
+    def supervision_step(self, latents: tuple[Tensor, ...], x: Tensor, update: "Passes") -> tuple[Tensor, ...]:
+        """The recursion: new latents, y first, each by `update(network, z, injection)`."""
+        raise NotImplementedError
+
+    def forward(self, latents: tuple[Tensor, ...], x: Tensor, keys: Tensor | None = None):
+        """One supervision step: latents without gradient, logits (B, L, V), halting logits (B, 2). `keys` (B,) of the
+        rows' noise, where there is any."""
+        latents = self.supervision_step(latents, x, Passes(self.config, self.rotary, keys))
+        return tuple(z.detach() for z in latents), *self.heads(latents[0])
 
     def embed(self, data: dict[str, Tensor]) -> Tensor:
         """The question x (B, P+L, D) from `inputs` (B, L) and `puzzle_identifiers` (B,)."""
@@ -129,6 +188,29 @@ class Backbone(nn.Module):
         return self.lm_head(y)[:, self.P:], self.q_head(y[:, 0]).float()
 
 
+class Passes:
+    """The passes of one supervision step, `z = update(network, z, injection)`, relaxed and noised as configured:
+
+        z ← (1−λ)·z + λ·f(z + injection) + ε
+
+    ε of a pass is a function of its row's key and of the pass's number in the step.
+    """
+
+    def __init__(self, config: BackboneConfig, rotary: RotaryPositions | None, keys: Tensor | None):
+        self.config, self.rotary, self.keys = config, rotary, keys
+        self.number = 0
+
+    def __call__(self, network: "Stack", z: Tensor, injection: Tensor | int = 0) -> Tensor:
+        config = self.config
+        after = network(z, injection, self.rotary)
+        if config.relaxation != 1:
+            after = torch.lerp(z, after, config.relaxation)
+        if config.noise_scale:
+            after = after + config.noise_scale * normal(self.keys, self.number, *z.shape[1:]).to(z.dtype)
+        self.number += 1
+        return after
+
+
 class Stack(nn.Module):
     """f: add the injection, then pass through the blocks."""
 
@@ -136,7 +218,7 @@ class Stack(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(layers)
 
-    def forward(self, z: Tensor, injection: Tensor, rotary: RotaryPositions | None) -> Tensor:
+    def forward(self, z: Tensor, injection: Tensor | int, rotary: RotaryPositions | None) -> Tensor:
         z = z + injection
         for layer in self.layers:
             z = layer(z, rotary)

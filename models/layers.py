@@ -4,6 +4,8 @@ Shapes, here and everywhere: B batch, L sequence, P puzzle-embedding positions, 
 is (B, P+L, D). Weights stay in float32 and are cast to the activations' dtype at each use, so that the optimizer sees
 full precision whatever the forward dtype.
 """
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -53,13 +55,31 @@ class Embedding(nn.Module):
         return F.embedding(ids, self.embedding_weight.to(self.dtype))
 
 
-class RotaryPositions(nn.Module):
-    """Cosines and sines (positions, head width) of rotary position encoding (arXiv 2104.09864), always float32."""
+def board_positions(prefix: int, cells: int) -> Tensor:
+    """Row and column (prefix + cells, 2) of a square board's cells; the prefix stands on the diagonal before it.
+    Raises ValueError for a board that is not square."""
+    side = math.isqrt(cells)
+    if side**2 != cells:
+        raise ValueError(f"pos_encodings=rope2d needs square puzzles, and these have {cells} cells; use "
+                         "pos_encodings=rope")
+    before, board = torch.arange(prefix), prefix + torch.arange(side)
+    return torch.cat((before.expand(2, -1).T, torch.cartesian_prod(board, board)))
 
-    def __init__(self, positions: int, head_width: int):
+
+class RotaryPositions(nn.Module):
+    """Cosines and sines (positions, head width) of rotary position encoding (arXiv 2104.09864), always float32.
+
+    `positions`: how many there are in a line, or the coordinates (positions, axes) of each, which share the head's
+    width equally.
+    """
+
+    def __init__(self, positions: int | Tensor, head_width: int):
         super().__init__()
-        frequencies = ROPE_BASE ** (-torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)
-        angles = torch.outer(torch.arange(positions, dtype=torch.float32), frequencies).repeat(1, 2)
+        places = torch.arange(positions)[:, None] if isinstance(positions, int) else positions
+        width = head_width // places.shape[1]
+        frequencies = ROPE_BASE ** (-torch.arange(0, width, 2, dtype=torch.float32) / width)
+        # (positions, axes, width / 2) -> (positions, head width / 2), then the same for the other of each pair
+        angles = (places.float()[:, :, None] * frequencies).flatten(1).repeat(1, 2)
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
 
@@ -98,26 +118,46 @@ class SwiGLU(nn.Module):
         self.gate_up_proj = Linear(width, 2 * inner)
         self.down_proj = Linear(inner, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def gated(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
-        return self.down_proj(F.silu(gate) * up)
+        return F.silu(gate) * up
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(self.gated(x))
+
+
+class ConvSwiGLU(SwiGLU):
+    """SwiGLU whose inner channels each look back one position before the down projection (arXiv 2512.14693):
+    `down(silu(w₀·h[t−1] + w₁·h[t] + b))`, with zeros before the first position."""
+
+    def __init__(self, width: int, expansion: float):
+        super().__init__(width, expansion)
+        inner = self.down_proj.weight.shape[1]
+        self.conv_weight = nn.Parameter(truncated_normal_(torch.empty(2, inner), std=2**-0.5))
+        self.conv_bias = nn.Parameter(torch.zeros(inner))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.gated(x)  # (B, positions, inner)
+        earlier, now = self.conv_weight.to(x.dtype)
+        return self.down_proj(F.silu(earlier * F.pad(h[:, :-1], (0, 0, 1, 0)) + now * h + self.conv_bias.to(x.dtype)))
 
 
 class Block(nn.Module):
     """Mix across positions, then within each: two residual parts, each normalised after the sum (post-norm).
 
     Positions are mixed by attention or, with `mlp_t`, by a SwiGLU along the sequence of `positions` = P+L entries,
-    whose norm then runs along the sequence as well.
+    whose norm then runs along the sequence as well. `short_conv` makes the second part a `ConvSwiGLU`.
     """
 
-    def __init__(self, width: int, positions: int, heads: int, expansion: float, mlp_t: bool):
+    def __init__(self, width: int, positions: int, heads: int, expansion: float, mlp_t: bool,
+                 short_conv: bool = False):
         super().__init__()
         if mlp_t:
             self.mlp_t = SwiGLU(positions, expansion)
         else:
             self.self_attn = Attention(width, heads)
         self.mixes_by_mlp = mlp_t
-        self.mlp = SwiGLU(width, expansion)
+        self.mlp = (ConvSwiGLU if short_conv else SwiGLU)(width, expansion)
 
     def forward(self, x: Tensor, rotary: RotaryPositions | None) -> Tensor:
         if self.mixes_by_mlp:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from helpers import tiny_batch, tiny_config
-from models.act import MASK32, mix32, noise_keys, uniform
+from models.act import MASK32, WEYL, mix32, noise_keys, normal, uniform
 from models.recursive_reasoning.trm import TRM
 
 
@@ -118,3 +118,65 @@ def test_the_continue_target_is_the_value_of_the_next_step():
     assert not outputs["target_q_continue"].requires_grad
     assert "target_q_continue" not in model.eval()(model.initial_carry(batch), batch)[1]
     assert "target_q_continue" not in model_with_q(0.0)(model.initial_carry(batch), batch)[1]
+
+
+@pytest.mark.parametrize("no_continue, rule", [(True, lambda halt, go_on: halt > 0),
+                                               (False, lambda halt, go_on: halt > go_on)])
+def test_adaptive_evaluation_keeps_the_answer_a_row_halted_with_until_all_have(no_continue, rule):
+    torch.manual_seed(0)
+    options = {"halt_max_steps": 5, "no_ACT_continue": no_continue}
+    model, batch = TRM(tiny_config(**options, act_inference=True)).eval(), tiny_batch(rows=32)
+    torch.nn.init.normal_(model.inner.q_head.weight)
+    torch.nn.init.zeros_(model.inner.q_head.bias)
+    full = TRM(tiny_config(**options)).eval()
+    full.load_state_dict(model.state_dict())
+
+    def steps_of(model) -> list:
+        carry, steps = model.initial_carry(batch), []
+        while not carry.halted.all() or not steps:
+            carry, outputs = model(carry, batch)
+            steps.append((carry, outputs))
+        return steps
+
+    every_step, adaptive = steps_of(full), steps_of(model)
+    halts = torch.stack([rule(outputs["q_halt_logits"], outputs["q_continue_logits"]) for _, outputs in every_step])
+    halts[-1] = True
+    halted_at = halts.int().argmax(0)
+    assert len(halted_at.unique()) > 2 and len(adaptive) == halted_at.max() + 1
+    carry, outputs = adaptive[-1]
+    assert torch.equal(carry.steps, halted_at.int() + 1)
+    expected = torch.stack([outputs["logits"] for _, outputs in every_step])[halted_at, torch.arange(32)]
+    assert torch.equal(outputs["logits"], expected)
+
+
+def test_without_act_training_runs_every_step_however_sure_the_model_is():
+    model, batch = model_with_q(50.0, act_enabled=False), tiny_batch()
+    carry, halted = model.initial_carry(batch), []
+    for _ in range(6):
+        carry, _ = model(carry, batch)
+        halted.append(carry.halted.all().item())
+    assert halted == [False, False, True] * 2
+
+
+def test_normal_draws_are_normal_and_independent_over_rows_streams_places_and_steps():
+    keys = noise_keys(0, torch.arange(40))
+    draws = torch.stack([normal(key, stream, 50, 100) for key in (keys, (keys + 2 * WEYL) & MASK32)
+                         for stream in (-1, 0, 1)])  # (6, 40, 50, 100)
+    flat = draws.flatten()
+    assert draws.dtype == torch.float32 and flat.isfinite().all()
+    for power, moment in ((1, 0), (2, 1), (3, 0), (4, 3)):
+        assert flat.pow(power).mean().item() == pytest.approx(moment, abs=0.02)
+    below = [(flat < z).float().mean().item() for z in (-2, -1, 0, 1, 2)]
+    assert below == pytest.approx([0.02275, 0.15866, 0.5, 0.84134, 0.97725], abs=0.002)
+    for rows in (draws.flatten(1), draws.transpose(0, 1).flatten(1), draws.permute(2, 0, 1, 3).flatten(1)):
+        off_diagonal = torch.corrcoef(rows) - torch.eye(len(rows))
+        assert off_diagonal.abs().max() < 5.5 / rows.shape[1]**0.5
+    assert len(draws[:, :, 0, 0].unique()) == 240
+
+
+def test_a_normal_draw_can_be_cut_and_depends_on_nothing_but_its_key_stream_and_place():
+    keys = noise_keys(3, torch.arange(8))
+    whole = normal(keys, 5, 4, 6, cut=2.0)
+    assert 1.9 < normal(keys, 5, 400, 6, cut=2.0).abs().max() <= 2
+    assert torch.equal(whole[4:], normal(keys[4:], 5, 4, 6, cut=2.0))
+    assert torch.equal(whole[:, :2], normal(keys, 5, 2, 6, cut=2.0))

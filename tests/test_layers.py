@@ -5,7 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.layers import Attention, Block, Embedding, Linear, RotaryPositions, SwiGLU, rms_norm, truncated_normal_
+from models.layers import (Attention, Block, ConvSwiGLU, Embedding, Linear, RotaryPositions, SwiGLU, board_positions,
+                           rms_norm, truncated_normal_)
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -104,3 +105,29 @@ def test_without_positions_attention_does_not_see_order_and_the_mlp_along_the_se
         block = Block(width=16, positions=6, heads=2, expansion=2, mlp_t=mlp_t)
         follows = torch.allclose(block(x[:, order], None), block(x, None)[:, order], atol=1e-5)
         assert follows == (not mlp_t)
+
+
+def test_on_a_board_half_a_heads_width_turns_by_the_row_and_half_by_the_column():
+    places = board_positions(prefix=2, cells=9)
+    assert places.tolist() == [[0, 0], [1, 1]] + [[2 + row, 2 + column] for row in range(3) for column in range(3)]
+    rotary, line = RotaryPositions(places, 8), RotaryPositions(5, 4)
+    for angles, expected in ((rotary.cos, line.cos), (rotary.sin, line.sin)):
+        # Of eight numbers, the pairs (0, 4) and (1, 5) turn by the row, (2, 6) and (3, 7) by the column.
+        assert torch.equal(angles[:, [0, 1, 4, 5]], expected[places[:, 0]])
+        assert torch.equal(angles[:, [2, 3, 6, 7]], expected[places[:, 1]])
+    q, k = random(8, seed=1), random(8, seed=2)
+    turned_q, turned_k = (rotary.rotate(v.expand(1, 1, 11, 8))[0, 0, 2:].view(3, 3, 8) for v in (q, k))
+    down_left = torch.einsum("ijd,ijd->ij", turned_q[:2, 1:], turned_k[1:, :2])
+    assert torch.allclose(down_left, down_left[0, 0].expand(2, 2), atol=1e-4)  # one offset, one product
+    with pytest.raises(ValueError, match="needs square puzzles, and these have 12 cells; use pos_encodings=rope"):
+        board_positions(0, 12)
+
+
+def test_the_short_convolution_of_swiglu_is_depthwise_and_causal():
+    torch.manual_seed(0)
+    module, x = ConvSwiGLU(8, 2), random(3, 5, 8)
+    torch.nn.init.normal_(module.conv_bias)
+    gate, up = F.linear(x, module.gate_up_proj.weight).chunk(2, dim=-1)
+    h = F.pad((F.silu(gate) * up).transpose(1, 2), (1, 0))  # (B, inner, 1 + positions)
+    convolved = F.conv1d(h, module.conv_weight.T[:, None], module.conv_bias, groups=h.shape[1]).transpose(1, 2)
+    assert torch.allclose(module(x), F.linear(F.silu(convolved), module.down_proj.weight), atol=1e-5)

@@ -54,8 +54,8 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def test_a_run_leaves_its_config_metrics_checkpoints_and_picture(data):
     run_dir = run(data)
     assert {file.name for file in run_dir.iterdir()} == {
-        ".lock", "config.yaml", "metrics.jsonl", "step_00000004.ckpt", "step_00000008.ckpt", "step_00000012.ckpt", "latest.txt",
-        "best.ckpt", "train_vs_val_loss.png"}
+        ".lock", "config.yaml", "metrics.jsonl", "step_00000004.ckpt", "step_00000008.ckpt", "step_00000012.ckpt",
+        "latest.txt", "best.ckpt", "train_vs_val_loss.png"}
     assert (run_dir / "latest.txt").read_text() == "step_00000012.ckpt\n"
     saved = PretrainConfig.parse(OmegaConf.load(run_dir / "config.yaml"))
     assert saved == config_of(data).model_copy(update={"project_name": "data-trm", "run_name": saved.run_name})
@@ -141,7 +141,7 @@ def test_without_a_monitor_there_is_no_best_and_without_checkpoints_the_picture_
 
 def test_a_directory_that_holds_a_run_is_not_written_to(data):
     before = {file.name: file.read_bytes() for file in run(data).iterdir()}
-    with pytest.raises(ValueError, match="holds a run already; go on with it by checkpoint.resume=true, choose another run_name"):
+    with pytest.raises(ValueError, match="holds a run already; go on with it by checkpoint.resume=true, choose"):
         run(data)
     assert before == {file.name: file.read_bytes() for file in (data.parent / "run").iterdir()}
 
@@ -309,7 +309,7 @@ def test_the_published_maze_command_trains_on_four_processes_as_printed(tmp_path
 def test_two_processes_train_as_one(data):
     """The same stream, exploration and gradients: equal to float tolerance over 24 steps."""
     overrides = [f"data_paths=[{data}]", *BASICS, "epochs=6", "eval_interval=3", "arch.halt_exploration_prob=0.5",
-                 "optimizer=adamw", "ema=True", "log_interval=6"]
+                 "optimizer=adamw", "ema=True", "log_interval=6", "arch.initial_state_std=1.0", "arch.noise_scale=0.01"]
     for ranks in (1, 2):
         done = run_script("pretrain.py", *overrides, f"checkpoint.path=run{ranks}", cwd=data.parent, ranks=ranks,
                           OMP_NUM_THREADS="1")

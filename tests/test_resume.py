@@ -1,4 +1,5 @@
 """A run that is stopped and resumed is the same run, bit for bit; and what may differ when one goes on."""
+import json
 import os
 import re
 import shutil
@@ -118,9 +119,9 @@ def test_going_back_sets_later_files_and_lines_aside_and_loses_none(data):
     resume(run, "checkpoint.resume_from=step_00000005.ckpt")
     assert_same_run(whole, run)
     aside = run / "superseded" / "1"
-    assert {f.name for f in aside.iterdir()} == {"metrics.jsonl", "step_00000010.ckpt", "step_00000016.ckpt", "best.ckpt"}
-    kept = [line for line in (whole / "metrics.jsonl").read_text().splitlines() if '"step": 1' in line or '"step": 9' in line
-            or '"step": 6' in line]
+    assert {f.name for f in aside.iterdir()} == {"metrics.jsonl", "best.ckpt", "step_00000010.ckpt",
+                                                 "step_00000016.ckpt"}
+    kept = [line for line in (whole / "metrics.jsonl").read_text().splitlines() if json.loads(line)["step"] > 5]
     assert (aside / "metrics.jsonl").read_text().splitlines() == [*kept, '{"step": 17, "ep']
     assert read_checkpoint(run / "best.ckpt")["step"] == read_checkpoint(whole / "best.ckpt")["step"]
 

@@ -1,6 +1,7 @@
 """What a run tells: the text log, metrics.jsonl, and a real offline Weights & Biases run read back."""
 import json
 import re
+import shutil
 import struct
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from wandb.proto import wandb_internal_pb2
 
 from helpers import ROOT, TINY_ARCH, metric_lines, run_script, write_tiny_dataset
-from utils.run_log import unique_run_name
+from utils.run_log import append_lines, unique_run_name
 
 RUN = [*TINY_ARCH, "data_paths=[data]", "epochs=2", "eval_interval=1", "global_batch_size=16", "log_interval=3",
        "checkpoint.path=run", "lr_warmup_steps=0", "run_name=name", "project_name=project", "evaluators=[]"]
@@ -113,7 +114,7 @@ def test_an_offline_run_holds_names_config_parameters_history_and_code(folder):
             summary |= {(i.key or i.nested_key[0]): json.loads(i.value_json) for i in record.summary.update}
     assert summary["parameters/puzzle_embedding"] == 65 * 16 and summary["parameters/network"] > 1000
     code, = (record.artifact for record in records if record.HasField("artifact"))
-    scripts = {"pretrain.py", "evaluate.py"}
+    scripts = {"train_state.py", "pretrain.py", "evaluate.py"}
     folders = ("config", "dataset", "evaluators", "losses", "models", "utils")
     sources = {path.relative_to(ROOT).as_posix() for folder in folders for suffix in ("py", "yaml")
                for path in (ROOT / folder).rglob(f"*.{suffix}")}
@@ -123,3 +124,22 @@ def test_an_offline_run_holds_names_config_parameters_history_and_code(folder):
 def test_names_are_readable_and_unique():
     names = [unique_run_name("trm") for _ in range(50)]
     assert len(set(names)) == 50 and all(re.fullmatch(r"trm-\d{8}-\d{6}-[0-9a-f]{4}", name) for name in names)
+
+
+def test_a_run_that_goes_on_keeps_its_id(folder, tmp_path):
+    copy = shutil.copytree(folder / "wandb", tmp_path / "copy", symlinks=True)
+    done = run_script("pretrain.py", "checkpoint.path=run", "checkpoint.resume=true", "epochs=3", cwd=copy)
+    assert done.returncode == 0, done.stderr
+    files = list((copy / "run" / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(files) == 2 and {file.name for file in files} == {
+        f"run-{(copy / 'run' / 'wandb_run_id.txt').read_text().strip()}.wandb"}
+
+
+def test_lines_that_found_the_disk_full_are_written_whole_later(tmp_path, limited_file_size):
+    file = tmp_path / "metrics.jsonl"
+    append_lines(file, ["first\n"])
+    with limited_file_size(10), pytest.raises(OSError):
+        append_lines(file, ["second\n", "third\n"])
+    assert file.read_text() == "first\n"
+    append_lines(file, ["second\n", "third\n"])
+    assert file.read_text() == "first\nsecond\nthird\n"

@@ -133,7 +133,7 @@ def test_the_published_name_of_the_checkpoint_directory_is_understood():
     ("data_paths=data/x", "data_paths='data/x': Input should be a valid list"), ("data_paths=[]", r"data_paths=\[\]: "),
     ("evaluators=[{nam: x}]", "evaluators"), ("log_interval=0", "log_interval=0: "),
     ("arch.hidden_size=0", "arch.hidden_size=0: "), ("arch.mlp_t=yes please", "arch.mlp_t='yes please': "),
-    ("arch.pos_encodings=sinus", "arch.pos_encodings='sinus': Input should be 'none', 'rope' or 'learned'"),
+    ("arch.pos_encodings=sinus", "arch.pos_encodings='sinus': Input should be 'none', 'rope', 'rope2d' or 'learned'"),
     ("arch.loss.loss_type=mse", "arch.loss.loss_type='mse': "),
     ("arch.forward_dtype=int8", "arch.forward_dtype='int8': "),
     ("+arch.seq_len=81", "arch.seq_len follows from the data and cannot be set; remove it"),

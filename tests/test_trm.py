@@ -1,4 +1,4 @@
-"""TRM against the recorded numerics of the published code, and its recursion against a count of its own."""
+"""TRM and its relatives against the recorded numerics of the published code, and TRM's recursion against a count."""
 import importlib.util
 import json
 
@@ -15,7 +15,8 @@ from models.recursive_reasoning.trm import TRM
 from models.sparse_embedding import SparseSignSGD
 from utils.resolve import load_class
 
-CASES = ["trm_att", "trm_mlp_t", "trm_learned_pos", "trm_no_puzzle_emb"]
+CASES = ["trm_att", "trm_mlp_t", "trm_learned_pos", "trm_no_puzzle_emb", "trm_singlez", "trm_hier6", "hrm",
+         "transformers_baseline"]
 
 
 def recorded_head(z) -> ACTLossHead:

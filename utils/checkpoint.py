@@ -181,7 +181,9 @@ def read_checkpoint(path: str | Path) -> dict:
             raise ValueError(f"the checksum of its part {damaged} is wrong")
         payload = torch.load(path, map_location="cpu", weights_only=True, mmap=archive or None)
     except Exception as error:  # torch.load raises nearly everything on damaged files; what it said is passed on
-        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        advises_harm = "weights_only" in str(error)  # torch then says how to run the code in the file
+        reason = "it holds more than tensors and plain values, or is no file of torch.save" if advises_harm else \
+            f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise ValueError(f"{path} cannot be read as a checkpoint ({reason})") from error
     if not isinstance(payload, dict):
         raise ValueError(f"{path} holds a {type(payload).__name__}, not a checkpoint")

@@ -49,9 +49,15 @@ def joined_world(device: str) -> Iterator[World]:
     if "LOCAL_RANK" not in os.environ:
         yield World(device=chosen)
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
+    store, rank, size = next(dist.rendezvous("env://"))
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":  # several torchruns do not count restarts alike
+        # PyTorch 2.13 keeps the store over a restart, and with it the addresses of the dead: look elsewhere in it.
+        store = dist.PrefixStore(f"restart{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", store=store, rank=rank,
+                            world_size=size)
     try:
         yield World(dist.get_rank(), dist.get_world_size(), chosen)
+        dist.barrier()  # a rank that leaves while another still talks can abort, and torchrun would kill the others
     except RuntimeError as error:
         if "gloo" not in str(error) and not isinstance(error, dist.DistError):
             raise

@@ -94,9 +94,12 @@ class RunLog:
             except OSError as error:  # it is on the terminal, and metrics.jsonl has the numbers
                 tqdm.write(f"warning: {self.text_file} could not be written ({error})")
 
-    def finish(self) -> None:
+    def close_bar(self) -> None:
+        """What is printed from now on has a line of its own."""
         if self.writes:
             self.bar.close()
+
+    def finish(self) -> None:
         if self.wandb:
             self.wandb.finish()
 

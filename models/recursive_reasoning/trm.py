@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from models.act import ACTModel
-from models.backbone import Backbone, BackboneConfig
+from models.backbone import Backbone, BackboneConfig, Passes
 
 
 class TRMConfig(BackboneConfig):
@@ -21,38 +21,36 @@ class TRMConfig(BackboneConfig):
     # published key that TRM does not use
     H_layers: int = 0
 
+    UNUSED_KEYS = ("H_layers",)
+
 
 class TRMRecursion(Backbone):
     """The recursion of the paper (figure 3): `f` is `L_level`, the only network."""
 
+    LATENTS = ("H_init", "L_init")
+
     def __init__(self, config: TRMConfig):
         super().__init__(config)
-        self.add_initial_latent("H_init")
-        self.add_initial_latent("L_init")
+        for name in self.LATENTS:
+            self.add_initial_latent(name)
         self.L_level = self.stack(config.L_layers)
 
-    def initial_latents(self) -> tuple[Tensor, Tensor]:
-        return self.H_init, self.L_init
-
-    def latent_recursion(self, y: Tensor, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    def latent_recursion(self, latents: tuple[Tensor, ...], x: Tensor, update: Passes) -> tuple[Tensor, ...]:
+        y, z = latents
         for _ in range(self.config.L_cycles):
-            z = self.L_level(z, y + x, self.rotary)  # reason, given the answer and the question
-        y = self.L_level(y, z, self.rotary)  # answer, given the reasoning
+            z = update(self.L_level, z, y + x)  # reason, given the answer and the question
+        y = update(self.L_level, y, z)  # answer, given the reasoning
         return y, z
 
-    def forward(self, latents: tuple[Tensor, Tensor], x: Tensor):
-        """One supervision step: latents without gradient, logits (B, L, V), halting logits (B, 2)."""
-        y, z = latents
+    def supervision_step(self, latents: tuple[Tensor, ...], x: Tensor, update: Passes) -> tuple[Tensor, ...]:
         with torch.no_grad():
             for _ in range(self.config.H_cycles - 1):
-                y, z = self.latent_recursion(y, z, x)
-        y, z = self.latent_recursion(y, z, x)
-        return (y.detach(), z.detach()), *self.heads(y)
+                latents = self.latent_recursion(latents, x, update)
+        return self.latent_recursion(latents, x, update)
 
 
 class TRM(ACTModel):
-    Config, Recursion = TRMConfig, TRMRecursion
-    UNUSED_KEYS = ("H_layers",)
+    Config, Recursion, UNUSED_KEYS = TRMConfig, TRMRecursion, TRMConfig.UNUSED_KEYS
 
 
 TinyRecursiveReasoningModel_ACTV1 = TRM  # the published name

@@ -1,0 +1,26 @@
+"""URM, the Universal Reasoning Model (arXiv 2512.14693): one latent, one network, the question added before each pass.
+
+T = `H_cycles`, n = `L_cycles`: of the T·n passes of a supervision step the last n have a gradient (its truncated
+backpropagation through loops). The paper counts 8 passes, 2 without gradient; its published scripts run T 2, n 6.
+
+    python pretrain.py arch=urm data_paths="[data/…]"
+"""
+from torch import Tensor
+
+from models.backbone import Passes
+from models.recursive_reasoning.trm import TRM, TRMRecursion
+
+
+class URMRecursion(TRMRecursion):
+    LATENTS = ("H_init",)
+    SHORT_CONV = True
+
+    def latent_recursion(self, latents: tuple[Tensor, ...], x: Tensor, update: Passes) -> tuple[Tensor, ...]:
+        z, = latents
+        for _ in range(self.config.L_cycles):
+            z = update(self.L_level, z, x)
+        return z,
+
+
+class URM(TRM):
+    Recursion = URMRecursion

@@ -1,0 +1,361 @@
+"""Every architecture that has a config: what all share, and what makes each differ."""
+import io
+import re
+import shlex
+import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from functools import cache
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from config.schema import ArchConfig
+from dataset.common import PuzzleDatasetMetadata
+from helpers import ROOT, pretrain_config, run_process, tiny_batch, write_tiny_dataset
+from models.act import normal
+from models.recursive_reasoning import eqr, hrm, transformers_baseline, trm_hier6, trm_singlez
+from utils.distributed import World
+
+ARCHITECTURES = sorted(path.stem for path in (ROOT / "config" / "arch").glob("*.yaml"))
+every_architecture = pytest.mark.parametrize("arch", ARCHITECTURES)
+SMALL = {"hidden_size": 16, "num_heads": 2, "halt_max_steps": 3, "halt_exploration_prob": 0.5}
+RANDOM = {"initial_state_std": 1.0, "relaxation": 0.9, "noise_scale": 0.1}
+METADATA = PuzzleDatasetMetadata(pad_id=0, ignore_label_id=0, blank_identifier_id=0, vocab_size=5, seq_len=9,
+                                 num_puzzle_identifiers=4, total_groups=1, mean_puzzle_examples=1, total_puzzles=1,
+                                 sets=["all"])
+
+
+@cache
+def composed(arch: str) -> dict:
+    """What `config/arch/<arch>.yaml` says."""
+    return pretrain_config(f"arch={arch}").arch.model_dump()
+
+
+def arch_config(arch: str, **changes) -> ArchConfig:
+    """A config of small size, checked as a command line's is. `puzzle_emb_ndim` follows `hidden_size`, as there."""
+    options = composed(arch)
+    small = SMALL | ({"L_cycles": 2} if options.get("L_cycles") else {})
+    small |= {"puzzle_emb_ndim": changes.get("hidden_size", 16)} if options["puzzle_emb_ndim"] else {}
+    config = ArchConfig(**options | small | changes)
+    config.check()
+    return config
+
+
+def head_of(arch: str, seed: int = 0, **changes) -> nn.Module:
+    """The small head of a config, in training mode."""
+    torch.manual_seed(seed)
+    return arch_config(arch, **changes).build_head(METADATA, batch_size=4, world=World()).train()
+
+
+def batch_of(rows: int = 4, seed: int = 0) -> dict[str, Tensor]:
+    return tiny_batch(seed, rows, seq_len=9)
+
+
+def step(head: nn.Module, carry, batch: dict[str, Tensor]):
+    """Carry, loss and outputs of one supervision step."""
+    carry, loss, _, outputs, _ = head(carry=carry, batch=batch, return_keys=("logits", "q_halt_logits"))
+    return carry, loss, outputs
+
+
+def tensors_of(carry) -> list[Tensor]:
+    fields = asdict(carry)
+    return [*fields.pop("latents"), *fields.pop("current_data").values(), *fields.values()]
+
+
+@every_architecture
+@pytest.mark.parametrize("embedding", [16, 0])
+def test_it_learns_to_copy_with_all_its_weights_with_and_without_puzzle_embedding(arch, embedding):
+    length = {} if embedding else {"puzzle_emb_len": 0}
+    head, batch = head_of(arch, puzzle_emb_ndim=embedding, **length), batch_of()
+    assert (head.puzzle_embedding is None) == (not embedding)
+    batch["labels"] = batch["inputs"]
+    optimizer = torch.optim.AdamW(head.parameters(), lr=1e-3)
+    carry, losses = head.initial_carry(batch), []
+    for _ in range(30):
+        carry, loss, metrics, *_ = head(carry=carry, batch=batch, return_keys=())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(metrics["lm_loss"].item())
+    without_gradient = [name for name, p in head.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not without_gradient and sum(losses[-4:]) < 0.9 * sum(losses[:4])
+
+
+@every_architecture
+def test_its_weights_survive_a_file(arch):
+    head, other, batch, file = head_of(arch), head_of(arch, seed=1), batch_of(), io.BytesIO()
+    torch.save(head.state_dict(), file)
+    file.seek(0)
+    before, after = (step(h, h.initial_carry(batch), batch)[2]["logits"] for h in (head, other))
+    assert not torch.equal(before, after)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(before, step(other, other.initial_carry(batch), batch)[2]["logits"])
+
+
+@every_architecture
+def test_it_computes_in_bfloat16_near_float32(arch):
+    batch, logits = batch_of(), []
+    for dtype in ("float32", "bfloat16"):
+        head = head_of(arch, forward_dtype=dtype)
+        carry, loss, outputs = step(head, head.initial_carry(batch), batch)
+        loss.backward()
+        assert loss.isfinite() and all(p.grad.isfinite().all() for p in head.parameters())
+        assert all(z.dtype == getattr(torch, dtype) for z in carry.latents)
+        logits.append(outputs["logits"].float())
+    assert (logits[0] - logits[1]).abs().mean() < 0.25 * logits[0].std()
+
+
+@every_architecture
+@pytest.mark.parametrize("train", [True, False])
+def test_two_ranks_compute_what_one_process_does_and_a_saved_carry_goes_on_as_if_it_had_not_been(arch, train):
+    """With all that is random turned on. Five steps: rows halt and restart between them."""
+    head = head_of(arch, **RANDOM).train(train)
+    nn.init.constant_(head.model.inner.q_head.bias, 1.0 if train else -5.0)  # in training, halt where allowed
+
+    def run(first_row: int, rows: int, saved_after: int | None = None) -> list[list[Tensor]]:
+        carry, seen = head.initial_carry(take(batch_of(8), first_row, rows), seed=7, first_row=first_row), []
+        for i in range(5):
+            carry, _, outputs = step(head, carry, take(batch_of(8, seed=i), first_row, rows))
+            seen.append([*outputs.values(), *tensors_of(carry)])
+            if i == saved_after:
+                file = io.BytesIO()
+                torch.save(asdict(carry), file)
+                file.seek(0)
+                carry = type(carry)(**torch.load(file, weights_only=True))
+        return seen
+
+    with torch.no_grad():
+        whole, halves, resumed = run(0, 8), (run(0, 4), run(4, 4)), run(0, 8, saved_after=2)
+    assert all(len(tensor) == 8 for tensor in whole[-1])  # a row for each row of the batch
+    for one, first, second, again in zip(whole, *halves, resumed):
+        assert all(torch.equal(a, b) for a, b in zip(one, again))
+        assert all(torch.allclose(a.float(), torch.cat(b).float(), atol=1e-3) for a, b in zip(one, zip(first, second)))
+        assert torch.equal(one[-1], torch.cat((first[-1], second[-1])))  # the keys of the noise
+    logits = [seen[0] for seen in whole]
+    assert not any(torch.allclose(a, b, atol=1e-2) for a, b in pairwise(logits))
+
+
+def take(batch: dict[str, Tensor], first: int, rows: int) -> dict[str, Tensor]:
+    return {name: value[first:first + rows] for name, value in batch.items()}
+
+
+@every_architecture
+def test_published_keys_that_it_does_not_use_are_accepted_with_a_notice_and_change_nothing(arch):
+    config = arch_config(arch)
+    assert config.unused_keys() == []
+    set_keys = {key: {"mlp_t": True, "no_ACT_continue": True}.get(key, 3) for key in config.model_class.UNUSED_KEYS}
+    assert arch_config(arch, **set_keys).unused_keys() == [f"arch.{key}" for key in set_keys]
+    batch, losses = batch_of(), []
+    for head in (head_of(arch), head_of(arch, **set_keys)):
+        losses.append(step(head, head.initial_carry(batch), batch)[1])
+    assert torch.equal(*losses)
+
+
+@pytest.mark.parametrize("arch, unused", [
+    ("trm", ("H_layers",)), ("trm_singlez", ("H_layers",)), ("trm_hier6", ("H_layers",)), ("urm", ("H_layers",)),
+    ("eqr", ("H_layers",)), ("hrm", ("puzzle_emb_len", "no_ACT_continue")),
+    ("transformers_baseline", ("L_cycles", "L_layers", "mlp_t", "puzzle_emb_len", "no_ACT_continue"))])
+def test_no_other_key_goes_unused(arch, unused):
+    assert arch_config(arch).model_class.UNUSED_KEYS == unused
+
+
+def test_published_class_names_are_aliases():
+    assert hrm.HierarchicalReasoningModel_ACTV1 is hrm.HRM
+    assert transformers_baseline.Model_ACTV2 is transformers_baseline.TransformersBaseline
+    assert trm_singlez.TinyRecursiveReasoningModel_ACTV1 is trm_singlez.TRMSingleZ
+    assert trm_hier6.TinyRecursiveReasoningModel_ACTV1 is trm_hier6.TRMHier6
+    assert eqr.EqRModel is eqr.EqR
+
+
+@pytest.mark.parametrize("overrides, message", [
+    (["arch=trm_hier6", "arch.L_cycles=7"], "arch.L_cycles=7: Input should be less than or equal to 6"),
+    (["arch=transformers_baseline", "arch.H_cycles=2"], "arch.H_cycles=2: Input should be 1"),
+    (["arch=transformers_baseline", "arch.hidden_size=513", "arch.num_heads=10"], "num_heads = 51 must be even"),
+    (["arch=hrm", "arch.H_layers=0"], "arch.H_layers=0: "),
+    (["arch=hrm", "arch.pos_encodings=rope2d", "arch.hidden_size=48"], "rope2d .* = 6 must be a multiple of 4"),
+    (["arch=urm", "arch.pos_encodings=rope2d", "arch.mlp_t=True"], "rope2d has no effect with mlp_t=True"),
+    (["arch=eqr", "arch.relaxation=0"], "arch.relaxation=0: "),
+    (["arch=eqr", "arch.noise_scale=-1"], "arch.noise_scale=-1: "),
+    (["arch=urm", "+arch.loops=8"], "unknown key arch.loops"),
+])
+def test_impossible_options_are_named(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        pretrain_config(*overrides)
+
+
+def test_a_width_that_its_heads_do_not_divide_works_with_a_notice(capsys):
+    head = head_of("transformers_baseline", hidden_size=32, num_heads=3)
+    assert capsys.readouterr().out == ("notice: arch.hidden_size=32 is no multiple of arch.num_heads=3: heads are 10 "
+                                       "wide, 30 together\n")
+    attention, batch = head.model.inner.H_level.layers[0].self_attn, batch_of()
+    assert attention.qkv_proj.weight.shape == (90, 32) and attention.o_proj.weight.shape == (32, 30)
+    assert step(head, head.initial_carry(batch), batch)[1].isfinite()
+    assert composed("transformers_baseline")["hidden_size"] // composed("transformers_baseline")["num_heads"] == 42
+    head_of("transformers_baseline")
+    assert not capsys.readouterr().out
+
+
+def passes_of(arch: str, **changes) -> tuple[list, nn.Module, tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
+    """The passes (network, z, injection, result) of one supervision step from random latents; the inner model, the
+    latents before and after, and the question."""
+    head, calls = head_of(arch, **changes), []
+    inner = head.model.inner
+    for name in ("H_level", "L_level"):
+        if hasattr(inner, name):
+            getattr(inner, name).register_forward_hook(
+                lambda _, arguments, result, name=name: calls.append((name, *arguments[:2], result)))
+    torch.manual_seed(1)
+    before = tuple(torch.randn(4, inner.P + 9, 16) for _ in inner.latent_names)
+    x = inner.embed(batch_of())
+    after = inner(before, x, head.initial_carry(batch_of()).noise_key)[0]
+    return calls, inner, before, after, x
+
+
+def equal(*pairs: tuple) -> bool:
+    return all(torch.equal(a, b) if isinstance(b, Tensor) else a is b or a == b for a, b in pairs)
+
+
+def test_hrm_updates_z_n_times_for_each_update_of_y_and_only_the_last_of_each_has_a_gradient():
+    calls, _, (y, z), after, x = passes_of("hrm", H_cycles=2, L_cycles=3)
+    assert [name for name, *_ in calls] == (["L_level"] * 3 + ["H_level"]) * 2
+    assert [result.requires_grad for *_, result in calls] == [False] * 6 + [True] * 2
+    for name, latent, injection, result in calls:
+        if name == "L_level":
+            assert equal((latent, z), (injection, y + x))
+            z = result
+        else:
+            assert equal((latent, y), (injection, z))
+            y = result
+    assert equal(*zip(after, (y, z)))
+
+
+def test_a_single_z_takes_the_question_n_times_and_then_one_pass_without():
+    calls, _, (z,), after, x = passes_of("trm_singlez", H_cycles=2, L_cycles=2)
+    assert [result.requires_grad for *_, result in calls] == [False] * 3 + [True] * 3
+    for i, (_, latent, injection, result) in enumerate(calls):
+        assert equal((latent, z), (injection, 0 if i % 3 == 2 else x))
+        z = result
+    assert equal((after[0], z))
+
+
+def test_of_six_latents_each_inner_step_renews_the_next_from_the_sum_of_all():
+    calls, _, (y, *z), after, x = passes_of("trm_hier6", H_cycles=2, L_cycles=3)
+    assert [result.requires_grad for *_, result in calls] == [False] * 4 + [True] * 4
+    for i, (_, latent, injection, result) in enumerate(calls):
+        if i % 4 < 3:
+            assert equal((latent, sum(z)), (injection, y + x))
+            z[i % 4] = result
+        else:
+            assert equal((latent, y), (injection, sum(z)))
+            y = result
+    assert equal(*zip(after, (y, *z)))
+
+
+def test_the_baseline_passes_once_a_step_and_never_trains_its_continue_logit():
+    calls, _, (y,), after, x = passes_of("transformers_baseline")
+    (_, latent, injection, result), = calls
+    assert equal((latent, y), (injection, x), (after[0], result)) and result.requires_grad
+    head, batch = head_of("transformers_baseline"), batch_of()
+    step(head, head.initial_carry(batch), batch)[1].backward()
+    halt, go_on = head.model.inner.q_head.bias.grad
+    assert halt and not go_on
+
+
+@pytest.mark.parametrize("wins", [True, False])
+def test_the_baseline_halts_when_q_halt_beats_q_continue(wins):
+    head, batch = head_of("transformers_baseline", halt_exploration_prob=0.0), batch_of()
+    head.model.inner.q_head.bias.data = torch.tensor([-3.0, -4.0 if wins else -2.0])
+    carry, *_ = step(head, head.initial_carry(batch), batch)
+    assert carry.halted.tolist() == [wins] * 4
+
+
+def test_urm_adds_the_question_before_every_pass_and_the_last_n_have_a_gradient():
+    calls, inner, (z,), after, x = passes_of("urm", H_cycles=3, L_cycles=2)
+    assert [result.requires_grad for *_, result in calls] == [False] * 4 + [True] * 2
+    for _, latent, injection, result in calls:
+        assert equal((latent, z), (injection, x))
+        z = result
+    assert equal((after[0], z))
+    assert len(inner.L_level.layers) == 4 and all(hasattr(layer.mlp, "conv_weight") for layer in inner.L_level.layers)
+
+
+def test_a_pass_of_eqr_is_relaxed_and_noised_each_by_a_draw_of_its_own():
+    calls, inner, (y, z), after, x = passes_of("eqr", H_cycles=2, L_cycles=2, noise_scale=0.1)
+    keys = head_of("eqr").initial_carry(batch_of()).noise_key
+    for number, (_, latent, injection, result) in enumerate(calls):
+        answers = number % 3 == 2
+        assert equal((latent, y if answers else z), (injection, z if answers else y + x))
+        moved = torch.lerp(latent, result, 0.95) + 0.1 * normal(keys, number, inner.P + 9, 16)
+        y, z = (moved, z) if answers else (y, moved)
+    assert equal(*zip(after, (y, z)))
+
+
+def test_eqr_starts_each_puzzle_and_position_from_a_state_of_its_own():
+    inner = head_of("eqr", initial_state_std=0.5).model.inner
+    keys = head_of("eqr").initial_carry(batch_of(64)).noise_key
+    drawn = torch.stack(inner.initial_latents(keys))  # (2, 64, 9, 16)
+    assert drawn.shape == (2, 64, 9, 16) and len(drawn.unique()) > 0.99 * drawn.numel()
+    assert drawn.std().item() == pytest.approx(0.5, rel=0.02) and drawn.abs().max() <= 2 * 0.5 / 0.8796 + 1e-3
+    assert [z.shape for z in inner.initial_latents()] == [(16,), (16,)]
+
+
+def test_eqr_without_its_options_is_trm():
+    plain = head_of("eqr", initial_state_std=0.0, relaxation=1.0, noise_scale=0.0)
+    heads, batch = (plain, head_of("trm", puzzle_emb_ndim=0, puzzle_emb_len=0)), batch_of()
+    assert torch.equal(*(step(head, head.initial_carry(batch), batch)[1] for head in heads))
+
+
+@pytest.mark.parametrize("arch", ["hrm", "urm"])
+def test_attention_can_tell_rows_from_columns(arch):
+    """With 2-D RoPE transposing the board changes the answer, without positions it moves it."""
+    batch, moved = batch_of(), {}
+    for positions in ("none", "rope2d"):
+        head = head_of(arch, pos_encodings=positions).eval()
+        if arch == "urm":
+            for layer in head.model.inner.L_level.layers:  # whose convolution sees order as well
+                layer.mlp.conv_weight.data[0] = 0
+        turned = batch | {"inputs": batch["inputs"].view(4, 3, 3).mT.reshape(4, 9)}
+        a, b = (step(head, head.initial_carry(batch), inputs)[2]["logits"] for inputs in (batch, turned))
+        moved[positions] = torch.allclose(a.view(4, 3, 3, 5).transpose(1, 2), b.view(4, 3, 3, 5), atol=1e-3)
+    assert moved == {"none": True, "rope2d": False}
+
+
+def test_the_random_recursion_compiles_as_one_graph_and_computes_the_same():
+    if not shutil.which("g++"):
+        pytest.skip("torch.compile needs a C++ compiler on a CPU")
+    head, batch, logits = head_of("eqr", **RANDOM, H_cycles=1, L_cycles=1, L_layers=1), batch_of(), []
+    for compiled in (False, True):
+        if compiled:
+            head.model.inner.compile(dynamic=False, fullgraph=True)
+        carry = head.initial_carry(batch, seed=3)
+        with torch.no_grad():
+            for _ in range(2):
+                carry, _, outputs = step(head, carry, batch)
+        logits.append(outputs["logits"])
+    assert torch.allclose(*logits, atol=1e-4)
+
+
+def test_the_example_of_a_model_of_ones_own_trains_as_printed(tmp_path):
+    """In a copy of the project, the files and the commands of docs/your-own-model.md."""
+    text = (ROOT / "docs" / "your-own-model.md").read_text()
+    for folder in ("config", "dataset", "evaluators", "losses", "models", "tests", "utils"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for script in ROOT.glob("*.py"):
+        shutil.copy(script, tmp_path)
+    files = dict(re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", text, re.DOTALL))
+    assert list(files) == ["models/recursive_reasoning/gated.py", "config/arch/gated.yaml"]
+    for path, content in files.items():
+        (tmp_path / path).write_text(content)
+    write_tiny_dataset(tmp_path / "data" / "reverse")
+    commands = [shlex.split(line)[1:] for line in re.findall(r"^python .*$", text, re.MULTILINE)]
+    assert [command[0] for command in commands] == ["pretrain.py", "-m"]
+    commands[0] += ["epochs=2", "eval_interval=2", "global_batch_size=16"]
+    with ThreadPoolExecutor() as pool:
+        trained, tested = pool.map(lambda words: run_process([sys.executable, *words], tmp_path), commands)
+    assert trained.returncode == 0, trained.stderr
+    assert tested.returncode == 0 and re.search(r"[1-9]\d* passed", tested.stdout), tested.stdout
+    assert (tmp_path / "checkpoints" / "gated" / "best.ckpt").is_file()

@@ -1,0 +1,75 @@
+"""Signals to a real process: noted once, the second ends it, and the grace is kept even where Python cannot run."""
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from helpers import ROOT
+from utils.preemption import GAVE_UP, StopRequest
+
+PROCESS = """
+import ctypes, sys, time
+sys.path.insert(0, ROOT)
+from utils.preemption import StopRequest
+with StopRequest(GRACE) as stop:
+    print("ready", flush=True)
+    if STUCK:
+        mutex = (ctypes.c_char * 64)()  # locked twice: a wait in C, like one for a dead peer, that no signal ends
+        ctypes.CDLL(None).pthread_mutex_lock(mutex), ctypes.CDLL(None).pthread_mutex_lock(mutex)
+    else:
+        ends = time.monotonic() + 60
+        while not stop.requested and time.monotonic() < ends: time.sleep(0.01)
+        time.sleep(WORK)
+print("left", flush=True)
+"""
+
+
+def start(grace: float, work: float = 0.0, stuck: bool = False) -> subprocess.Popen:
+    code = f"ROOT, GRACE, WORK, STUCK = {str(ROOT)!r}, {grace}, {work}, {stuck}\n{PROCESS}"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_is_a_request(number):
+    process = start(grace=30, work=1.5)
+    process.send_signal(number)
+    time.sleep(0.3)
+    process.send_signal(number)  # torchrun's copy of the same Ctrl-C
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 0 and out == "left\n"
+    assert err == (f"{signal.Signals(number).name}: finishing the step and saving, for at most 30 s; a second signal "
+                   "ends at once\n")
+
+
+def test_a_second_signal_ends_at_once():
+    process = start(grace=30, work=30)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(1.3)
+    started = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert process.returncode == 128 + signal.SIGTERM and time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("stuck", [False, True])
+def test_what_outlasts_the_grace_is_given_up(stuck):
+    process = start(grace=0.5, work=30, stuck=stuck)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == GAVE_UP and not out
+    assert "not done after 0.5 s: giving the step up; the last checkpoint is as it was" in err
+
+
+def test_afterwards_signals_do_what_they_did():
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with StopRequest(grace_s=0.2) as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.05)
+        assert stop.requested
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    time.sleep(0.4)  # the grace is over, and this process lives
