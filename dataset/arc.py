@@ -20,9 +20,16 @@ VOCAB_SIZE = FIRST_COLOUR + COLOURS
 SEPARATOR = "|||"
 
 
+def augmentation_names(task: str, transforms: np.ndarray, permutations: np.ndarray) -> list[str]:
+    """Names of B augmented puzzles; each of `permutations` (B, 10) holds the new colour of each old one."""
+    digits = (np.asarray(permutations, np.uint8) + ord("0")).view(f"S{COLOURS}").astype(str).ravel()
+    return [f"{task}{SEPARATOR}t{transform}{SEPARATOR}{permutation}" for transform, permutation in
+            zip(np.asarray(transforms).tolist(), digits.tolist())]
+
+
 def augmentation_name(task: str, transform: int, permutation: np.ndarray) -> str:
-    """Name of an augmented puzzle; `permutation` (10,) holds the new colour of each old one."""
-    return f"{task}{SEPARATOR}t{transform}{SEPARATOR}{''.join(map(str, permutation))}"
+    """Name of one augmented puzzle; `permutation` (10,) holds the new colour of each old one."""
+    return augmentation_names(task, [transform], np.array([permutation]))[0]
 
 
 def parse_augmentation(name: str) -> tuple[str, int, np.ndarray]:

@@ -3,6 +3,7 @@
     python -m dataset.build_sudoku_dataset --help
 """
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -33,7 +34,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(main: Callable[[], None]) -> int:
-    """Exit code of a command: 2 and one line where the user or the disk is at fault, 0 where all is well."""
+    """Exit code of a command: 2 and one line where the user or the disk is at fault, 0 where all is well.
+
+    A request to terminate ends it like any exit, so that what is half built is cleaned up.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         main()
     except (ValueError, OSError) as error:

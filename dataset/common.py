@@ -16,6 +16,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -56,8 +57,8 @@ def field_path(split_dir: Path, set_name: str, field: str) -> Path:
     return split_dir / f"{set_name}__{field}.npy"
 
 
-def write_json(path: Path, value) -> None:
-    path.write_text(json.dumps(value, indent=1) + "\n")
+def write_json(path: Path, value, indent: int | None = 1) -> None:
+    path.write_text(json.dumps(value, indent=indent) + "\n")
 
 
 def open_field(split_dir: Path, field: str, shape: tuple[int, ...], set_name: str = "all") -> np.memmap:
@@ -125,8 +126,9 @@ def file_sha256(path: str | Path) -> str:
 def dataset_fingerprint(path: str | Path) -> str:
     """SHA-256 over the names and contents of a dataset's files, published ones included; 16 hexadecimal digits."""
     digest = hashlib.sha256()
-    for file in sorted(p for p in Path(path).rglob("*") if p.suffix in (".npy", ".npz", ".json", ".jsonl")):
-        if file.name == "source.json":  # provenance, with paths and dates, is no part of what is learned
-            continue
-        digest.update(f"{file.relative_to(path).as_posix()}\0{file_sha256(file)}\0".encode())
+    files = sorted(p for p in Path(path).rglob("*") if p.suffix in (".npy", ".npz", ".json", ".jsonl")
+                   and p.name != "source.json")  # provenance, with paths and dates, is no part of what is learned
+    with ThreadPoolExecutor() as pool:  # hashing lets other threads run
+        for file, sha256 in zip(files, pool.map(file_sha256, files)):
+            digest.update(f"{file.relative_to(path).as_posix()}\0{sha256}\0".encode())
     return digest.hexdigest()[:16]

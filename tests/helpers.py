@@ -173,3 +173,25 @@ def wait_for(condition: Callable[[], Any], process: subprocess.Popen, seconds: f
 def metric_lines(run_dir: Path) -> list[dict]:
     """The lines of a run's metrics.jsonl."""
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def random_arc_task(rng: np.random.Generator, demonstrations: int = 2, tests: int = 1, low: int = 1, high: int = 8,
+                    colours: int = 10) -> dict:
+    """A task of random grids, answers included; sides from `low` to `high`."""
+    def grid() -> list[list[int]]:
+        return rng.integers(0, colours, rng.integers(low, high + 1, 2)).tolist()
+
+    return {"train": [{"input": grid(), "output": grid()} for _ in range(demonstrations)],
+            "test": [{"input": grid(), "output": grid()} for _ in range(tests)]}
+
+
+def write_arc_source(folder: Path, subsets: dict[str, dict[str, dict]]) -> str:
+    """Write tasks with answers, by subset and id, in the combined layout; the prefix of the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for subset, tasks in subsets.items():
+        challenges = {name: {kind: [{"input": pair["input"]} if kind == "test" else pair for pair in task[kind]]
+                             for kind in task} for name, task in tasks.items()}
+        solutions = {name: [pair["output"] for pair in task["test"]] for name, task in tasks.items()}
+        (folder / f"tasks_{subset}_challenges.json").write_text(json.dumps(challenges))
+        (folder / f"tasks_{subset}_solutions.json").write_text(json.dumps(solutions))
+    return str(folder / "tasks")

@@ -1,0 +1,82 @@
+"""What an ARC task shows, as a number: to find equal augmentations, and tasks that stand in two sets.
+
+The hash of a grid is linear: each cell has a random 64-bit weight by its place, each colour a random factor, and the
+grid hashes to the sum of weight times factor. So the sums of weights by colour, kept for the 8 transforms, give the
+hash under any permutation of the colours without touching a cell. Everything is modulo 2^64; two different things among
+10,000 hash alike once in 10^11 times. Check: `pytest tests/test_arc_content.py`.
+"""
+from functools import cache
+
+import numpy as np
+
+from dataset.arc import COLOURS, SIDE
+from dataset.arc_tasks import Pair, Task
+from dataset.symmetry import dihedral, inverse_dihedral
+
+_rng = np.random.default_rng(2019)
+WEIGHTS = _rng.integers(2 ** 64, size=(SIDE, SIDE), dtype=np.uint64)
+FACTORS = _rng.integers(2 ** 64, size=COLOURS, dtype=np.uint64) | np.uint64(1)
+ODD = np.uint64(0x9E3779B97F4A7C15)  # tells input from output
+
+
+def colour_sums(pairs: list[Pair]) -> np.ndarray:
+    """(E, 2, 8, 10) uint64: by pair, input or output, transform and colour, the weights of the colour's places."""
+    return np.array([[_grid_sums(grid) for grid in pair] for pair in pairs])
+
+
+def _grid_sums(grid: np.ndarray) -> np.ndarray:
+    places = (grid.ravel()[:, None] == np.arange(COLOURS)).astype(np.uint64)
+    return _transformed_weights(*grid.shape) @ places
+
+
+@cache
+def _transformed_weights(height: int, width: int) -> np.ndarray:
+    """(8, height * width): what each cell of a grid weighs where the transform puts it."""
+    shapes = [dihedral(np.empty((height, width)), transform).shape for transform in range(8)]
+    return np.stack([inverse_dihedral(WEIGHTS[:rows, :columns], transform).ravel()
+                     for transform, (rows, columns) in enumerate(shapes)])
+
+
+def content_keys(sums: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """(...) keys of tasks with colour sums (E, 2, ..., 10) and a factor a colour, (..., 10); the order of the pairs is
+    of no consequence."""
+    return _join((sums * factors).sum(axis=-1))
+
+
+def _join(grids: np.ndarray) -> np.ndarray:
+    """(...) keys of whole tasks from (E, 2, ...) hashes of their grids."""
+    return _mix(_mix(grids[:, 0]) * ODD + _mix(grids[:, 1])).sum(axis=0)
+
+
+def _mix(hashes: np.ndarray) -> np.ndarray:
+    """A bijection of 64-bit numbers that is far from linear (the finaliser of SplitMix64)."""
+    hashes = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return hashes ^ (hashes >> np.uint64(31))
+
+
+def augmented_keys(sums: np.ndarray, transforms: np.ndarray, permutations: np.ndarray) -> np.ndarray:
+    """(N,) keys of the augmentations, by transforms (N,) and permutations (N, 10), of a task with these colour sums.
+
+    Keys are equal where the augmented pairs are.
+    """
+    return content_keys(sums[:, :, transforms], FACTORS[permutations])
+
+
+def canonical_key(task: Task) -> int:
+    """Equal for tasks that become each other by a symmetry of the square and any permutation of the ten colours.
+
+    A colour is known by the places it takes in all pairs; with factors made from these, a task's keys under the 8
+    transforms do not depend on the names of its colours, nor the smallest of them on how it lies.
+    """
+    sums = colour_sums(task.all_pairs())
+    return int(content_keys(sums, _mix(_join(sums))).min())
+
+
+def find_leaks(tasks: list[Task]) -> list[tuple[Task, Task]]:
+    """Each task that is not for testing and has the id or the content of one that is, with that one."""
+    by_id = {task.id: task for task in tasks if task.for_testing}
+    by_content = {canonical_key(task): task for task in by_id.values()}
+    found = ((task, by_id.get(task.id) or by_content.get(canonical_key(task)))
+             for task in tasks if not task.for_testing)
+    return [(task, twin) for task, twin in found if twin]

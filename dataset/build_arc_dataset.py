@@ -1,0 +1,272 @@
+"""Build an ARC data set in the published format from tasks in the combined JSON layout (see `arc_tasks.py`).
+
+    python -m dataset.build_arc_dataset --input-file-prefix kaggle/combined/arc-agi \\
+        --output-dir data/arc1concept-aug-1000 --subsets training evaluation concept --test-set-name evaluation
+    python -m dataset.build_arc_dataset --input-file-prefix kaggle/combined/arc-agi \\
+        --output-dir data/arc2concept-aug-1000 --subsets training2 evaluation2 concept --test-set-name evaluation2
+    python -m dataset.build_arc_dataset --input-file-prefix kaggle/combined/arc-agi \\
+        --output-dir data/arc1-aug-8 --subsets training evaluation --test-set-name evaluation --num-aug 8  # CPU-sized
+
+A group is a task, a puzzle one augmentation of it (the original first), an example one input-output pair. All pairs of
+a task go to train, except that the tests of tasks of the test set go to test. In train, one example of each puzzle
+stands in the upper left corner and the others anywhere; in test, all stand there. Tokens and names: see `arc.py`.
+
+Two passes over the tasks, by --num-workers processes: drawing augmentations needs no grids, only hashes, and gives the
+sizes of the arrays; then each task's puzzles are written where they belong. The random numbers of a task depend on
+--seed, its subset and its id alone, hence the result neither on the number of workers nor on the other tasks.
+"""
+import argparse
+import hashlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+if not __package__:  # run as a script: imports start at the project root
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+from tqdm import tqdm
+
+from dataset.arc import COLOURS, SIDE, VOCAB_SIZE, augmentation_names, encode_recoloured
+from dataset.arc_content import augmented_keys, canonical_key, colour_sums, find_leaks
+from dataset.arc_tasks import Task, read_tasks, source_files
+from dataset.builder import Parser, at_least, building, run
+from dataset.common import BLANK_IDENTIFIER, field_path, open_field, write_json, write_split
+from dataset.symmetry import dihedral
+
+SEQ_LEN = SIDE * SIDE
+TRIALS = 5  # augmentations drawn for each one asked for, since some look alike
+FIELDS = ("inputs", "labels")
+
+
+@dataclass(frozen=True)
+class Group:
+    """A task and its P puzzles, the original first."""
+
+    task: Task
+    # (P,)
+    transforms: np.ndarray
+    # (P, 10) uint8, the new colour of each old one
+    permutations: np.ndarray
+
+    @property
+    def puzzles(self) -> int:
+        return len(self.transforms)
+
+    def names(self) -> list[str]:
+        return [self.task.id, *augmentation_names(self.task.id, self.transforms[1:], self.permutations[1:])]
+
+
+def task_rng(task: Task, seed: int, stage: int) -> np.random.Generator:
+    digest = hashlib.sha256(f"{task.subset}/{task.id}".encode()).digest()
+    return np.random.default_rng([seed, stage, int.from_bytes(digest[:8])])
+
+
+def draw_group(task: Task, num_aug: int, seed: int) -> Group:
+    """The task with `num_aug` random augmentations that differ in content, or as many as TRIALS times as many hold."""
+    rng = task_rng(task, seed, 0)
+    sums = colour_sums(task.all_pairs())
+    transforms, permutations = np.zeros(1, np.uint8), np.arange(COLOURS, dtype=np.uint8)[None]
+    for _ in range(TRIALS):
+        if len(transforms) > num_aug:
+            break
+        transforms = np.concatenate([transforms, rng.integers(8, size=num_aug, dtype=np.uint8)])
+        permutations = np.concatenate([permutations, draw_permutations(num_aug, rng)])
+        _, first = np.unique(augmented_keys(sums, transforms, permutations), return_index=True)
+        kept = np.sort(first)[:1 + num_aug]
+        transforms, permutations = transforms[kept], permutations[kept]
+    return Group(task, transforms, permutations)
+
+
+def draw_permutations(count: int, rng: np.random.Generator) -> np.ndarray:
+    """(count, 10) uint8 permutations of the colours that leave black where it is."""
+    permutations = np.tile(np.arange(COLOURS, dtype=np.uint8), (count, 1))
+    rng.permuted(permutations[:, 1:], axis=1, out=permutations[:, 1:])
+    return permutations
+
+
+def draw_places(group: Group, split: str, seed: int) -> np.ndarray:
+    """(P, E, 2) numbers in [0, 1): how far down and right, of the room there is, each example stands."""
+    shape = group.puzzles, len(group.task.pairs[split])
+    if split == "test":
+        return np.zeros((*shape, 2))
+    rng = task_rng(group.task, seed, 1)
+    places = rng.random((*shape, 2))
+    places[np.arange(shape[0]), rng.integers(shape[1], size=shape[0])] = 0
+    return places
+
+
+def encode_group(group: Group, split: str, seed: int, outputs: list[np.ndarray]) -> None:
+    """Write the tokens of a group's examples into inputs and labels, each (P, E, 30, 30)."""
+    places = draw_places(group, split, seed)
+    for transform in np.unique(group.transforms):
+        puzzles = np.flatnonzero(group.transforms == transform)
+        for example, pair in enumerate(group.task.pairs[split]):
+            grids = [dihedral(grid, transform) for grid in pair]
+            room = SIDE + 1 - np.max([grid.shape for grid in grids], axis=0)  # places for the larger one, each way
+            tops, lefts = (places[puzzles, example] * room).astype(np.intp).T
+            for output, grid in zip(outputs, grids):
+                output[puzzles, example] = encode_recoloured(grid, group.permutations[puzzles], tops, lefts)
+
+
+def write_group(folder: Path, seed: int, job: tuple[Group, dict[str, int]]) -> None:
+    """Write a group's rows of `inputs` and `labels`, from the row given for each split on."""
+    group, first_rows = job
+    for split, first in first_rows.items():
+        shape = group.puzzles, len(group.task.pairs[split]), SIDE, SIDE
+        last = first + shape[0] * shape[1]
+        # mapped anew for each group: pages of a map that stays would add up in this process's memory
+        outputs = [np.load(field_path(folder / split, "all", field), mmap_mode="r+")[first:last].reshape(shape)
+                   for field in FIELDS]
+        encode_group(group, split, seed, outputs)
+
+
+@contextmanager
+def workers(count: int) -> Iterator[Callable]:
+    """A `map` that keeps the order, by `count` processes; one is this one."""
+    if count == 1:
+        yield map
+        return
+    # an interrupt from the keyboard reaches them too: it is for this process to end them, after the task at hand
+    pool = ProcessPoolExecutor(count, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
+    try:
+        yield pool.map
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def read_sources(args: argparse.Namespace) -> list[Task]:
+    """The tasks of all subsets, in their order."""
+    test_sets = [name for name in (args.test_set_name, args.test_set_name2) if name is not None]
+    for name in test_sets:
+        if name not in args.subsets:
+            raise ValueError(f"the test set {name} is not among --subsets {' '.join(args.subsets)}; add it or correct it")
+    tasks = [task for subset in dict.fromkeys(args.subsets)
+             for task in read_tasks(args.input_file_prefix, subset, subset in test_sets)]
+    tested: dict[str, Task] = {}
+    for task in (task for task in tasks if task.for_testing):
+        twin = tested.setdefault(task.id, task)
+        if canonical_key(twin) != canonical_key(task):
+            raise ValueError(f"task {task.id} stands in {twin.subset} and, with other pairs, in {task.subset}; answers "
+                             "to both could not be told apart, so build two data sets")
+    return tasks
+
+
+def without_leaks(tasks: list[Task], on_leak: str) -> list[Task]:
+    """The tasks, those that a test task gives away dropped if so asked for. ValueError if such are an error."""
+    leaks = find_leaks(tasks)
+    if not leaks:
+        return tasks
+    named = ", ".join(task.id if task.id == twin.id else f"{task.id} (in the test set: {twin.id})"
+                      for task, twin in leaks)
+    training = sum(not task.for_testing for task in tasks)
+    message = (f"{len(leaks)} of {training} training tasks stand in the test set as well, by id or by content up to "
+               f"symmetry and colours: {named}")
+    if on_leak == "error":
+        raise ValueError(f"{message}; pass --on-leak drop to leave them out of training")
+    advice = "left out of training" if on_leak == "drop" else "scores will partly measure memory; --on-leak drop helps"
+    print(f"warning: {message}; {advice}", file=sys.stderr)
+    leaked = {id(task) for task, _ in leaks} if on_leak == "drop" else set()
+    return [task for task in tasks if id(task) not in leaked]
+
+
+def lay_out(groups: list[Group]) -> tuple[list[dict[str, int]], dict[str, int]]:
+    """The first row of each group in each of its splits, and the number of rows of each split."""
+    rows = {"train": 0, "test": 0}
+    first_rows = []
+    for group in groups:
+        first_rows.append({split: rows[split] for split in group.task.pairs})
+        for split, pairs in group.task.pairs.items():
+            rows[split] += group.puzzles * len(pairs)
+    return first_rows, rows
+
+
+def number_puzzles(groups: list[Group], first: int) -> tuple[list[str], list[np.ndarray]]:
+    """The distinct names, numbered from `first` on, and the identifiers (P,) int32 of each group's puzzles.
+
+    A name that comes again, with a task that stands in two subsets, keeps its number.
+    """
+    numbers: dict[str, int] = {}
+    identifiers = [np.array([numbers.setdefault(name, first + len(numbers)) for name in group.names()], np.int32)
+                   for group in groups]
+    return list(numbers), identifiers
+
+
+def split_indices(groups: list[Group], identifiers: list[np.ndarray], split: str) -> dict[str, np.ndarray]:
+    """The three small arrays of a split."""
+    mine = [i for i, group in enumerate(groups) if split in group.task.pairs]
+    puzzles = [groups[i].puzzles for i in mine]
+    sizes = np.repeat([len(groups[i].task.pairs[split]) for i in mine], puzzles)
+    return {"puzzle_identifiers": np.concatenate([identifiers[i] for i in mine]),
+            "puzzle_indices": np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32),
+            "group_indices": np.concatenate([[0], np.cumsum(puzzles)]).astype(np.int32)}
+
+
+def write_dataset(folder: Path, groups: list[Group], args: argparse.Namespace, map_tasks: Callable
+                  ) -> dict[str, dict[str, int]]:
+    """Write everything but source.json; the counts of each split."""
+    first_rows, rows = lay_out(groups)
+    fields = {split: {field: open_field(folder / split, field, (count, SEQ_LEN)) for field in FIELDS}
+              for split, count in rows.items()}
+    written = map_tasks(partial(write_group, folder, args.seed), zip(groups, first_rows))
+    for _ in tqdm(written, "writing", total=len(groups), unit="task"):
+        pass
+    names, identifiers = number_puzzles(groups, args.puzzle_identifiers_start)
+    names = [BLANK_IDENTIFIER] * args.puzzle_identifiers_start + names
+    counts = {}
+    for split, arrays in fields.items():
+        arrays |= split_indices(groups, identifiers, split)
+        metadata = write_split(folder / split, arrays, VOCAB_SIZE, len(names))
+        counts[split] = {"groups": metadata.total_groups, "puzzles": metadata.total_puzzles, "examples": rows[split]}
+    write_json(folder / "identifiers.json", names, indent=None)
+    write_json(folder / "test_puzzles.json",
+               {group.task.id: group.task.puzzle for group in groups if group.task.for_testing}, indent=None)
+    return counts
+
+
+def build(args: argparse.Namespace) -> None:
+    tasks = without_leaks(read_sources(args), args.on_leak)
+    files = [file for subset in args.subsets for file in source_files(args.input_file_prefix, subset)]
+    examples = sum(len(task.all_pairs()) for task in tasks)
+    needed = (1 + args.num_aug) * (2 * SEQ_LEN * examples + 50 * len(tasks))  # 50: identifier, indices and name
+    with building("build_arc_dataset", args, files, needed) as (folder, counts), workers(args.num_workers) as map_tasks:
+        draw = partial(draw_group, num_aug=args.num_aug, seed=args.seed)
+        groups = list(tqdm(map_tasks(draw, tasks), "drawing", total=len(tasks), unit="task"))
+        report_short(groups, args.num_aug)
+        counts.update(write_dataset(folder, groups, args, map_tasks))
+
+
+def report_short(groups: list[Group], num_aug: int) -> None:
+    short = [group for group in groups if group.puzzles < 1 + num_aug]
+    if short:
+        fewest = min(short, key=lambda group: group.puzzles)
+        print(f"{len(short)} tasks have fewer than {num_aug} augmentations that differ, of {TRIALS * num_aug} drawn; "
+              f"{fewest.task.id} has {fewest.puzzles - 1}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = Parser(__doc__)
+    parser.add_argument("--input-file-prefix", required=True, help="files are <prefix>_<subset>_challenges.json, and "
+                        "<prefix>_<subset>_solutions.json")
+    parser.add_argument("--output-dir", required=True, help="folder to make")
+    parser.add_argument("--subsets", nargs="+", required=True, help="names of the subsets to use")
+    parser.add_argument("--test-set-name", required=True, help="the subset whose tests go to the test split")
+    parser.add_argument("--test-set-name2", help="another such subset")
+    parser.add_argument("--num-aug", type=at_least(0), default=1000, help="augmentations of a task (default: 1000)")
+    parser.add_argument("--puzzle-identifiers-start", type=at_least(1), default=1,
+                        help="identifier of the first puzzle; the ones below are blank (default: 1)")
+    parser.add_argument("--num-workers", type=at_least(1), default=os.cpu_count(),
+                        help="processes; the result does not depend on it (default: one a processor)")
+    parser.add_argument("--on-leak", choices=("warn", "drop", "error"), default="warn", help="what to do where a "
+                        "training task stands in the test set as well: warn (default), drop it from training, or stop")
+    build(parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
