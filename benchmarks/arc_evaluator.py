@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 
-from dataset.arc import (COLOURS, SIDE, VOCAB_SIZE, FIRST_COLOUR, augmentation_name, decode_grid, encode_recoloured,
+from dataset.arc import (COLOURS, FIRST_COLOUR, SIDE, VOCAB_SIZE, augmentation_name, decode_grid, encode_recoloured,
                          invert_augmentation, parse_augmentation)
 from dataset.common import PuzzleDatasetMetadata
 from dataset.symmetry import dihedral
@@ -51,14 +51,15 @@ def write_dataset(folder: Path, pairs: Pairs, augmentations: int) -> PuzzleDatas
     (folder / "identifiers.json").write_text(json.dumps(names))
     return PuzzleDatasetMetadata(
         pad_id=0, ignore_label_id=0, blank_identifier_id=0, vocab_size=VOCAB_SIZE, seq_len=SIDE * SIDE,
-        num_puzzle_identifiers=len(names), total_groups=len(pairs), mean_puzzle_examples=1, total_puzzles=len(names) - 1,
-        sets=["all"])
+        num_puzzle_identifiers=len(names), total_groups=len(pairs), mean_puzzle_examples=1,
+        total_puzzles=len(names) - 1, sets=["all"])
 
 
 def augmented(grid: np.ndarray, transforms: np.ndarray, permutations: np.ndarray) -> np.ndarray:
     """(count, 900) tokens."""
     groups = [(dihedral(grid, t), permutations[transforms == t]) for t in range(8)]
-    return np.concatenate([encode_recoloured(g, p, *np.zeros((2, len(p)), int)) for g, p in groups]).reshape(-1, SIDE**2)
+    tokens = [encode_recoloured(moved, p, *np.zeros((2, len(p)), int)) for moved, p in groups]
+    return np.concatenate(tokens).reshape(-1, SIDE * SIDE)
 
 
 def batches(pairs: Pairs, augmentations: int) -> Iterator[dict[str, torch.Tensor]]:
@@ -117,8 +118,8 @@ def main() -> None:
         metrics = evaluator.result(Path(folder), 0, 1, None)
         found = time.perf_counter() - started
     rate, loop_rate = predictions / seconds, loop_predictions / loop_seconds
-    print(f"votes: {predictions:,} predictions at {rate:,.0f}/s; plain loop: {loop_rate:,.0f}/s over {loop_predictions:,}; "
-          f"ratio {rate / loop_rate:.1f}")
+    print(f"votes: {predictions:,} predictions at {rate:,.0f}/s; plain loop: {loop_rate:,.0f}/s over "
+          f"{loop_predictions:,}; ratio {rate / loop_rate:.1f}")
     print(f"result: {found:.1f} s, pass@1 {metrics['pass@1']:.3f}; {len(evaluator.votes.numbers):,} candidates")
     print(f"peak memory: {peak_mb():,.0f} MB, of which {peak_mb() - before:,.0f} MB since the evaluator was made")
 

@@ -7,8 +7,8 @@ for an answer, more votes are better, then a greater mean of q, the halting prob
     pass@K      mean over tasks of the fraction of its test inputs whose true answer is among the K best candidates
     accuracy    pass@submission_K, what Kaggle scores
 
-It leaves, where evaluations are saved, `submission.json` in Kaggle's form, `arc_tasks.csv` with a line a test input and,
-if asked, `gallery.html`. Check: `pytest tests/test_evaluator_arc.py`; speed: `python benchmarks/arc_evaluator.py`.
+It leaves `submission.json` in Kaggle's form, `arc_tasks.csv` with a line a test input and, if asked, `gallery.html`.
+Check: `pytest tests/test_evaluator_arc.py`; speed and memory: `python benchmarks/arc_evaluator.py`.
 """
 import csv
 import json
@@ -20,7 +20,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from dataset.arc import COLOURS, FIRST_COLOUR, SIDE, VOCAB_SIZE, SEPARATOR, decode_grid, encode_grid, parse_augmentation
+from dataset.arc import COLOURS, FIRST_COLOUR, SEPARATOR, SIDE, VOCAB_SIZE, decode_grid, encode_grid, parse_augmentation
 from dataset.common import PuzzleDatasetMetadata
 from evaluators.arc_gallery import write_gallery
 from evaluators.arc_votes import ORIGINAL, Answer, Attempt, Grid, Votes, candidate_keys, grid_hashes
@@ -94,8 +94,8 @@ class ARC:
         keys = candidate_keys(self.task_of[identifiers], grid_hashes(inputs, transforms, values))
         questions = np.searchsorted(self.question_keys, keys).clip(max=len(self.question_keys) - 1)
         if (self.question_keys[questions] != keys).any():
-            raise ValueError(f"{self.data_path}: the test split has inputs that are not in test_puzzles.json; build the "
-                             "data set again")
+            raise ValueError(f"{self.data_path}: the test split has inputs that are not in test_puzzles.json; build "
+                             "the data set again")
         q = outputs["q_halt_logits"][real].cpu().double().sigmoid().numpy()
         self.votes.add(questions, preds, transforms, values, q)
 
@@ -116,8 +116,9 @@ class ARC:
         starts = np.searchsorted(candidates["question"], np.arange(len(self.question_keys) + 1))
         answers = [self._answer(pair, candidates[starts[question]:starts[question + 1]], truth, grids)
                    for pair, question, truth in zip(self.pairs, self.questions, self.truths)]
-        metrics = {f"pass@{K}": self._pass_rate(answers, K) for K in self.config.pass_Ks}
-        metrics["accuracy"] = self._pass_rate(answers, self.config.submission_K)
+        prefix, Ks = "aggregated_" * self.config.aggregated_voting, {f"pass@{K}": K for K in self.config.pass_Ks}
+        metrics = {prefix + name: _pass_rate(answers, K)
+                   for name, K in (Ks | {"accuracy": self.config.submission_K}).items()}
         if save_path is not None:
             save_path.mkdir(parents=True, exist_ok=True)
             self._write_submission(answers, save_path / "submission.json")
@@ -125,8 +126,7 @@ class ARC:
             if self.config.gallery:
                 write_gallery(self.tasks, answers, metrics, self.config.gallery, self.config.submission_K,
                               save_path / "gallery.html")
-        return {f"aggregated_{name}" if self.config.aggregated_voting else name: value
-                for name, value in metrics.items()}
+        return metrics
 
     def _answer(self, pair: tuple[str, int], candidates: np.ndarray, truth: np.uint64,
                 grids: dict[int, np.ndarray]) -> Answer:
@@ -136,12 +136,6 @@ class ARC:
             *pair, [Attempt(decode_grid(grids[int(c["key"])]).tolist(), int(c["votes"]), float(c["q"])) for c in best],
             votes=int(candidates["votes"].sum()), candidates=len(candidates),
             truth_rank=int(place[0]) + 1 if len(place) else None, truth_votes=int(candidates["votes"][place].sum()))
-
-    def _pass_rate(self, answers: list[Answer], attempts: int) -> float:
-        passed: dict[str, list[bool]] = {}
-        for answer in answers:
-            passed.setdefault(answer.task, []).append(answer.solved_within(attempts))
-        return float(np.mean([np.mean(task) for task in passed.values()]))
 
     def _write_submission(self, answers: list[Answer], file: Path) -> None:
         """Where there are fewer candidates than attempts, the best one is repeated."""
@@ -161,6 +155,14 @@ class ARC:
                              int(a.solved_within(self.config.submission_K))] for a in answers)
 
 
+def _pass_rate(answers: list[Answer], attempts: int) -> float:
+    """Mean over tasks of the fraction of test inputs solved within so many attempts."""
+    solved: dict[str, list[bool]] = {}
+    for answer in answers:
+        solved.setdefault(answer.task, []).append(answer.solved_within(attempts))
+    return float(np.mean([np.mean(task) for task in solved.values()]))
+
+
 def _hashes(grids: list[Grid]) -> np.ndarray:
     """Hashes of grids that are nobody's augmentation."""
     tokens = np.array([encode_grid(np.array(grid)) for grid in grids])
@@ -170,6 +172,6 @@ def _hashes(grids: list[Grid]) -> np.ndarray:
 def _read(data_path: str, name: str):
     file = Path(data_path) / name
     if not file.is_file():
-        raise ValueError(f"arc@ARC scores ARC data sets only, and {file} is missing; use evaluators=[] for other puzzles, "
-                         "or build the data set again")
+        raise ValueError(f"arc@ARC scores ARC data sets only, and {file} is missing; use evaluators=[] for other "
+                         "puzzles, or build the data set again")
     return json.loads(file.read_text())

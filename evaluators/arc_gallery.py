@@ -72,9 +72,9 @@ def _test(pair: dict[str, Grid], answer: Answer) -> str:
         f"candidate <b>{answer.truth_rank}</b> of {answer.candidates}, {_count(answer.truth_votes, 'vote')}"
     figures = [_figure(f"Test input {answer.number + 1}", pair["input"], _count(answer.votes, "vote"))]
     for i, attempt in enumerate(answer.attempts, start=1):
-        right = attempt.grid == pair["output"]
-        figures.append(_figure(f"Attempt {i} {'✓' if right else '✗'}", attempt.grid,
-                               f"<b>{_count(attempt.votes, 'vote')}</b>, q {attempt.q:.2f}", "right" if right else "wrong"))
+        mark, kind = ("✓", "right") if attempt.grid == pair["output"] else ("✗", "wrong")
+        figures.append(_figure(f"Attempt {i} {mark}", attempt.grid,
+                               f"<b>{_count(attempt.votes, 'vote')}</b>, q {attempt.q:.2f}", kind))
     if not answer.attempts:
         figures.append(_figure("Attempts", [], "no prediction", "wrong"))
     return f'<div class="test">{"".join([*figures, _figure("Truth", pair["output"], rank)])}</div>'

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from dataset.arc import COLOURS, SIDE, VOCAB_SIZE, FIRST_COLOUR, crop_sizes, encode_grid
+from dataset.arc import COLOURS, FIRST_COLOUR, SIDE, VOCAB_SIZE, crop_sizes, encode_grid
 from dataset.symmetry import inverse_dihedral
 from utils.distributed import gather_rows, gather_uneven_rows
 

@@ -14,12 +14,16 @@ import torch
 
 from dataset.arc import (COLOURS, FIRST_COLOUR, SIDE, VOCAB_SIZE, augment, augmentation_name, decode_grid, encode_grid,
                          invert_augmentation, parse_augmentation)
+from dataset import build_arc_dataset
 from dataset.common import PuzzleDatasetMetadata
 from dataset.puzzle_dataset import load_metadata
 from evaluators.arc import NO_ANSWER, ARC
 from evaluators.arc_gallery import PALETTE
 from evaluators.arc_votes import ORIGINAL, grid_hashes, restored
-from helpers import ROOT, run_process
+from helpers import (ROOT, TINY_ARCH, metric_lines, pretrain_config, random_arc_task, run_process, run_script,
+                     write_arc_source)
+from pretrain import train
+from utils.distributed import World
 
 METADATA = PuzzleDatasetMetadata(pad_id=0, ignore_label_id=0, blank_identifier_id=0, vocab_size=VOCAB_SIZE,
                                  seq_len=SIDE * SIDE, num_puzzle_identifiers=1, total_groups=1, mean_puzzle_examples=1,
@@ -39,8 +43,7 @@ def draw_augmentation(random: np.random.Generator) -> tuple[int, np.ndarray]:
 def write_tasks(folder: Path, tests: dict[str, int], augmentations: int = 6, seed: int = 0) -> Path:
     """test_puzzles.json and identifiers.json of random tasks: name and number of test inputs."""
     random = np.random.default_rng(seed)
-    puzzles = {task: {kind: [{"input": random_grid(random), "output": random_grid(random)} for _ in range(count)]
-                      for kind, count in (("train", 2), ("test", count))} for task, count in tests.items()}
+    puzzles = {task: random_arc_task(random, tests=count, high=7) for task, count in tests.items()}
     names = ["<blank>", "training1"]
     for task in tests:
         names += [task, *(augmentation_name(task, *draw_augmentation(random)) for _ in range(augmentations))]
@@ -186,11 +189,11 @@ def test_different_grids_have_different_hashes():
     for period in range(1, 6):  # stripes and boards, whose differences cancel in weaker sums
         y, x = np.indices((16, 16)) // period
         grids += [v % 2 for v in (y, x, x + y)] + [(v + 1) % 2 for v in (y, x, x + y)]
-    grids += [np.array(bits).reshape(4, 4) for bits in np.ndindex(*[2] * 16)][1:-1]
+    grids += [np.array(bits).reshape(3, 4) for bits in np.ndindex(*[2] * 12)][1:-1]
     tokens = np.array([encode_grid(np.array(grid)) for grid in grids])
     hashes = grid_hashes(tokens, np.zeros(len(grids), int), np.tile(ORIGINAL, (len(grids), 1)))
     distinct = {row.tobytes() for row in tokens}
-    assert len(distinct) > 75_000 and len(set(hashes.tolist())) == len(distinct) and 0 not in hashes
+    assert len(distinct) > 14_000 and len(set(hashes.tolist())) == len(distinct) and 0 not in hashes
 
 
 # What does not change the result, and what does
@@ -276,19 +279,44 @@ def test_two_processes_find_what_one_does(folder, tmp_path):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
+def test_a_run_is_scored_as_it_trained_by_two_processes(tmp_path):
+    """From tasks to a submission, evaluators as by default."""
+    random = np.random.default_rng(0)
+    tasks = {f"task{i}": random_arc_task(random, tests=tests) for i, tests in enumerate((1, 2, 1))}
+    prefix = write_arc_source(tmp_path / "source", {"all": tasks})
+    build_arc_dataset.main(["--input-file-prefix", prefix, "--output-dir", str(tmp_path / "data"), "--subsets", "all",
+                            "--test-set-name", "all", "--num-aug", "3", "--num-workers", "1"])
+    run_dir = train(pretrain_config(
+        *TINY_ARCH, f"data_paths=[{tmp_path / 'data'}]", f"checkpoint.path={tmp_path / 'run'}", "global_batch_size=8",
+        "epochs=1", "lr=1e-3", "lr_warmup_steps=0", "use_wandb=false", f"log_dir={tmp_path}"), World())
+    logged = {name: value for name, value in metric_lines(run_dir)[-1].items() if name.startswith("eval/")}
+    assert list(logged) == [*(f"eval/arc/pass@{K}" for K in (1, 2, 5, 10, 100, 1000)), "eval/arc/accuracy"]
+    trained, = run_dir.glob("evaluation_step_*")
+    done = run_script("evaluate.py", f"checkpoint={run_dir}", "output_dir=out", "global_batch_size=10",
+                      "evaluators=[{name: arc@ARC, gallery: 2}]", cwd=tmp_path, ranks=2, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "out"
+    assert json.loads((out / "metrics.json").read_text()).items() >= logged.items()
+    for name in ("submission.json", "arc_tasks.csv"):
+        assert (out / name).read_bytes() == (trained / name).read_bytes()
+    assert [line["votes"] for line in table(out)] == ["4"] * 4 and (out / "gallery.html").is_file()
+    submitted = json.loads((trained / "submission.json").read_text()).values()
+    assert any(test["attempt_1"] for tests in submitted for test in tests)  # what it predicts are grids
+
+
 # What is refused
 
 @pytest.mark.parametrize("missing", ["identifiers.json", "test_puzzles.json"])
 def test_a_data_set_that_is_not_arc_is_refused_at_the_start(folder, missing):
     (folder / missing).unlink()
-    with pytest.raises(ValueError, match=f"arc@ARC scores ARC data sets only, and .*{missing} is missing; use evaluato"):
+    with pytest.raises(ValueError, match=f"arc@ARC scores ARC data sets only, and .*{missing} is missing; use eval"):
         ARC(str(folder), METADATA)
 
 
 def test_what_does_not_fit_is_named(folder):
     with pytest.raises(ValueError, match="ARC has 900 cells and 12 tokens, this data set 81 and 12"):
         ARC(str(folder), METADATA.model_copy(update={"seq_len": 81}))
-    with pytest.raises(ValueError, match="unknown key evaluators.arc@ARC.galery; did you mean evaluators.arc@ARC.gallery"):
+    with pytest.raises(ValueError, match="unknown key evaluators.arc@ARC.galery; did you mean evaluators.arc@ARC.gall"):
         ARC(str(folder), METADATA, galery=3)
     with pytest.raises(ValueError, match="^evaluators.arc@ARC.submission_K=0: "):
         ARC(str(folder), METADATA, submission_K=0)
@@ -316,7 +344,8 @@ def test_the_gallery_shows_tasks_attempts_and_votes_and_loads_nothing(folder, tm
     grids = json.loads((tmp_path / "submission.json").read_text())["aaa"][0]["attempt_1"]
     cells = {(x, y): colour for y, row in enumerate(grids) for x, colour in enumerate(row)}
     drawing = re.search(r"Attempt 1.*?(<svg.*?</svg>)", page)[1]
-    drawn = {(int(x) // 10, int(y) // 10): int(colour) for colour, path in re.findall(r'class="c(\d)" d="([^"]*)"', drawing)
+    drawn = {(int(x) // 10, int(y) // 10): int(colour)
+             for colour, path in re.findall(r'class="c(\d)" d="([^"]*)"', drawing)
              for x, y in re.findall(r"M(\d+) (\d+)h", path)}
     assert drawn == cells
 

@@ -115,6 +115,14 @@ def test_the_checkpoint_of_an_evaluation_that_fails_is_there(data, tmp_path, mon
     assert read_checkpoint(tmp_path / "run" / "step_00000004.ckpt")["step"] == 4
 
 
+def test_a_data_set_that_is_not_arc_says_how_to_train_on_it(data):
+    done = run_script("pretrain.py", "data_paths=[data]", *BASICS[:-1], "run_name=x", cwd=data.parent)
+    assert BASICS[-1] == "evaluators=[]" and done.returncode == 2
+    assert done.stderr == ("error: arc@ARC scores ARC data sets only, and data/test_puzzles.json is missing; use "
+                           "evaluators=[] for other puzzles, or build the data set again\n")
+    assert not (data.parent / "checkpoints").exists()
+
+
 @pytest.mark.parametrize("monitor, mode, better", [("val/accuracy", "max", max), ("val/loss", "min", min),
                                                    ("val/all/q_halt_loss", "max", max)])
 def test_best_is_the_checkpoint_with_the_best_monitored_metric(data, monitor, mode, better):
