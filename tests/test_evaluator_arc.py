@@ -287,7 +287,7 @@ def test_a_run_is_scored_as_it_trained_by_two_processes(tmp_path):
     build_arc_dataset.main(["--input-file-prefix", prefix, "--output-dir", str(tmp_path / "data"), "--subsets", "all",
                             "--test-set-name", "all", "--num-aug", "3", "--num-workers", "1"])
     run_dir = train(pretrain_config(
-        *TINY_ARCH, f"data_paths=[{tmp_path / 'data'}]", f"checkpoint.path={tmp_path / 'run'}", "global_batch_size=8",
+        *TINY_ARCH, f"data_paths=[{tmp_path / 'data'}]", f"checkpoint.path={tmp_path / 'run'}", "global_batch_size=6",
         "epochs=1", "lr=1e-3", "lr_warmup_steps=0", "use_wandb=false", f"log_dir={tmp_path}"), World())
     logged = {name: value for name, value in metric_lines(run_dir)[-1].items() if name.startswith("eval/")}
     assert list(logged) == [*(f"eval/arc/pass@{K}" for K in (1, 2, 5, 10, 100, 1000)), "eval/arc/accuracy"]
