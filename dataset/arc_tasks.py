@@ -52,12 +52,12 @@ def source_files(prefix: str, subset: str) -> list[Path]:
 def read_tasks(prefix: str, subset: str, for_testing: bool) -> list[Task]:
     """All tasks of a subset, in the order of the file. A dummy stands in for a missing answer, with one warning."""
     challenges, *solutions = source_files(prefix, subset)
-    answers = _read_object(solutions[0]) if solutions else {}
+    answers = {task: answer for file in solutions for task, answer in _read_object(file).items()}
     tasks, unanswered = [], 0
     for task, puzzle in _read_object(challenges).items():
         where = f"{challenges}, task {task}"
         _check_structure(puzzle, where)
-        unanswered += _add_answers(puzzle["test"], answers.get(task, []), f"{'/'.join(map(str, solutions))}, task {task}")
+        unanswered += _add_answers(puzzle["test"], answers.get(task, []), where)
         tasks.append(_checked_task(task, subset, puzzle, for_testing, where))
     if not tasks:
         raise ValueError(f"{challenges} holds no tasks; get the file again, or leave {subset} out of --subsets")
@@ -87,7 +87,7 @@ def _check_structure(puzzle, where: str) -> None:
 def _add_answers(tests: list[dict], answers, where: str) -> int:
     """Give each test input its output; the number of dummies among them."""
     if not isinstance(answers, list) or len(answers) > len(tests):
-        raise ValueError(f"{where}: expected a list of answers to {len(tests)} test inputs; correct either file")
+        raise ValueError(f"{where}: the solutions are no list for its {len(tests)} test inputs; correct either file")
     for pair, answer in zip(tests, answers):
         pair["output"] = answer
     unanswered = [pair for pair in tests if "output" not in pair]

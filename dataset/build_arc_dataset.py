@@ -42,7 +42,7 @@ from dataset.symmetry import dihedral
 
 SEQ_LEN = SIDE * SIDE
 TRIALS = 5  # augmentations drawn for each one asked for, since some look alike
-FIELDS = ("inputs", "labels")
+TOKEN_FIELDS = ("inputs", "labels")
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def write_group(folder: Path, seed: int, job: tuple[Group, dict[str, int]]) -> N
         last = first + shape[0] * shape[1]
         # mapped anew for each group: pages of a map that stays would add up in this process's memory
         outputs = [np.load(field_path(folder / split, "all", field), mmap_mode="r+")[first:last].reshape(shape)
-                   for field in FIELDS]
+                   for field in TOKEN_FIELDS]
         encode_group(group, split, seed, outputs)
 
 
@@ -146,7 +146,7 @@ def read_sources(args: argparse.Namespace) -> list[Task]:
     test_sets = [name for name in (args.test_set_name, args.test_set_name2) if name is not None]
     for name in test_sets:
         if name not in args.subsets:
-            raise ValueError(f"the test set {name} is not among --subsets {' '.join(args.subsets)}; add it or correct it")
+            raise ValueError(f"the test set {name} is not among --subsets {' '.join(args.subsets)}; add or correct it")
     tasks = [task for subset in dict.fromkeys(args.subsets)
              for task in read_tasks(args.input_file_prefix, subset, subset in test_sets)]
     tested: dict[str, Task] = {}
@@ -212,7 +212,7 @@ def write_dataset(folder: Path, groups: list[Group], args: argparse.Namespace, m
                   ) -> dict[str, dict[str, int]]:
     """Write everything but source.json; the counts of each split."""
     first_rows, rows = lay_out(groups)
-    fields = {split: {field: open_field(folder / split, field, (count, SEQ_LEN)) for field in FIELDS}
+    fields = {split: {field: open_field(folder / split, field, (count, SEQ_LEN)) for field in TOKEN_FIELDS}
               for split, count in rows.items()}
     written = map_tasks(partial(write_group, folder, args.seed), zip(groups, first_rows))
     for _ in tqdm(written, "writing", total=len(groups), unit="task"):

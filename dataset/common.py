@@ -1,6 +1,7 @@
 """The published on-disk format of a puzzle dataset: metadata, names of files, writing, fingerprint.
 
     <dataset>/identifiers.json            name of each puzzle identifier; entry 0 is "<blank>"
+    <dataset>/test_puzzles.json           ARC: the test tasks by id, as in their files, answers included
     <dataset>/source.json                 what built it: command, source files and their SHA-256, row counts (ours)
     <dataset>/<split>/dataset.json        `PuzzleDatasetMetadata`
     <dataset>/<split>/<set>__<field>.npy  one array a field of `FIELDS`

@@ -14,8 +14,8 @@ from dataset.arc_tasks import read_tasks
 def prefix(tmp_path) -> str:
     rng = np.random.default_rng(0)
     first, second = random_arc_task(rng, 2, 2), random_arc_task(rng, 3, 1, high=30)
-    return write_arc_source(tmp_path, {"a": {"first": first, "second": {kind: second[kind] for kind in ("test", "train")}},
-                                       "b": {"third": random_arc_task(rng)}})
+    tests_first = {kind: second[kind] for kind in ("test", "train")}
+    return write_arc_source(tmp_path, {"a": {"first": first, "second": tests_first}, "b": {"third": random_arc_task(rng)}})
 
 
 def edit(prefix: str, change, subset: str = "a", part: str = "challenges") -> Path:
@@ -83,7 +83,7 @@ def test_a_bad_grid_is_named_by_file_task_and_place(prefix, grid, problem):
     (lambda tasks: tasks.update(first=[1]), 'task first: expected a list of pairs under "train"'),
     (lambda tasks: tasks["first"].update(train=[[1]]), 'task first: expected a list of pairs under "train"'),
     (lambda tasks: tasks["first"].update(train=[]), "task first: no pairs for the train split"),
-    (lambda tasks: tasks["first"]["test"].pop(), "task first: expected a list of answers to 1 test inputs"),
+    (lambda tasks: tasks["first"]["test"].pop(), "task first: the solutions are no list for its 1 test inputs"),
     (lambda tasks: tasks["first"]["train"][0].pop("input"), "task first, train input 1: the grid is missing"),
     (lambda tasks: tasks.clear(), "holds no tasks"),
 ])

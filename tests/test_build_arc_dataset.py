@@ -156,10 +156,12 @@ def test_the_bytes_depend_on_the_seed_and_not_on_the_workers(prefix, built, tmp_
 
 def test_a_task_is_augmented_alike_whatever_stands_beside_it(prefix, built, tmp_path):
     alone = build(prefix, tmp_path / "alone", subsets="exam")
-    np.testing.assert_array_equal(load(alone, "train")["inputs"], load(built, "train")["inputs"][-4 * 2 * (1 + NUM_AUG):])
+    examples = load(alone, "train")["inputs"]
+    np.testing.assert_array_equal(examples, load(built, "train")["inputs"][-len(examples):])
 
 
-@pytest.mark.parametrize("grid, views", [([[0]], 1), ([[0, 0]], 2), ([[3]], 9), ([[3, 0]], 36), ([[1, 2], [2, 2]], 288)])
+@pytest.mark.parametrize("grid, views", [
+    ([[0]], 1), ([[0, 0]], 2), ([[3]], 9), ([[3, 0]], 36), ([[1, 2], [2, 2]], 288)])
 def test_all_distinct_augmentations_are_found_and_no_more(tmp_path, capsys, grid, views):
     """Views: shapes and places of the colours, times 9 · 8 · … colours for those that are not black."""
     pair = {"input": grid, "output": [[0]]}
@@ -182,7 +184,7 @@ def test_a_second_test_set(subsets, tmp_path):
     built = build(prefix, tmp_path / "built", "--test-set-name2", "more", subsets="learn exam more")
     assert list(json.loads((built / "test_puzzles.json").read_text())) == [*subsets["exam"], "more0"]
     assert len(load(built, "test")["group_indices"]) == 1 + 5
-    with pytest.raises(ValueError, match="the test set more is not among --subsets learn exam; add it or correct it"):
+    with pytest.raises(ValueError, match="the test set more is not among --subsets learn exam; add or correct it"):
         build(prefix, tmp_path / "no", "--test-set-name2", "more")
 
 
@@ -245,8 +247,8 @@ def test_it_means_what_the_published_data_set_means(shared, tmp_path):
 
 @pytest.mark.parametrize("start", [["-m", "dataset.build_arc_dataset"], ["dataset/build_arc_dataset.py"]])
 def test_runs_as_module_and_as_script(prefix, built, tmp_path, start):
-    command = [sys.executable, *start, "--input-file-prefix", prefix, "--output-dir", str(tmp_path / "arc"), "--subsets",
-               "learn", "exam", "--test-set-name", "exam", "--num-aug", str(NUM_AUG), "--num-workers", "2"]
+    command = [sys.executable, *start, "--input-file-prefix", prefix, "--output-dir", str(tmp_path / "arc"),
+               "--subsets", "learn", "exam", "--test-set-name", "exam", "--num-aug", str(NUM_AUG), "--num-workers", "2"]
     result = run_process(command, ROOT)
     assert result.returncode == 0 and "16/16" in result.stderr
     fingerprint = dataset_fingerprint(built)
