@@ -3,10 +3,12 @@
     python evaluate.py checkpoint=checkpoints/PROJECT/RUN                       # best.ckpt on the run's own test data
     python evaluate.py checkpoint=…/step_00000312.ckpt data_paths="[data/other]" picture=slowest
     python evaluate.py checkpoint=published/step_550 data_paths="[data/…]"      # with its all_config.yaml beside it
+    python evaluate.py checkpoint=… evaluators="[{name: arc@ARC, gallery: 50}]" puzzle_identifiers=blank
 """
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -68,6 +70,21 @@ def load_head(config: EvaluateConfig, settings: dict, payload: dict, data: Puzzl
     return head
 
 
+def ablate_identifiers(head: nn.Module, data: PuzzleDataset, which: str) -> None:
+    """Have the model see each test puzzle as no puzzle in particular (`blank`) or as another one of them (`shuffled`),
+    as in arXiv 2512.11847: by its row of the puzzle table, so that whoever reads a batch finds the true identifiers."""
+    blank = data.metadata.blank_identifier_id
+    tested = np.unique(np.concatenate([puzzle_set.shared_identifiers() for puzzle_set in data.sets.values()]))
+    tested = tested[tested != blank]
+    if head.puzzle_embedding is None or len(tested) < 2:
+        lacking = "the model has no puzzle embedding" if head.puzzle_embedding is None else \
+            f"the test puzzles of {data.config.dataset_paths} have no identifiers of their own"
+        raise ValueError(f"puzzle_identifiers={which} has no effect: {lacking}; use puzzle_identifiers=own")
+    order = np.random.default_rng(0).permutation(tested)
+    table = head.puzzle_embedding.weights
+    table[order] = table[np.roll(order, 1)] if which == "shuffled" else table[blank].clone()
+
+
 def draw_solution(head: nn.Module, data: PuzzleDataset, choice: int | str, world: World, picture: Path) -> None:
     """Draw a test example, by number or, of the first ones, the slowest: solved in the end, after the most steps."""
     if round(data.metadata.seq_len**0.5)**2 != data.metadata.seq_len:
@@ -90,14 +107,19 @@ def score(config: EvaluateConfig, world: World) -> dict[str, float]:
     settings = run_settings(checkpoint, payload)
     data = load_test_data(config, settings, world)
     head = load_head(config, settings, payload, data, checkpoint, world)
-    output_dir = Path(config.output_dir or checkpoint.parent / "evaluation")
+    identifiers, ablated = config.puzzle_identifiers, config.puzzle_identifiers != "own"
+    if ablated:
+        ablate_identifiers(head, data, identifiers)
+    output_dir = Path(config.output_dir or checkpoint.parent / f"evaluation{f'_{identifiers}' * ablated}")
     evaluators = build_evaluators([e.model_dump() for e in config.evaluators], data)
     metrics = evaluate(head, data, world, evaluators, config.eval_save_outputs, output_dir)
     if world.is_main:
         output_dir.mkdir(parents=True, exist_ok=True)
-        (output_dir / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+        told = {"puzzle_identifiers": identifiers} if ablated else {}
+        (output_dir / "metrics.json").write_text(json.dumps(told | metrics, indent=1) + "\n")
         averaged = "averaged" if config.use_ema and payload.get("ema_state") else "stored"
-        print(f"{checkpoint} ({averaged} weights) on {', '.join(data.config.dataset_paths)}")
+        print(f"{checkpoint} ({averaged} weights{f', {identifiers} puzzle identifiers' * ablated}) on "
+              f"{', '.join(data.config.dataset_paths)}")
         width = max(map(len, metrics))
         print("\n".join(f"  {name:{width}s}  {value:.6g}" for name, value in metrics.items()))
         print(f"metrics: {output_dir / 'metrics.json'}")

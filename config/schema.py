@@ -166,7 +166,9 @@ class EvaluateConfig(SharedConfig):
     global_batch_size: int | None
     # score the averaged weights where the checkpoint has them
     use_ema: bool
-    # metrics.json, picture and saved outputs go here; null: <run>/evaluation
+    # what the model is told of which puzzle it is: own: the truth; blank: nothing; shuffled: another test puzzle
+    puzzle_identifiers: Literal["own", "blank", "shuffled"]
+    # metrics.json, picture and saved outputs go here; null: <run>/evaluation, with _blank or _shuffled behind it
     output_dir: str | None
     # test example to draw being solved step by step: its number, or slowest: the one that takes most; null: none
     picture: int | Literal["slowest"] | None

@@ -86,8 +86,9 @@ def crop_sizes(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     the fewest rows. Without a colour in the first cell there is none: 0 rows, 0 columns.
     """
     squares = tokens.reshape(*tokens.shape[:-1], SIDE, SIDE)
-    coloured = (squares >= FIRST_COLOUR) & (squares < VOCAB_SIZE)
-    run_lengths = np.logical_and.accumulate(coloured, axis=-1).sum(axis=-1)  # of each row
+    coloured = np.zeros((*squares.shape[:-1], SIDE + 1), bool)  # no row goes on for ever
+    coloured[..., :SIDE] = (squares >= FIRST_COLOUR) & (squares < VOCAB_SIZE)
+    run_lengths = np.argmin(coloured, axis=-1)  # of each row
     widths = np.minimum.accumulate(run_lengths, axis=-1)  # of a rectangle down to this row
     rows = np.argmax(widths * np.arange(1, SIDE + 1), axis=-1)
     columns = np.take_along_axis(widths, rows[..., None], axis=-1)[..., 0]

@@ -70,9 +70,13 @@ class PuzzleSet:
         inputs, labels = self._tokens("inputs", rows), self._tokens("labels", rows)
         if self.metadata.ignore_label_id is not None:
             labels[labels == self.metadata.ignore_label_id] = IGNORE_LABEL_ID
+        return {"inputs": inputs, "labels": labels, "puzzle_identifiers": self.shared_identifiers(puzzles)}
+
+    def shared_identifiers(self, puzzles: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """int32 identifiers of puzzles by number, as all data sets together number them."""
         identifiers = self.puzzle_identifiers[puzzles].astype(np.int32)
         identifiers[identifiers != self.metadata.blank_identifier_id] += self.identifier_offset
-        return {"inputs": inputs, "labels": labels, "puzzle_identifiers": identifiers}
+        return identifiers
 
     def _tokens(self, field: str, rows: np.ndarray) -> np.ndarray:
         tokens = getattr(self, field)[rows].astype(np.int32)

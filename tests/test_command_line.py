@@ -5,7 +5,7 @@ import pytest
 
 from helpers import TINY_ARCH, run_script, write_tiny_dataset
 
-QUICK = [*TINY_ARCH, "use_wandb=false", "epochs=1", "eval_interval=1", "global_batch_size=16"]
+QUICK = [*TINY_ARCH, "evaluators=[]", "use_wandb=false", "epochs=1", "eval_interval=1", "global_batch_size=16"]
 
 
 @pytest.mark.parametrize("script, overrides, message", [

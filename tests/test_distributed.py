@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from helpers import ROOT, run_process
-from utils.distributed import World, all_gather_rows, all_reduce_sum_, broadcast_object, joined_world, pick_device
+from utils.distributed import (World, all_gather_rows, all_reduce_sum_, broadcast_object, gather_uneven_rows,
+                               joined_world, pick_device)
 
 SCRIPT = """
 import json, sys, torch
-from utils.distributed import all_gather_rows, all_reduce_sum_, broadcast_object, joined_world
+from utils.distributed import all_gather_rows, all_reduce_sum_, broadcast_object, gather_uneven_rows, joined_world
 from utils.metrics import MetricSums
 with joined_world("cpu") as world:
     r = world.rank
@@ -19,7 +20,8 @@ with joined_world("cpu") as world:
     all_reduce_sum_([])
     meter = MetricSums(world.device)
     meter.add({"loss": torch.tensor(1.0 + r), "rows": torch.tensor(4)})
-    found = {"rank": r, "size": world.size, "is_main": world.is_main, "sums": [t.tolist() for t in tensors],
+    uneven = [gather_uneven_rows(torch.full((n, 2), r, dtype=torch.uint8)) for n in (3 * r, 0, 2 - r)]
+    found = {"rank": r, "uneven": None if r else [rows.tolist() for rows in uneven], "size": world.size, "is_main": world.is_main, "sums": [t.tolist() for t in tensors],
              "rows": all_gather_rows(torch.tensor([[r, 7], [r, 8]])).tolist(),
              "name": broadcast_object(f"name{r}"), "metrics": meter.read()}
     open(f"rank{r}.json", "w").write(json.dumps(found))
@@ -34,7 +36,7 @@ def test_ranks_sum_gather_and_agree(tmp_path):
     assert done.returncode == 0, done.stderr
     for rank in (0, 1):
         assert json.loads((tmp_path / f"rank{rank}.json").read_text()) == {
-            "rank": rank, "size": 2, "is_main": rank == 0, "sums": [[[3, 3], [3, 3]], 10, [1, 5]],
+            "rank": rank, "size": 2, "uneven": None if rank else [[[1, 1]] * 3, [], [[0, 0], [0, 0], [1, 1]]], "is_main": rank == 0, "sums": [[[3, 3], [3, 3]], 10, [1, 5]],
             "rows": [[0, 7], [0, 8], [1, 7], [1, 8]], "name": "name0", "metrics": {"loss": 3, "rows": 8}}
 
 
@@ -45,6 +47,7 @@ def test_alone_every_exchange_is_the_identity():
         all_reduce_sum_([tensor])
         assert tensor.tolist() == [0, 1, 2]
         assert torch.equal(all_gather_rows(tensor), tensor) and broadcast_object("x") == "x"
+        assert torch.equal(gather_uneven_rows(tensor), tensor)
 
 
 def test_a_device_that_is_not_there_is_an_error_of_the_user():

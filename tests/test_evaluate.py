@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from config.schema import PretrainConfig
-from evaluate import score
+from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
+from evaluate import ablate_identifiers, score
 from helpers import TINY_ARCH, evaluate_config, metric_lines, pretrain_config, run_script, write_tiny_dataset
 from pretrain import train
 from utils import plots
@@ -26,7 +27,8 @@ def data(tmp_path_factory) -> Path:
 def config_of(data: Path, name: str, *overrides: str) -> PretrainConfig:
     return pretrain_config(f"data_paths=[{data}]", f"checkpoint.path={data.parent / name}", *TINY_ARCH,
                            f"log_dir={data.parent}", "global_batch_size=16", "epochs=3", "eval_interval=1", "lr=1e-2",
-                           "lr_warmup_steps=0", "ema=True", "ema_rate=0.8", "use_wandb=false", *overrides)
+                           "lr_warmup_steps=0", "ema=True", "ema_rate=0.8", "use_wandb=false", "evaluators=[]",
+                           *overrides)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,7 @@ def test_averaged_weights_are_scored_unless_told_otherwise(fresh, capsys):
     assert averaged != stored
     out = capsys.readouterr().out
     assert "(averaged weights)" in out and "(stored weights)" in out
-    payload = read_checkpoint(fresh / "best.ckpt")
+    payload = torch.load(fresh / "best.ckpt", weights_only=True)  # read_checkpoint maps the file, which is replaced
     payload["ema_state"] = None
     torch.save(payload, fresh / "best.ckpt")
     assert scored(fresh) == stored
@@ -97,6 +99,45 @@ def test_two_processes_score_as_one(run_dir, tmp_path):
     alone = torch.load(tmp_path / "out1" / "outputs.rank0.pt", weights_only=True)["preds"]
     parts = [torch.load(tmp_path / "out2" / f"outputs.rank{rank}.pt", weights_only=True)["preds"] for rank in (0, 1)]
     assert torch.equal(torch.cat([parts[0][0:2], parts[1][0:2], parts[0][2:4], parts[1][2:4], parts[0][4:6]]), alone)
+
+
+def test_the_model_can_be_shown_no_puzzle_in_particular(fresh, tmp_path, capsys):
+    own, blank = scored(fresh), scored(fresh, "puzzle_identifiers=blank", "eval_save_outputs=[puzzle_identifiers]")
+    out = fresh / "evaluation_blank"
+    assert json.loads((fresh / "evaluation" / "metrics.json").read_text()) == own
+    assert json.loads((out / "metrics.json").read_text()) == {"puzzle_identifiers": "blank"} | blank
+    printed = capsys.readouterr().out
+    assert "(averaged weights)" in printed and "(averaged weights, blank puzzle identifiers)" in printed
+    true = torch.load(out / "outputs.rank0.pt", weights_only=True)["puzzle_identifiers"]
+    assert true.tolist() == list(range(1, 11))  # what evaluators see
+
+    data = Path(read_checkpoint(fresh / "best.ckpt")["config"]["data_paths"][0])
+    without = shutil.copytree(data, tmp_path / "without")
+    np.save(without / "test" / "all__puzzle_identifiers.npy", np.zeros(10, np.int32))
+    assert scored(fresh, f"data_paths=[{without}]") == blank != own
+    with pytest.raises(ValueError, match="shuffled has no effect: the test puzzles of .*without'. have no identifiers"):
+        scored(fresh, f"data_paths=[{without}]", "puzzle_identifiers=shuffled")
+
+
+def test_the_model_can_be_shown_other_test_puzzles(fresh, data):
+    own, shuffled = scored(fresh), scored(fresh, "puzzle_identifiers=shuffled")
+    assert shuffled != own and scored(fresh, "puzzle_identifiers=shuffled") == shuffled
+    test_data = PuzzleDataset(PuzzleDatasetConfig(seed=0, dataset_paths=[str(data)], test_set_mode=True,
+                                                  global_batch_size=2), split="test")
+    head = config_of(data, "unused").arch.build_head(test_data.metadata, 2, World())
+    table = head.puzzle_embedding.weights
+    table[:, 0] = torch.arange(65)
+    ablate_identifiers(head, test_data, "shuffled")
+    shown = table[:, 0].tolist()
+    assert sorted(shown[1:11]) == list(range(1, 11)) and all(shown[i] != i for i in range(1, 11))
+    assert shown[0] == 0 and shown[11:] == list(range(11, 65))
+
+
+def test_a_model_without_puzzle_embedding_has_nothing_to_ablate(data):
+    config = config_of(data, "no_embedding", "arch.puzzle_emb_ndim=0", "arch.puzzle_emb_len=0", "epochs=1")
+    run_dir = train(config, World())
+    with pytest.raises(ValueError, match="puzzle_identifiers=blank has no effect: the model has no puzzle embedding"):
+        scored(run_dir, "puzzle_identifiers=blank")
 
 
 def test_other_data_are_scored_where_their_puzzles_are_known(run_dir, tmp_path):
@@ -180,7 +221,7 @@ def test_a_published_checkpoint_can_be_trained_further(shared, tmp_path):
 
 
 def test_what_is_missing_or_damaged_is_named(fresh, tmp_path):
-    payload = read_checkpoint(fresh / "best.ckpt")
+    payload = torch.load(fresh / "best.ckpt", weights_only=True)  # read_checkpoint maps the file, which is replaced
     torch.save({"model_state": payload["model_state"]}, tmp_path / "bare.ckpt")
     with pytest.raises(ValueError, match="bare.ckpt holds no config, and config.yaml or all_config.yaml is not beside"):
         scored(tmp_path / "bare.ckpt")

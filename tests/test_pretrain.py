@@ -19,7 +19,7 @@ from utils.distributed import World
 
 # 64 training examples an epoch in batches of 16: four steps
 BASICS = [*TINY_ARCH, "global_batch_size=16", "epochs=3", "eval_interval=1", "lr=1e-3", "lr_warmup_steps=0",
-          "puzzle_emb_lr=1e-2", "log_interval=2", "use_wandb=false"]
+          "puzzle_emb_lr=1e-2", "log_interval=2", "use_wandb=false", "evaluators=[]"]
 
 
 @pytest.fixture
@@ -113,6 +113,14 @@ def test_the_checkpoint_of_an_evaluation_that_fails_is_there(data, tmp_path, mon
         run(data, "run", "evaluators=[{name: failing_evaluator@Failing}]")
     assert (tmp_path / "run" / "latest.txt").read_text() == "step_00000004.ckpt\n"
     assert read_checkpoint(tmp_path / "run" / "step_00000004.ckpt")["step"] == 4
+
+
+def test_a_data_set_that_is_not_arc_says_how_to_train_on_it(data):
+    done = run_script("pretrain.py", "data_paths=[data]", *BASICS[:-1], "run_name=x", cwd=data.parent)
+    assert BASICS[-1] == "evaluators=[]" and done.returncode == 2
+    assert done.stderr == ("error: arc@ARC scores ARC data sets only, and data/test_puzzles.json is missing; use "
+                           "evaluators=[] for other puzzles, or build the data set again\n")
+    assert not (data.parent / "checkpoints").exists()
 
 
 @pytest.mark.parametrize("monitor, mode, better", [("val/accuracy", "max", max), ("val/loss", "min", min),

@@ -25,7 +25,7 @@ from utils.preemption import STOPPED, Stopped
 # 5, 10 and 16, lines of 3 steps
 RUN = [*TINY_ARCH, "global_batch_size=24", "epochs=6", "eval_interval=2", "lr=1e-3", "lr_warmup_steps=4",
        "lr_min_ratio=0.1", "puzzle_emb_lr=1e-2", "log_interval=3", "arch.halt_exploration_prob=0.5", "use_wandb=false",
-       "ema=True", "ema_rate=0.9"]
+       "ema=True", "ema_rate=0.9", "evaluators=[]"]
 MLP = ["arch.mlp_t=True", "arch.pos_encodings=none"]
 
 

@@ -12,7 +12,7 @@ from helpers import ROOT, TINY_ARCH, metric_lines, run_script, write_tiny_datase
 from utils.run_log import append_lines, unique_run_name
 
 RUN = [*TINY_ARCH, "data_paths=[data]", "epochs=2", "eval_interval=1", "global_batch_size=16", "log_interval=3",
-       "checkpoint.path=run", "lr_warmup_steps=0", "run_name=name", "project_name=project"]
+       "checkpoint.path=run", "lr_warmup_steps=0", "run_name=name", "project_name=project", "evaluators=[]"]
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,8 @@ PUBLISHED = {
     "lr_min_ratio": 1.0, "lr_warmup_steps": 2000, "beta1": 0.9, "beta2": 0.95, "weight_decay": 0.1,
     "puzzle_emb_weight_decay": 0.1, "puzzle_emb_lr": 1e-2, "seed": 0, "min_eval_interval": 0, "ema": False,
     "ema_rate": 0.999, "freeze_weights": False, "data_paths": ["data/arc1concept-aug-1000"], "data_paths_test": [],
-    "project_name": None, "run_name": None, "eval_save_outputs": [], "load_checkpoint": None, "checkpoint_path": None}
+    "evaluators": [{"name": "arc@ARC"}], "project_name": None, "run_name": None, "eval_save_outputs": [],
+    "load_checkpoint": None, "checkpoint_path": None}
 PUBLISHED_ARCH = {
     "name": "recursive_reasoning.trm@TinyRecursiveReasoningModel_ACTV1", "halt_exploration_prob": 0.1,
     "halt_max_steps": 16, "H_cycles": 3, "L_cycles": 6, "H_layers": 0, "L_layers": 2, "hidden_size": 512,

@@ -107,6 +107,15 @@ def gather_rows(rows: Tensor) -> Tensor | None:
     return torch.cat(gathered).view(rows.dtype).view(-1, *rows.shape[1:]) if is_main else None
 
 
+def gather_uneven_rows(rows: Tensor) -> Tensor | None:
+    """The same where the ranks have different numbers of rows, in main memory."""
+    lengths = all_gather_rows(torch.tensor([len(rows)])).tolist()
+    padded = torch.cat([rows, rows.new_zeros(max(lengths) + 1 - len(rows), *rows.shape[1:])])
+    gathered = gather_rows(padded)
+    return None if gathered is None else torch.cat([
+        part[:length] for part, length in zip(gathered.split(len(padded)), lengths)])
+
+
 def gather_objects(value: T) -> list[T] | None:
     """The values of all ranks, on rank 0; None on the others."""
     if not dist.is_initialized():

@@ -1,0 +1,177 @@
+"""ARC by its own rules, answers voted on by all augmentations of a task: `evaluators="[{name: arc@ARC}]"`.
+
+A prediction is undone by what its puzzle's name in identifiers.json says, cropped, and is a vote for the grid that
+results, as the answer to the test input of test_puzzles.json that the input becomes in the same way. Of the candidates
+for an answer, more votes are better, then a greater mean of q, the halting probability.
+
+    pass@K      mean over tasks of the fraction of its test inputs whose true answer is among the K best candidates
+    accuracy    pass@submission_K, what Kaggle scores
+
+It leaves `submission.json` in Kaggle's form, `arc_tasks.csv` with a line a test input and, if asked, `gallery.html`.
+Check: `pytest tests/test_evaluator_arc.py`; speed and memory: `python benchmarks/arc_evaluator.py`.
+"""
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from dataset.arc import COLOURS, FIRST_COLOUR, SEPARATOR, SIDE, VOCAB_SIZE, decode_grid, encode_grid, parse_augmentation
+from dataset.common import PuzzleDatasetMetadata
+from evaluators.arc_gallery import write_gallery
+from evaluators.arc_votes import ORIGINAL, Answer, Attempt, Grid, Votes, candidate_keys, grid_hashes
+from utils.command_line import describe_validation
+from utils.distributed import broadcast_object, decided_by_main
+
+NO_ANSWER = [[0, 0], [0, 0]]  # submitted where nothing was predicted
+
+
+class ARCConfig(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    # K of the pass@K to tell
+    pass_Ks: list[int] = [1, 2, 5, 10, 100, 1000]
+    # attempts at each test input: those of the submission, and of `accuracy`
+    submission_K: int = Field(2, gt=0)
+    # keep the votes of earlier evaluations of the run, which predate the weights evaluated: metrics `aggregated_…`
+    aggregated_voting: bool = False
+    # tasks to draw in gallery.html
+    gallery: int = Field(0, ge=0)
+
+
+class ARC:
+    required_outputs = {"preds", "q_halt_logits"}
+
+    def __init__(self, data_path: str, eval_metadata: PuzzleDatasetMetadata, **options):
+        try:
+            self.config = ARCConfig(**options)
+        except ValidationError as error:
+            raise ValueError(describe_validation(error, [f"evaluators.arc@ARC.{key}" for key in ARCConfig.model_fields],
+                                                 "evaluators.arc@ARC.")) from error
+        self.data_path, self.blank = data_path, eval_metadata.blank_identifier_id
+        self.tasks, names = _read(data_path, "test_puzzles.json"), _read(data_path, "identifiers.json")
+        if (eval_metadata.seq_len, eval_metadata.vocab_size) != (SIDE * SIDE, VOCAB_SIZE):
+            raise ValueError(f"{data_path}: ARC has {SIDE * SIDE} cells and {VOCAB_SIZE} tokens, this data set "
+                             f"{eval_metadata.seq_len} and {eval_metadata.vocab_size}; score it without arc@ARC")
+        self._number_test_inputs()
+        self._number_identifiers(names)
+        self.votes = Votes()
+
+    def _number_test_inputs(self) -> None:
+        """Number the questions: the test inputs of each task, those that are equal once."""
+        self.pairs = [(task, number) for task, puzzle in self.tasks.items() for number in range(len(puzzle["test"]))]
+        tests = [self.tasks[task]["test"][number] for task, number in self.pairs]
+        self.task_numbers = {task: i for i, task in enumerate(self.tasks)}
+        tasks = np.array([self.task_numbers[task] for task, _ in self.pairs])
+        self.question_keys, self.questions = np.unique(
+            candidate_keys(tasks, _hashes([test["input"] for test in tests])), return_inverse=True)
+        self.truths = candidate_keys(self.questions, _hashes([test["output"] for test in tests]))
+
+    def _number_identifiers(self, names: Sequence[str]) -> None:
+        """For each identifier its task (-1: none that is tested), transform, and original colour + 1 of each token."""
+        self.task_of = np.full(len(names), -1)
+        self.transforms = np.zeros(len(names), np.uint8)
+        self.values = np.zeros((len(names), VOCAB_SIZE), np.uint8)
+        for i, name in enumerate(names):
+            if name.partition(SEPARATOR)[0] in self.tasks:
+                task, self.transforms[i], permutation = parse_augmentation(name)
+                self.task_of[i] = self.task_numbers[task]
+                self.values[i, FIRST_COLOUR + permutation] = np.arange(1, COLOURS + 1)
+
+    def begin_eval(self) -> None:
+        if not self.config.aggregated_voting:
+            self.votes = Votes()
+
+    def update_batch(self, batch: dict[str, Tensor], outputs: dict[str, Tensor]) -> None:
+        real = batch["puzzle_identifiers"] != self.blank
+        identifiers = batch["puzzle_identifiers"][real].cpu().numpy()
+        inputs, preds = (tokens[real].to(torch.uint8).cpu().numpy() for tokens in (batch["inputs"], outputs["preds"]))
+        transforms, values = self.transforms[identifiers], self.values[identifiers]
+        keys = candidate_keys(self.task_of[identifiers], grid_hashes(inputs, transforms, values))
+        questions = np.searchsorted(self.question_keys, keys).clip(max=len(self.question_keys) - 1)
+        if (self.question_keys[questions] != keys).any():
+            raise ValueError(f"{self.data_path}: the test split has inputs that are not in test_puzzles.json; build "
+                             "the data set again")
+        q = outputs["q_halt_logits"][real].cpu().double().sigmoid().numpy()
+        self.votes.add(questions, preds, transforms, values, q)
+
+    def result(self, save_path: Path | None, rank: int, world_size: int, group) -> dict[str, float] | None:
+        candidates = self.votes.ranked()
+        best = broadcast_object(None if candidates is None else self._best_keys(candidates))
+        grids = self.votes.grids(best)
+        metrics = decided_by_main(lambda: self._report(candidates, dict(zip(best.tolist(), grids)), save_path))
+        return metrics if rank == 0 else None
+
+    def _best_keys(self, candidates: np.ndarray) -> np.ndarray:
+        """Keys of the candidates to be submitted."""
+        starts = np.searchsorted(candidates["question"], candidates["question"])
+        return candidates["key"][np.arange(len(candidates)) - starts < self.config.submission_K]
+
+    def _report(self, candidates: np.ndarray, grids: dict[int, np.ndarray], save_path: Path | None) -> dict[str, float]:
+        """Metrics; writes the files."""
+        starts = np.searchsorted(candidates["question"], np.arange(len(self.question_keys) + 1))
+        answers = [self._answer(pair, candidates[starts[question]:starts[question + 1]], truth, grids)
+                   for pair, question, truth in zip(self.pairs, self.questions, self.truths)]
+        prefix, Ks = "aggregated_" * self.config.aggregated_voting, {f"pass@{K}": K for K in self.config.pass_Ks}
+        metrics = {prefix + name: _pass_rate(answers, K)
+                   for name, K in (Ks | {"accuracy": self.config.submission_K}).items()}
+        if save_path is not None:
+            save_path.mkdir(parents=True, exist_ok=True)
+            self._write_submission(answers, save_path / "submission.json")
+            self._write_table(answers, save_path / "arc_tasks.csv")
+            if self.config.gallery:
+                write_gallery(self.tasks, answers, metrics, self.config.gallery, self.config.submission_K,
+                              save_path / "gallery.html")
+        return metrics
+
+    def _answer(self, pair: tuple[str, int], candidates: np.ndarray, truth: np.uint64,
+                grids: dict[int, np.ndarray]) -> Answer:
+        place = np.flatnonzero(candidates["key"] == truth)
+        best = candidates[:self.config.submission_K]
+        return Answer(
+            *pair, [Attempt(decode_grid(grids[int(c["key"])]).tolist(), int(c["votes"]), float(c["q"])) for c in best],
+            votes=int(candidates["votes"].sum()), candidates=len(candidates),
+            truth_rank=int(place[0]) + 1 if len(place) else None, truth_votes=int(candidates["votes"][place].sum()))
+
+    def _write_submission(self, answers: list[Answer], file: Path) -> None:
+        """Where there are fewer candidates than attempts, the best one is repeated."""
+        submission: dict[str, list[dict[str, Grid]]] = {}
+        for answer in answers:
+            grids = [attempt.grid for attempt in answer.attempts] or [NO_ANSWER]
+            grids += grids[:1] * (self.config.submission_K - len(grids))
+            submission.setdefault(answer.task, []).append(
+                {f"attempt_{i}": grid for i, grid in enumerate(grids, start=1)})
+        file.write_text(json.dumps(submission) + "\n")
+
+    def _write_table(self, answers: list[Answer], file: Path) -> None:
+        with open(file, "w", newline="") as f:
+            table = csv.writer(f, lineterminator="\n")
+            table.writerow(["task", "test_input", "votes", "candidates", "truth_rank", "truth_votes", "solved"])
+            table.writerows([a.task, a.number, a.votes, a.candidates, a.truth_rank, a.truth_votes,
+                             int(a.solved_within(self.config.submission_K))] for a in answers)
+
+
+def _pass_rate(answers: list[Answer], attempts: int) -> float:
+    """Mean over tasks of the fraction of test inputs solved within so many attempts."""
+    solved: dict[str, list[bool]] = {}
+    for answer in answers:
+        solved.setdefault(answer.task, []).append(answer.solved_within(attempts))
+    return float(np.mean([np.mean(task) for task in solved.values()]))
+
+
+def _hashes(grids: list[Grid]) -> np.ndarray:
+    """Hashes of grids that are nobody's augmentation."""
+    tokens = np.array([encode_grid(np.array(grid)) for grid in grids])
+    return grid_hashes(tokens, np.zeros(len(grids), np.uint8), np.tile(ORIGINAL, (len(grids), 1)))
+
+
+def _read(data_path: str, name: str):
+    file = Path(data_path) / name
+    if not file.is_file():
+        raise ValueError(f"arc@ARC scores ARC data sets only, and {file} is missing; use evaluators=[] for other "
+                         "puzzles, or build the data set again")
+    return json.loads(file.read_text())

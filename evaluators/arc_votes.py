@@ -1,0 +1,149 @@
+"""Votes on ARC answers: predictions of many augmentations of a test input, undone, hashed, counted and ranked.
+
+A prediction is a vote of confidence q for the *candidate* that it becomes when its augmentation is undone. Only hashes
+are computed of most predictions: the hash of a restored grid is a bilinear form over the grid as predicted, in which
+the augmentation merely reorders the weights. One prediction of each candidate is kept, as predicted.
+"""
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from dataset.arc import COLOURS, FIRST_COLOUR, SIDE, VOCAB_SIZE, crop_sizes, encode_grid
+from dataset.symmetry import inverse_dihedral
+from utils.distributed import gather_rows, gather_uneven_rows
+
+Grid = list[list[int]]  # rows of colours
+
+# What the inverse of each dihedral transform does: swap the axes, and reverse rows or columns before that.
+SWAPPED = np.array([False, True, False, True, False, False, True, True])
+ROWS_REVERSED = np.array([False, True, True, False, False, True, False, True])
+COLUMNS_REVERSED = np.array([False, False, True, True, True, False, False, True])
+
+OUTSIDE = SIDE  # weight of what stands outside of a grid: 0
+WEIGHTS = np.zeros((2, SIDE + 1), np.uint64)  # of rows and columns of a restored grid
+WEIGHTS[:, :SIDE] = np.random.default_rng(0).integers(2**64, size=(2, SIDE), dtype=np.uint64)
+QUESTION_WEIGHT = np.uint64(0x9E3779B97F4A7C15)  # odd: of different questions, the same grid has different keys
+
+Q_STEP = 2.0**-32  # q is rounded to it, so that sums of up to 2 million are exact in float64, in any order
+ORIGINAL = np.zeros(VOCAB_SIZE, np.uint8)  # value of each token where no colour was permuted: colour + 1, 0 for none
+ORIGINAL[FIRST_COLOUR:] = np.arange(1, COLOURS + 1)
+
+CANDIDATE = np.dtype([("question", np.int32), ("votes", np.int32), ("q", np.float64), ("key", np.uint64)])
+
+
+def grid_hashes(tokens: np.ndarray, transforms: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Hashes (B,) uint64 of the grids in (B, 900) uint8 tokens, as they were before they were augmented.
+
+    `transforms` (B,); `values` (B, 12) uint8: for each token, the original colour + 1, or 0. The hash is the sum of
+    value · row weight · column weight modulo 2^64; two grids share one with a probability of about 2^-56.
+    """
+    rows, columns = crop_sizes(tokens)
+    places = tokens + VOCAB_SIZE * np.arange(len(tokens))[:, None]
+    cells = values.ravel()[places].astype(np.uint64).reshape(-1, SIDE, SIDE)
+    swapped = SWAPPED[transforms].astype(np.intp)
+    row_weights = WEIGHTS[swapped[:, None], _restored_places(rows, ROWS_REVERSED[transforms])]
+    column_weights = WEIGHTS[1 - swapped[:, None], _restored_places(columns, COLUMNS_REVERSED[transforms])]
+    by_row = (cells @ column_weights[:, :, None])[..., 0]
+    return (by_row * row_weights).sum(-1, dtype=np.uint64)
+
+
+def _restored_places(lengths: np.ndarray, is_reversed: np.ndarray) -> np.ndarray:
+    """Where each of 30 lines (B, 30) goes when the first `lengths` (B,) of them are reversed, or not."""
+    lines, lengths = np.arange(SIDE), lengths[:, None]
+    return np.where(lines < lengths, np.where(is_reversed[:, None], lengths - 1 - lines, lines), OUTSIDE)
+
+
+def restored(tokens: np.ndarray, transform: int, values: np.ndarray) -> np.ndarray:
+    """(900,) uint8 tokens of the grid that one prediction (900,) becomes when its augmentation is undone."""
+    height, width = crop_sizes(tokens)
+    grid = values[tokens.reshape(SIDE, SIDE)[:height, :width]] - np.uint8(1)
+    return encode_grid(inverse_dihedral(grid, transform))
+
+
+def candidate_keys(questions: np.ndarray, hashes: np.ndarray) -> np.ndarray:
+    """One number (B,) uint64 for each grid as an answer to a question."""
+    return hashes + questions.astype(np.uint64) * QUESTION_WEIGHT
+
+
+class Votes:
+    """What one rank has seen: 12 bytes a vote, and about 1.1 kB a candidate."""
+
+    def __init__(self):
+        self.numbers: dict[int, int] = {}  # of each candidate, by its key
+        self.candidates: list[tuple[np.ndarray, ...]] = []  # questions, keys, predictions, transforms, values
+        self.votes: list[tuple[np.ndarray, np.ndarray]] = [(np.zeros(0, np.int32), np.zeros(0))]  # candidate, q
+
+    def add(self, questions: np.ndarray, tokens: np.ndarray, transforms: np.ndarray, values: np.ndarray,
+            q: np.ndarray) -> None:
+        """Take predictions (B, 900) uint8 as answers to `questions` (B,), with q (B,) from 0 to 1; the others as in
+        `grid_hashes`."""
+        keys, known = candidate_keys(questions, grid_hashes(tokens, transforms, values)), len(self.numbers)
+        numbers = np.array([self.numbers.setdefault(key, len(self.numbers)) for key in keys.tolist()], np.int32)
+        self.votes.append((numbers, np.round(q / Q_STEP) * Q_STEP))
+        distinct, rows = np.unique(numbers, return_index=True)
+        new = rows[distinct >= known]
+        self.candidates.append((questions[new], keys[new], tokens[new], transforms[new], values[new]))
+
+    def ranked(self) -> np.ndarray | None:
+        """CANDIDATE rows of all ranks, on rank 0: by question, best first; None on the others.
+
+        More votes are better, then a greater mean q; of equals, the key decides, so that the order is always the same.
+        """
+        gathered = gather_uneven_rows(torch.from_numpy(self._table().view(np.uint8).reshape(-1, CANDIDATE.itemsize)))
+        if gathered is None:
+            return None
+        table = gathered.numpy().view(CANDIDATE)[:, 0]
+        _, first, owner = np.unique(table["key"], return_index=True, return_inverse=True)
+        merged = table[first]
+        merged["votes"] = np.bincount(owner, table["votes"], len(first))
+        merged["q"] = np.bincount(owner, table["q"], len(first)) / np.maximum(merged["votes"], 1)
+        return merged[np.lexsort((merged["key"], -merged["q"], -merged["votes"], merged["question"]))]
+
+    def _table(self) -> np.ndarray:
+        """CANDIDATE rows of this rank; `q` is a sum."""
+        table = np.zeros(len(self.numbers), CANDIDATE)
+        numbers, q = (np.concatenate(parts) for parts in zip(*self.votes))
+        table["votes"], table["q"] = np.bincount(numbers, minlength=len(table)), np.bincount(numbers, q, len(table))
+        if self.candidates:
+            for field, parts in zip(("question", "key"), zip(*self.candidates)):
+                table[field] = np.concatenate(parts)
+        return table
+
+    def grids(self, keys: np.ndarray) -> np.ndarray | None:
+        """Tokens (n, 900) uint8 of candidates by key, whichever rank has seen them, on rank 0; None on the others."""
+        found = np.zeros((len(keys), SIDE * SIDE), np.uint8)
+        ends = np.cumsum([len(chunk[0]) for chunk in self.candidates])
+        for i, number in enumerate(map(self.numbers.get, keys.tolist())):
+            if number is not None:
+                chunk = int(np.searchsorted(ends, number, side="right"))
+                _, _, tokens, transforms, values = self.candidates[chunk]
+                row = number - int(ends[chunk])  # from the end
+                found[i] = restored(tokens[row], transforms[row], values[row])
+        gathered = gather_rows(torch.from_numpy(found[None]))
+        return None if gathered is None else gathered.numpy().max(0)  # the ranks that know a grid agree on it
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A candidate for an answer, with its votes and their mean q."""
+
+    grid: Grid
+    votes: int
+    q: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was voted on one test input."""
+
+    task: str
+    number: int  # of the test input in its task
+    attempts: list[Attempt]  # the best candidates, best first
+    votes: int
+    candidates: int
+    truth_rank: int | None  # of the true answer among the candidates, from 1 on; None: nobody voted for it
+    truth_votes: int
+
+    def solved_within(self, attempts: int) -> bool:
+        return self.truth_rank is not None and self.truth_rank <= attempts
