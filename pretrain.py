@@ -155,6 +155,8 @@ def build_run(config: PretrainConfig, world: World, resumed: Resumed | None) -> 
     if resumed:
         decided_by_main(lambda: refuse_other_data(facts["data_fingerprints"], resumed))
         state.load_state_dict(resumed.payload, resumed.file, world)
+        for loaded in ("model_state", "ema_state", "optimizer_states", "carry"):
+            del resumed.payload[loaded]  # or memory would hold it twice
     evaluators = build_evaluators([e.model_dump() for e in config.evaluators], test_data)
     needed_outputs(state.head, evaluators, config.eval_save_outputs)  # or the first evaluation would find out
     directory = name_run(config)

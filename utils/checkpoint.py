@@ -169,17 +169,16 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def read_checkpoint(path: str | Path) -> dict:
-    """The payload, on the CPU, mapped into memory rather than read where the file allows it.
+    """The payload, on the CPU. (Not mapped into memory: a file that shrank would then kill the process.)
 
     Raises ValueError for a file that is missing, damaged or no checkpoint, or needs a newer version of us. Our files
     (and published ones of today) are zip archives, whose checksums reveal every flipped bit of their contents.
     """
     try:
-        archive = zipfile.is_zipfile(path)
-        damaged = zipfile.ZipFile(path).testzip() if archive else None
+        damaged = zipfile.ZipFile(path).testzip() if zipfile.is_zipfile(path) else None
         if damaged:
             raise ValueError(f"the checksum of its part {damaged} is wrong")
-        payload = torch.load(path, map_location="cpu", weights_only=True, mmap=archive or None)
+        payload = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises nearly everything on damaged files; what it said is passed on
         advises_harm = "weights_only" in str(error)  # torch then says how to run the code in the file
         reason = "it holds more than tensors and plain values, or is no file of torch.save" if advises_harm else \
