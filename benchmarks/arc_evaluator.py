@@ -1,10 +1,10 @@
 """Predictions a second of the ARC evaluator, their ratio to a plain loop over predictions, and its memory.
 
     python benchmarks/arc_evaluator.py               # 400 tasks × 1,000 augmentations
-    python benchmarks/arc_evaluator.py --tasks 40    # a tenth of it
+    python benchmarks/arc_evaluator.py --right 0     # every prediction another grid: the most memory there can be
 
-Tasks are random grids of 5×5 to 30×30. A third of the predictions is right, the others have random cells and thus are
-candidates of their own: for memory the worst that a trained model does. Generating the batches is not timed.
+Tasks are random grids of 5×5 to 30×30. A third of the predictions is right; the others have random cells and thus are
+candidates of their own. Generating the batches is not timed.
 """
 import argparse
 import json
@@ -62,12 +62,12 @@ def augmented(grid: np.ndarray, transforms: np.ndarray, permutations: np.ndarray
     return np.concatenate(tokens).reshape(-1, SIDE * SIDE)
 
 
-def batches(pairs: Pairs, augmentations: int) -> Iterator[dict[str, torch.Tensor]]:
+def batches(pairs: Pairs, augmentations: int, right: float) -> Iterator[dict[str, torch.Tensor]]:
     """Batches as the evaluation loop hands them over, task by task."""
     for i, pair in enumerate(pairs):
         random = np.random.default_rng((1, i))
         inputs, preds = (augmented(grid, *draw_augmentations(i, augmentations)) for grid in pair)
-        wrong = (random.random(preds.shape) < 0.02) & (random.random((len(preds), 1)) < 2 / 3) & (preds >= FIRST_COLOUR)
+        wrong = (random.random(preds.shape) < 0.02) & (random.random((len(preds), 1)) >= right) & (preds >= FIRST_COLOUR)
         preds[wrong] = random.integers(FIRST_COLOUR, VOCAB_SIZE, wrong.sum())
         for rows in np.array_split(np.arange(len(preds)), -(-len(preds) // BATCH)):
             yield {"inputs": torch.from_numpy(inputs[rows].astype(np.int32)),
@@ -95,6 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, default=400)
     parser.add_argument("--augmentations", type=int, default=1000)
+    parser.add_argument("--right", type=float, default=1 / 3, help="fraction of predictions that are (default: 1/3)")
     args = parser.parse_args()
     pairs = random_tasks(args.tasks)
     with tempfile.TemporaryDirectory() as folder:
@@ -105,7 +106,7 @@ def main() -> None:
         names, votes = json.loads((Path(folder) / "identifiers.json").read_text()), {}
 
         seconds, predictions, loop_seconds, loop_predictions = 0.0, 0, 0.0, 0
-        for number, batch in enumerate(batches(pairs, args.augmentations)):
+        for number, batch in enumerate(batches(pairs, args.augmentations, args.right)):
             started = time.perf_counter()
             evaluator.update_batch(batch, batch)
             seconds, predictions = seconds + time.perf_counter() - started, predictions + len(batch["preds"])

@@ -78,7 +78,7 @@ def test_averaged_weights_are_scored_unless_told_otherwise(fresh, capsys):
     assert averaged != stored
     out = capsys.readouterr().out
     assert "(averaged weights)" in out and "(stored weights)" in out
-    payload = torch.load(fresh / "best.ckpt", weights_only=True)  # read_checkpoint maps the file, which is replaced
+    payload = read_checkpoint(fresh / "best.ckpt")
     payload["ema_state"] = None
     torch.save(payload, fresh / "best.ckpt")
     assert scored(fresh) == stored
@@ -221,7 +221,7 @@ def test_a_published_checkpoint_can_be_trained_further(shared, tmp_path):
 
 
 def test_what_is_missing_or_damaged_is_named(fresh, tmp_path):
-    payload = torch.load(fresh / "best.ckpt", weights_only=True)  # read_checkpoint maps the file, which is replaced
+    payload = read_checkpoint(fresh / "best.ckpt")
     torch.save({"model_state": payload["model_state"]}, tmp_path / "bare.ckpt")
     with pytest.raises(ValueError, match="bare.ckpt holds no config, and config.yaml or all_config.yaml is not beside"):
         scored(tmp_path / "bare.ckpt")
