@@ -69,7 +69,8 @@ def test_a_run_killed_again_and_again_ends_as_if_undisturbed(folder, kills, epoc
     assert steps_logged(run) == steps_logged(whole)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_torchrun_hands_a_signal_on_and_all_ranks_save_and_end(folder, undisturbed, number):
     process = start_script(SCRIPT, *words("run", "log_interval=1"), cwd=folder, ranks=2, **ONE_THREAD,
                            FAULT_SLOW_STEP="0.3")
@@ -130,6 +131,7 @@ def test_torchrun_takes_a_run_up_again_where_one_process_dies(folder, undisturbe
     assert_same_run(undisturbed, folder / "run")
 
 
+@pytest.mark.long
 def test_a_second_run_in_the_same_directory_is_refused(folder):
     first = start_script(SCRIPT, *words("run"), cwd=folder, **ONE_THREAD, FAULT_SLOW_STEP="4")
     wait_for(lambda: (folder / "run" / "config.yaml").exists(), first)
@@ -141,6 +143,7 @@ def test_a_second_run_in_the_same_directory_is_refused(folder):
     assert first.wait(60) == STOPPED
 
 
+@pytest.mark.long
 def test_a_loss_that_is_not_finite_ends_the_run_with_the_good_state_saved(folder):
     """On one rank of two, so that both must agree; going on with `skip` gets past it."""
     done = run_script(SCRIPT, *words("run"), cwd=folder, ranks=2, FAULT_NAN="7", **ONE_THREAD)

@@ -268,7 +268,8 @@ def test_the_printed_commands_work(tmp_path):
     assert read_checkpoint(run / "step_00000012.ckpt")["config"]["checkpoint"]["monitor"] == "val/accuracy"
 
 
-@pytest.mark.parametrize("ranks", [(2, 2, 2), (1, 2, 1), pytest.param((2, 1, 2), marks=pytest.mark.long)])
+@pytest.mark.parametrize("ranks", [(2, 2, 2), *(pytest.param(ranks, marks=pytest.mark.long)
+                                                for ranks in ((1, 2, 1), (2, 1, 2)))])
 def test_processes_stop_and_go_on_together_and_on_other_numbers_of_ranks(tmp_path, ranks):
     """Bitwise on as many ranks; to float tolerance on others, and that is said."""
     write_tiny_dataset(tmp_path / "data")
