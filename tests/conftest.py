@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.environ["WANDB_MODE"] = "offline"  # no test may reach for a network
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors: threads cost time, and the order of their sums may vary
 
 
 @pytest.fixture(scope="session")
