@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from helpers import ROOT
-from utils.run_directory import claimed, set_aside_after, set_aside_run
+from utils.run_directory import adopt, claimed, set_aside_after, set_aside_run
 
 
 def test_a_run_is_set_aside_only_when_asked_and_never_lost(tmp_path):
@@ -63,3 +63,13 @@ def test_a_half_written_line_alone_is_reason_enough(tmp_path: Path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2')
     assert set_aside_after(tmp_path, 5)
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
+
+
+def test_the_checkpoint_that_is_gone_on_from_replaces_a_damaged_one_of_its_step(tmp_path):
+    own, best = tmp_path / "step_00000004.ckpt", tmp_path / "best.ckpt"
+    own.write_bytes(b"damaged")
+    best.write_bytes(b"whole")
+    adopt(best, tmp_path, step=4)
+    assert own.read_bytes() == best.read_bytes() == b"whole"
+    adopt(own, tmp_path, step=4)
+    assert own.read_bytes() == b"whole" and (tmp_path / "latest.txt").read_text() == own.name + "\n"

@@ -92,7 +92,7 @@ def _step_of(checkpoint: Path) -> float:
 def adopt(source: Path, directory: Path, step: int) -> None:
     """Make the checkpoint that a run goes on from its newest one, if it is not, so that it can go on from it again."""
     own = directory / step_file(step)
-    if not own.exists():
+    if source.resolve() != own.resolve():  # a file of that name may be the damaged one that made the user choose another
         write_atomically(own, lambda file: shutil.copyfile(source, file))
     write_atomically(directory / "latest.txt", lambda file: file.write_text(own.name + "\n"))
 
