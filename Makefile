@@ -24,7 +24,7 @@ demo: .venv/installed
 	  '  README.md, "Your own puzzles"'
 
 test: .venv/installed
-	@$(PY) -m pytest -q
+	@$(PY) -m pytest -q -n auto --dist worksteal
 
 test-long: .venv/installed
 	@$(PY) -m pytest -q -m long
