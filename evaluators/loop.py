@@ -40,7 +40,9 @@ class DepthCurve:
 
     OUTPUTS = ("preds", "q_halt_logits")
 
-    def __init__(self, depth: int, world: World):
+    def __init__(self, head: nn.Module, depth: int, world: World):
+        if not set(self.OUTPUTS) <= set(head.OUTPUTS):
+            raise ValueError(f"per_step scores answers of discrete tokens, and {type(head).__name__} has none")
         self.sums = [MetricSums(world.device) for _ in range(depth)]
 
     def add(self, steps: Sequence[tuple[dict, dict[str, Tensor]]], labels: Tensor, real: bool) -> None:
