@@ -1,7 +1,6 @@
 """Checkpoints on the hub: from a cache as the library lays it out, and over HTTP from and to a small hub here."""
 import base64
 import json
-import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -10,10 +9,12 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
+from omegaconf import OmegaConf
 
 from config.schema import PretrainConfig
+from dataset.common import dataset_fingerprint
 from evaluate import score
-from helpers import TINY_ARCH, evaluate_config, metric_lines, pretrain_config, run_script, write_tiny_dataset
+from helpers import TINY_ARCH, evaluate_config, metric_lines, pretrain_config, write_tiny_dataset
 from pretrain import train
 from utils.distributed import World
 from utils.hub import downloaded, repository_of
@@ -71,12 +72,22 @@ def test_a_cached_run_is_scored_and_trained_further_offline(run_dir, cache, tmp_
     assert metric_lines(further)[-1]["val/loss"] == pytest.approx(logged, rel=1e-5)
 
 
-def test_what_is_not_cached_is_one_message_offline(tmp_path):
-    done = run_script("evaluate.py", "checkpoint=hf://owner/name", cwd=tmp_path, HF_HUB_OFFLINE="1",
-                      HF_HUB_CACHE="cache")
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert re.match(r"error: hf://owner/name is not in the cache \(.*cache\) and cannot be downloaded \(.*\); check the "
-                    "name, the network and HF_HUB_OFFLINE, or give a local path\n$", done.stderr), done.stderr
+def test_what_is_not_cached_is_named_offline(cache):
+    with pytest.raises(ValueError, match=r"^hf://owner/name is not in the cache \(.*cache\) and cannot be downloaded "
+                       r"\(.*\); check the name, the network and HF_HUB_OFFLINE, or give a local path$"):
+        score(evaluate_config("checkpoint=hf://owner/name"), World())
+
+
+def test_an_upload_that_fails_says_where_its_files_are(run_dir, cache):
+    with pytest.raises(ValueError, match=r"upload to owner/name failed \(.*offline.*\); what .* is in out/hub: .*`hf upl"):
+        score(evaluate_config(f"checkpoint={run_dir}", "export=hub", "hub_repo=owner/name", "output_dir=out"), World())
+    card = Path("out/hub/README.md").read_text()
+    fingerprint = dataset_fingerprint(run_dir.parent / "data")
+    for words in (f"data | trained on | {fingerprint} |", f"data | scored on | {fingerprint} |", "| val/loss | ",
+                  "checkpoint=hf://owner/name", "load_checkpoint=hf://owner/name", "\n  hidden_size: 16\n"):
+        assert words in card
+    _, front, _ = card.split("---\n", 2)
+    assert OmegaConf.to_container(OmegaConf.create(front))["tags"] == ["tiny-recursive-model", "trm"]
 
 
 @pytest.mark.parametrize("reference", ["hf://owner", "hf://", "hf://owner/na me", "hf://owner/name@"])
@@ -136,29 +147,29 @@ class Hub(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def hub() -> Iterator[str]:
+def hub(monkeypatch) -> Iterator[None]:
+    """The library talks to a server here."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", "hf_x")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    yield
     server.shutdown()
 
 
-def test_a_run_is_uploaded_with_its_card_and_downloaded_once(run_dir, hub, tmp_path, monkeypatch):
-    there = {"HF_ENDPOINT": hub, "HF_TOKEN": "hf_x", "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": None,
-             "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
-    done = run_script("evaluate.py", f"checkpoint={run_dir}", "export=hub", "hub_repo=owner/name", "output_dir=out",
-                      cwd=tmp_path, **there)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1].startswith("uploaded: ")
+def test_a_run_is_uploaded_with_its_card_and_downloaded_once(run_dir, cache, hub, monkeypatch, capsys):
+    before = score(evaluate_config(f"checkpoint={run_dir}", "export=hub", "hub_repo=owner/name", "output_dir=out"),
+                   World())
+    assert capsys.readouterr().out.splitlines()[-1].startswith("uploaded: ")
     assert set(Hub.files) == {"README.md", "config.yaml", "metadata.json", "model.safetensors"}
-    assert all(Hub.files[name] == (tmp_path / "out" / "hub" / name).read_bytes() for name in Hub.files)
+    assert all(Hub.files[name] == Path("out/hub", name).read_bytes() for name in Hub.files)
     Hub.asked.clear()
-    again = run_script("evaluate.py", "checkpoint=hf://owner/name", "output_dir=again", cwd=tmp_path, **there)
-    assert again.returncode == 0, again.stderr
-    fetched = [path.rpartition("/")[2] for path in Hub.asked if "/resolve/" in path]
-    assert set(fetched) == {"config.yaml", "model.safetensors"}  # the card is not needed
-    assert (tmp_path / "out/metrics.json").read_text() == (tmp_path / "again/metrics.json").read_text()
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
+    assert score(evaluate_config("checkpoint=hf://owner/name"), World()) == before
+    fetched = {path.rpartition("/")[2] for path in Hub.asked if "/resolve/" in path}
+    assert fetched == {"config.yaml", "model.safetensors"}  # the card is not needed
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    kept = downloaded("hf://owner/name")
-    assert (kept / "model.safetensors").read_bytes() == Hub.files["model.safetensors"]
+    assert score(evaluate_config("checkpoint=hf://owner/name"), World()) == before
