@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,14 +16,19 @@ from torch import Tensor, nn
 
 from config.schema import ArchConfig
 from dataset.common import PuzzleDatasetMetadata
-from helpers import ROOT, pretrain_config, run_process, tiny_batch, write_tiny_dataset
+from helpers import (ROOT, assert_same_run, pretrain_config, resume, run_process, run_script, tiny_batch,
+                     write_tiny_dataset)
 from models.act import normal
 from models.recursive_reasoning import eqr, hrm, transformers_baseline, trm_hier6, trm_singlez
+from pretrain import train
+from utils.checkpoint import read_checkpoint, weights_of
 from utils.distributed import World
 
 ARCHITECTURES = sorted(path.stem for path in (ROOT / "config" / "arch").glob("*.yaml"))
 every_architecture = pytest.mark.parametrize("arch", ARCHITECTURES)
 SMALL = {"hidden_size": 16, "num_heads": 2, "halt_max_steps": 3, "halt_exploration_prob": 0.5}
+with_and_without_puzzle_embedding = pytest.mark.parametrize("embedding", [
+    {"puzzle_emb_ndim": 16}, {"puzzle_emb_ndim": 0, "puzzle_emb_len": 0}], ids=["embedding", "none"])
 RANDOM = {"initial_state_std": 1.0, "relaxation": 0.9, "noise_scale": 0.1}
 METADATA = PuzzleDatasetMetadata(pad_id=0, ignore_label_id=0, blank_identifier_id=0, vocab_size=5, seq_len=9,
                                  num_puzzle_identifiers=4, total_groups=1, mean_puzzle_examples=1, total_puzzles=1,
@@ -67,11 +73,10 @@ def tensors_of(carry) -> list[Tensor]:
 
 
 @every_architecture
-@pytest.mark.parametrize("embedding", [16, 0])
-def test_it_learns_to_copy_with_all_its_weights_with_and_without_puzzle_embedding(arch, embedding):
-    length = {} if embedding else {"puzzle_emb_len": 0}
-    head, batch = head_of(arch, puzzle_emb_ndim=embedding, **length), batch_of()
-    assert (head.puzzle_embedding is None) == (not embedding)
+@with_and_without_puzzle_embedding
+def test_it_learns_to_copy_with_all_its_weights(arch, embedding):
+    head, batch = head_of(arch, **embedding), batch_of()
+    assert (head.puzzle_embedding is None) == (not embedding["puzzle_emb_ndim"])
     batch["labels"] = batch["inputs"]
     optimizer = torch.optim.AdamW(head.parameters(), lr=1e-3)
     carry, losses = head.initial_carry(batch), []
@@ -86,8 +91,9 @@ def test_it_learns_to_copy_with_all_its_weights_with_and_without_puzzle_embeddin
 
 
 @every_architecture
-def test_its_weights_survive_a_file(arch):
-    head, other, batch, file = head_of(arch), head_of(arch, seed=1), batch_of(), io.BytesIO()
+@with_and_without_puzzle_embedding
+def test_its_weights_survive_a_file(arch, embedding):
+    head, other, batch, file = head_of(arch, **embedding), head_of(arch, seed=1, **embedding), batch_of(), io.BytesIO()
     torch.save(head.state_dict(), file)
     file.seek(0)
     before, after = (step(h, h.initial_carry(batch), batch)[2]["logits"] for h in (head, other))
@@ -97,10 +103,11 @@ def test_its_weights_survive_a_file(arch):
 
 
 @every_architecture
-def test_it_computes_in_bfloat16_near_float32(arch):
+@with_and_without_puzzle_embedding
+def test_it_computes_in_bfloat16_near_float32(arch, embedding):
     batch, logits = batch_of(), []
     for dtype in ("float32", "bfloat16"):
-        head = head_of(arch, forward_dtype=dtype)
+        head = head_of(arch, forward_dtype=dtype, **embedding)
         carry, loss, outputs = step(head, head.initial_carry(batch), batch)
         loss.backward()
         assert loss.isfinite() and all(p.grad.isfinite().all() for p in head.parameters())
@@ -142,6 +149,48 @@ def saved_and_loaded(carry):
     torch.save(asdict(carry), file)
     file.seek(0)
     return type(carry)(**torch.load(file, weights_only=True))
+
+
+def run_words(folder: Path, embedding: dict) -> list[str]:
+    """Overrides for a run of eight steps, random numbers and all, evaluated after every fourth."""
+    small = SMALL | RANDOM | embedding | ({} if embedding.get("puzzle_emb_len") == 0 else {"puzzle_emb_len": 1})
+    return [f"data_paths=[{folder / 'data'}]", *(f"arch.{key}={value}" for key, value in small.items()),
+            "global_batch_size=16", "epochs=2", "eval_interval=1", "lr=1e-2", "lr_warmup_steps=0", "ema=True",
+            "evaluators=[]", "use_wandb=false", f"log_dir={folder}"]
+
+
+def weights_after(run_dir: Path) -> dict[str, Tensor]:
+    return weights_of(read_checkpoint(run_dir / "step_00000008.ckpt"), use_ema=False)
+
+
+@every_architecture
+@with_and_without_puzzle_embedding
+def test_a_resumed_run_ends_as_one_that_was_not_stopped(arch, embedding, tmp_path):
+    write_tiny_dataset(tmp_path / "data", seq_len=9)
+    words = [f"arch={arch}", *run_words(tmp_path, embedding)]
+    if composed(arch).get("L_cycles"):
+        words.append("arch.L_cycles=2")
+    train(pretrain_config(*words, f"checkpoint.path={tmp_path / 'whole'}"), World())
+    shutil.copytree(tmp_path / "whole", tmp_path / "again")
+    (tmp_path / "again" / "step_00000008.ckpt").unlink()
+    resume(tmp_path / "again", "checkpoint.resume_from=step_00000004.ckpt")
+    assert_same_run(tmp_path / "whole", tmp_path / "again")
+
+
+@pytest.mark.parametrize("embedding", [{}, pytest.param({"puzzle_emb_ndim": 0, "puzzle_emb_len": 0},
+                                                        marks=pytest.mark.long)], ids=["as configured", "none"])
+def test_two_processes_train_every_architecture_as_one(embedding, tmp_path):
+    """One multirun each, so that a process loads PyTorch once."""
+    write_tiny_dataset(tmp_path / "data", seq_len=9)
+    for ranks in (1, 2):
+        done = run_script("pretrain.py", "-m", f"arch={','.join(ARCHITECTURES)}", *run_words(tmp_path, embedding),
+                          f"checkpoint.path=runs/{ranks}/${{hydra:runtime.choices.arch}}", cwd=tmp_path, ranks=ranks,
+                          OMP_NUM_THREADS="1")
+        assert done.returncode == 0, done.stderr
+    for arch in ARCHITECTURES:
+        one, two = (weights_after(tmp_path / "runs" / ranks / arch) for ranks in "12")
+        for name in one:
+            assert torch.allclose(one[name], two[name], atol=1e-4), (arch, name)
 
 
 def take(batch: dict[str, Tensor], first: int, rows: int) -> dict[str, Tensor]:
@@ -329,10 +378,14 @@ def test_attention_can_tell_rows_from_columns(arch):
     assert moved == {"none": True, "rope2d": False}
 
 
-def test_the_random_recursion_compiles_as_one_graph_and_computes_the_same():
+# One of them compiles in `make test`, at its smallest; all in `make test-long`.
+@pytest.mark.parametrize("arch, small", [
+    ("eqr", {"H_cycles": 1, "L_cycles": 1, "L_layers": 1}),
+    *(pytest.param(arch, {}, marks=pytest.mark.long) for arch in ARCHITECTURES)])
+def test_the_random_recursion_compiles_as_one_graph_and_computes_the_same(arch, small):
     if not shutil.which("g++"):
         pytest.skip("torch.compile needs a C++ compiler on a CPU")
-    head, batch, logits = head_of("eqr", **RANDOM, H_cycles=1, L_cycles=1, L_layers=1), batch_of(), []
+    head, batch, logits = head_of(arch, **RANDOM, **small), batch_of(), []
     for compiled in (False, True):
         if compiled:
             head.model.inner.compile(dynamic=False, fullgraph=True)
