@@ -1,4 +1,5 @@
 """The training run: what it leaves, what it depends on and what not, and the published command lines."""
+import json
 import os
 import re
 import shlex
@@ -11,7 +12,9 @@ import torch
 from omegaconf import OmegaConf
 
 from config.schema import PretrainConfig
-from helpers import ROOT, TINY_ARCH, metric_lines, pretrain_config, run_process, run_script, write_tiny_dataset
+from dataset import build_arc_dataset
+from helpers import (ROOT, TINY_ARCH, metric_lines, pretrain_config, random_arc_task, run_process, run_script,
+                     write_arc_source, write_tiny_dataset)
 from pretrain import load_data, train
 from train_state import build_state, train_step
 from utils.checkpoint import read_checkpoint
@@ -211,6 +214,19 @@ def test_a_step_averages_over_the_global_batch_and_follows_the_schedule(data):
     assert np.allclose(rates, np.minimum(np.arange(1, 7) / 4, 1)[:, None] * [1e-2, 1e-3])
 
 
+@pytest.mark.parametrize("overrides", [[], ["optimizer=adam_atan2", "arch.no_ACT_continue=False", "arch.noise_scale=0.01"],
+                                       ["freeze_weights=True"]])
+def test_a_step_in_parts_is_the_step(data, overrides):
+    """Of several examples of one puzzle, in different parts, the gradients are still one sum."""
+    data = write_tiny_dataset(data.parent / "shared", train=[[4]] * 16)
+    settings = ["arch.halt_exploration_prob=0.5", "optimizer=adamw", "log_interval=1", *overrides]
+    whole, parts = (run(data, name, *settings, *more) for name, more in (("whole", []), ("parts", ["micro_batch_size=4"])))
+    for name, value in last_weights(whole).items():
+        assert torch.allclose(value, last_weights(parts)[name], atol=1e-5), name
+    for a, b in zip(metric_lines(whole), metric_lines(parts), strict=True):
+        assert all(a[name] == pytest.approx(b[name], abs=1e-4) for name in a if name != "train/examples_per_s")
+
+
 def test_saved_outputs_lie_in_the_run_directory(data):
     run_dir = run(data, "run", "eval_save_outputs=[inputs, preds]", "epochs=1")
     outputs = torch.load(run_dir / "evaluation_step_00000004" / "outputs.rank0.pt", weights_only=True)
@@ -253,6 +269,11 @@ def test_data_sets_that_do_not_go_together_are_named(data):
         run(data, "run", f"data_paths=[{data},{wider}]")
     with pytest.raises(ValueError, match="seq_len is 6 in data_paths=.* and 8 in data_paths_test="):
         run(data, "run", f"data_paths_test=[{longer}]")
+
+
+def test_parts_that_do_not_divide_a_batch_are_refused(data):
+    with pytest.raises(ValueError, match="micro_batch_size=5 does not divide the 16 examples of each process"):
+        run(data, "run", "micro_batch_size=5")
 
 
 def test_impossible_batches_are_refused_with_the_remedy(data):
@@ -302,22 +323,46 @@ def test_the_published_sudoku_command_trains_as_printed(tmp_path):
     assert re.search(r"8/8 \[.*step.*loss=\d.*exact_accuracy=\d", bar), bar
 
 
-def test_the_published_maze_command_trains_on_four_processes_as_printed(tmp_path):
-    write_tiny_dataset(tmp_path / "data" / "maze-30x30-hard-1k", identifiers=False)
-    torchrun, *words = readme_command("pretrain_att_maze30x30")
+def torchrun_as_printed(run_name: str, folder: Path) -> None:
+    torchrun, *words = readme_command(run_name)
     script = words.index("pretrain.py")
     words[script] = str(ROOT / "pretrain.py")
     launcher = shutil.which(torchrun, path=str(Path(os.sys.executable).parent))
-    done = run_process([launcher, *words, *SHRINK], tmp_path, OMP_NUM_THREADS="1")
+    done = run_process([launcher, *words, *SHRINK], folder, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
+
+
+def test_the_published_maze_command_trains_on_four_processes_as_printed(tmp_path):
+    write_tiny_dataset(tmp_path / "data" / "maze-30x30-hard-1k", identifiers=False)
+    torchrun_as_printed("pretrain_att_maze30x30", tmp_path)
     lines = metric_lines(tmp_path / "checkpoints" / "maze-30x30-hard-1k-trm" / "pretrain_att_maze30x30")
     assert [line["step"] for line in lines if "val/loss" in line] == [4, 8]
 
 
-def test_two_processes_train_as_one(data):
-    """The same stream, exploration and gradients: equal to float tolerance over 24 steps."""
+@pytest.mark.long
+def test_the_published_arc_command_builds_trains_and_submits_as_printed(tmp_path):
+    """The evaluator is the default; four processes vote together on every test input of every task."""
+    random = np.random.default_rng(0)
+    subsets = {subset: {f"{subset}{i}": random_arc_task(random, tests=2) for i in range(4)}
+               for subset in ("training", "evaluation", "concept")}
+    write_arc_source(tmp_path / "kaggle", subsets)
+    build_arc_dataset.main(["--input-file-prefix", str(tmp_path / "kaggle" / "tasks"), "--num-aug", "3", "--subsets",
+                            *subsets, "--test-set-name", "evaluation", "--output-dir",
+                            str(tmp_path / "data" / "arc1concept-aug-1000")])
+    torchrun_as_printed("pretrain_att_arc1concept", tmp_path)
+    run_dir = tmp_path / "checkpoints" / "arc1concept-aug-1000-trm" / "pretrain_att_arc1concept"
+    evaluated = [line for line in metric_lines(run_dir) if "val/loss" in line]
+    assert len(evaluated) == 2 and all({"eval/arc/accuracy", "eval/arc/pass@2"} <= line.keys() for line in evaluated)
+    folder = run_dir / f"evaluation_step_{evaluated[-1]['step']:08d}"
+    submission = json.loads((folder / "submission.json").read_text())
+    assert submission.keys() == subsets["evaluation"].keys() and all(len(tests) == 2 for tests in submission.values())
+
+
+@pytest.mark.parametrize("arch", [[], ["arch.initial_state_std=1.0", "arch.noise_scale=0.01"]])
+def test_two_processes_train_as_one(data, arch):
+    """The same stream, exploration, noise and gradients: equal to float tolerance over 24 steps."""
     overrides = [f"data_paths=[{data}]", *BASICS, "epochs=6", "eval_interval=3", "arch.halt_exploration_prob=0.5",
-                 "optimizer=adamw", "ema=True", "log_interval=6"]
+                 "optimizer=adamw", "ema=True", "log_interval=6", *arch]
     for ranks in (1, 2):
         done = run_script("pretrain.py", *overrides, f"checkpoint.path=run{ranks}", cwd=data.parent, ranks=ranks,
                           OMP_NUM_THREADS="1")

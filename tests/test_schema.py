@@ -89,12 +89,13 @@ def test_the_commands_in_the_readme_parse():
 
 @pytest.mark.parametrize("run_name, experiment", [("pretrain_mlp_t_sudoku", "sudoku_mlp"),
                                                   ("pretrain_att_sudoku", "sudoku_att"),
-                                                  ("pretrain_att_maze30x30", "maze")])
+                                                  ("pretrain_att_maze30x30", "maze"),
+                                                  ("pretrain_att_arc1concept", "arc1")])
 def test_a_published_command_line_is_its_experiment(run_name, experiment):
     command, = (command for command in readme_commands("pretrain.py") if f"+run_name={run_name}" in command)
     published, ours = pretrain_config(*command), pretrain_config(f"experiment={experiment}")
     assert published.run_name == run_name
-    same = {"run_name": None, "evaluators": []}  # the experiments check rules as well
+    same = {"run_name": None, "evaluators": [], "checkpoint": {}}  # the experiments check rules, and keep the best
     assert published.model_dump() | same == ours.model_dump() | same
     without_plus = [word.removeprefix("+") for word in command]
     assert pretrain_config(*without_plus) == published
@@ -167,3 +168,8 @@ def test_every_wrong_setting_is_named_at_once():
 def test_flat_keys_are_all_keys_dotted():
     config = OmegaConf.create({"a": 1, "b": {"c": None, "d": {"e": [1]}}, "f": None})
     assert flat_keys(config) == ["a", "b", "b.c", "b.d", "b.d.e", "f"]
+
+
+def test_beginning_anew_and_going_on_at_once_is_refused():
+    with pytest.raises(ValueError, match="checkpoint: overwrite=true begins anew and resume goes on; set one of them"):
+        pretrain_config("checkpoint.overwrite=true", "checkpoint.resume=auto")
