@@ -210,8 +210,9 @@ def test_each_step_scores_as_a_model_of_that_depth(data, act_inference, tmp_path
                     World())
     payload = read_checkpoint(run_dir / "best.ckpt")
     # These halting logits rise with the steps, from row to row at another one above 0.
-    payload["model_state"]["model.inner.q_head.weight"].normal_(std=3, generator=torch.Generator().manual_seed(0)).neg_()
-    payload["model_state"]["model.inner.q_head.bias"].fill_(-5.9)
+    weight, bias = (payload["model_state"][f"model.inner.q_head.{name}"] for name in ("weight", "bias"))
+    weight.normal_(std=3, generator=torch.Generator().manual_seed(0)).neg_()
+    bias.fill_(-5.9)
     torch.save(payload | {"ema_state": None}, run_dir / "best.ckpt")
     metrics = scored(run_dir, "per_step=true", "global_batch_size=4")
     printed = capsys.readouterr().out

@@ -22,8 +22,8 @@ QUICK = [*TINY_ARCH, "evaluators=[]", "global_batch_size=16", "epochs=1", "use_w
 def run_dir(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("export")
     data = write_tiny_dataset(folder / "data")
-    return train(pretrain_config(f"data_paths=[{data}]", f"checkpoint.path={folder / 'run'}", f"log_dir={folder}", *QUICK,
-                                 "ema=True", "ema_rate=0.5", "lr=1e-2", "lr_warmup_steps=0"), World())
+    return train(pretrain_config(f"data_paths=[{data}]", f"checkpoint.path={folder / 'run'}", f"log_dir={folder}",
+                                 *QUICK, "ema=True", "ema_rate=0.5", "lr=1e-2", "lr_warmup_steps=0"), World())
 
 
 def scored(checkpoint: Path, *overrides: str) -> dict[str, float]:
@@ -39,8 +39,8 @@ def test_an_export_loads_back_equal_and_trains_further(run_dir, tmp_path, layout
     assert_equal(weights_of(read_checkpoint(folder / file), True), weights)
     assert scored(folder) == scored(folder / file) == metrics
     further = train(pretrain_config(
-        f"data_paths=[{run_dir.parent / 'data'}]", f"checkpoint.path={tmp_path / 'further'}", f"log_dir={tmp_path}", *QUICK,
-        f"load_checkpoint={folder}", "lr=1e-30", "weight_decay=0", "puzzle_emb_lr=1e-30"), World())
+        f"data_paths=[{run_dir.parent / 'data'}]", f"checkpoint.path={tmp_path / 'further'}", f"log_dir={tmp_path}",
+        *QUICK, f"load_checkpoint={folder}", "lr=1e-30", "weight_decay=0", "puzzle_emb_lr=1e-30"), World())
     assert metric_lines(further)[-1]["val/loss"] == pytest.approx(metrics["val/loss"], rel=1e-5)
 
 

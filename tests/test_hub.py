@@ -79,7 +79,7 @@ def test_what_is_not_cached_is_named_offline(cache):
 
 
 def test_an_upload_that_fails_says_where_its_files_are(run_dir, cache):
-    with pytest.raises(ValueError, match=r"upload to owner/name failed \(.*offline.*\); what .* is in out/hub: .*`hf upl"):
+    with pytest.raises(ValueError, match=r"upload to owner/name failed \(.*offline.*\); what .* is in out/hub: .*`hf"):
         score(evaluate_config(f"checkpoint={run_dir}", "export=hub", "hub_repo=owner/name", "output_dir=out"), World())
     card = Path("out/hub/README.md").read_text()
     fingerprint = dataset_fingerprint(run_dir.parent / "data")
