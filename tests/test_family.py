@@ -159,10 +159,6 @@ def run_words(folder: Path, embedding: dict) -> list[str]:
             "evaluators=[]", "use_wandb=false", f"log_dir={folder}"]
 
 
-def weights_after(run_dir: Path) -> dict[str, Tensor]:
-    return weights_of(read_checkpoint(run_dir / "step_00000008.ckpt"), use_ema=False)
-
-
 @every_architecture
 @with_and_without_puzzle_embedding
 def test_a_resumed_run_ends_as_one_that_was_not_stopped(arch, embedding, tmp_path):
@@ -180,15 +176,16 @@ def test_a_resumed_run_ends_as_one_that_was_not_stopped(arch, embedding, tmp_pat
 @pytest.mark.parametrize("embedding", [{}, pytest.param({"puzzle_emb_ndim": 0, "puzzle_emb_len": 0},
                                                         marks=pytest.mark.long)], ids=["as configured", "none"])
 def test_two_processes_train_every_architecture_as_one(embedding, tmp_path):
-    """One multirun each, so that a process loads PyTorch once."""
+    """In one multirun, so that a process loads PyTorch once, and each job meets its peers anew."""
     write_tiny_dataset(tmp_path / "data", seq_len=9)
-    for ranks in (1, 2):
-        done = run_script("pretrain.py", "-m", f"arch={','.join(ARCHITECTURES)}", *run_words(tmp_path, embedding),
-                          f"checkpoint.path=runs/{ranks}/${{hydra:runtime.choices.arch}}", cwd=tmp_path, ranks=ranks,
-                          OMP_NUM_THREADS="1")
-        assert done.returncode == 0, done.stderr
+    words = run_words(tmp_path, embedding)
+    done = run_script("pretrain.py", "-m", f"arch={','.join(ARCHITECTURES)}", *words,
+                      "checkpoint.path=two/${hydra:runtime.choices.arch}", cwd=tmp_path, ranks=2, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
     for arch in ARCHITECTURES:
-        one, two = (weights_after(tmp_path / "runs" / ranks / arch) for ranks in "12")
+        alone = train(pretrain_config(f"arch={arch}", *words, f"checkpoint.path={tmp_path / arch}"), World())
+        one, two = (weights_of(read_checkpoint(run_dir / "step_00000008.ckpt"), use_ema=False)
+                    for run_dir in (alone, tmp_path / "two" / arch))
         for name in one:
             assert torch.allclose(one[name], two[name], atol=1e-4), (arch, name)
 
