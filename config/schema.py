@@ -13,6 +13,7 @@ from dataset.common import PuzzleDatasetMetadata
 from utils.checkpoint import CheckpointConfig
 from utils.command_line import describe_validation, flat_keys
 from utils.distributed import World
+from utils.hub import REPOSITORY
 from utils.optim import OptimConfig
 from utils.resolve import load_class
 from utils.run_log import LogConfig
@@ -92,7 +93,10 @@ class SharedConfig(BaseModel):
 
     @classmethod
     def parse(cls, cfg: DictConfig):
-        """The typed config of what Hydra composed. Raises ValueError naming every wrong key."""
+        """The typed config of what Hydra composed. Raises ValueError naming every wrong or missing key."""
+        missing = sorted(OmegaConf.missing_keys(cfg))
+        if missing:
+            raise ValueError(f"{', '.join(missing)} must be set; add {'=… '.join(missing)}=… to the command line")
         return _validate(cls, OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True), flat_keys(cfg))
 
 
@@ -158,7 +162,7 @@ class PretrainConfig(SharedConfig, OptimConfig, LogConfig):
 class EvaluateConfig(SharedConfig):
     """`config/cfg_evaluate.yaml`."""
 
-    # a checkpoint file, or a run's directory: its best.ckpt, else its latest
+    # a checkpoint file, a directory of a run (its best.ckpt, else its latest) or an export, or hf://owner/name
     checkpoint: str
     # data sets whose test split is scored; empty: those of the run
     data_paths: list[str]
@@ -168,10 +172,24 @@ class EvaluateConfig(SharedConfig):
     use_ema: bool
     # what the model is told of which puzzle it is: own: the truth; blank: nothing; shuffled: another test puzzle
     puzzle_identifiers: Literal["own", "blank", "shuffled"]
-    # metrics.json, picture and saved outputs go here; null: <run>/evaluation, with _blank or _shuffled behind it
+    # supervision steps of each puzzle, N_sup; null: as in training
+    halt_max_steps: int | None = Field(gt=0)
+    # score the answers after each supervision step, too: steps.jsonl, accuracy against compute
+    per_step: bool
+    # write the weights for others: the published layout, safetensors, or those uploaded to the hub with a model card
+    export: Literal["published", "safetensors", "hub"] | None
+    # owner/name on the hub to upload to
+    hub_repo: str | None = Field(pattern=f"^{REPOSITORY}$")
+    # metrics.json and all else goes here; null: <run>/evaluation, with what differs from training behind it
     output_dir: str | None
     # test example to draw being solved step by step: its number, or slowest: the one that takes most; null: none
     picture: int | Literal["slowest"] | None
+
+    @model_validator(mode="after")
+    def _check(self):
+        if (self.export == "hub") != (self.hub_repo is not None):
+            raise ValueError("export=hub and hub_repo=owner/name go together; set both or neither")
+        return self
 
 
 def _validate(model: type[BaseModel], values: dict, keys: list[str], prefix: str = "") -> BaseModel:

@@ -36,6 +36,17 @@ def cell_cross_entropy(logits: Tensor, labels: Tensor, loss_type: str) -> Tensor
     return F.cross_entropy(logits.transpose(1, 2), labels.long(), ignore_index=IGNORE_LABEL_ID, reduction="none")
 
 
+def scores(preds: Tensor, q_halt_logits: Tensor, labels: Tensor, counted: Tensor) -> dict[str, Tensor]:
+    """Sums over those of the `counted` rows (B,) that have a label: `count`, cells and puzzles solved, q_halt right."""
+    right = ((preds == labels) & (labels != IGNORE_LABEL_ID)).sum(-1)
+    cells = (labels != IGNORE_LABEL_ID).sum(-1)
+    counted, solved = counted & (cells > 0), right == cells
+    return {"count": counted.sum(),
+            "accuracy": (counted * right / cells.clamp(min=1)).sum(),
+            "exact_accuracy": (counted & solved).sum(),
+            "q_halt_accuracy": (counted & ((q_halt_logits >= 0) == solved)).sum()}
+
+
 class ACTLossHead(nn.Module):
     """`Class(model, **loss)`; the metrics are sums over rows, for `utils.metrics.means` to divide."""
 
@@ -66,8 +77,7 @@ class ACTLossHead(nn.Module):
         cells = answered.sum(-1)
 
         outputs["preds"] = outputs["logits"].argmax(-1)
-        correct = (answered & (outputs["preds"] == labels)).sum(-1)
-        solved = correct == cells
+        solved = (~answered | (outputs["preds"] == labels)).all(-1)
 
         def halting_loss(logits: Tensor, target: Tensor) -> Tensor:
             return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="sum")
@@ -80,14 +90,9 @@ class ACTLossHead(nn.Module):
             losses["q_continue_loss"] = halting_loss(outputs["q_continue_logits"], outputs["target_q_continue"])
         loss = losses["lm_loss"] + 0.5 * (losses["q_halt_loss"] + losses.get("q_continue_loss", 0))
 
-        done = carry.halted & (cells > 0)
         metrics = {name: value.detach() for name, value in losses.items()} | {
-            "loss": loss.detach(),
-            "rows": cells.new_tensor(len(cells)),
-            "count": done.sum(),
-            "accuracy": (done * correct / cells.clamp(min=1)).sum(),
-            "exact_accuracy": (done & solved).sum(),
-            "q_halt_accuracy": (done & ((outputs["q_halt_logits"] >= 0) == solved)).sum(),
-            "steps": (done * carry.steps).sum()}
+            "loss": loss.detach(), "rows": cells.new_tensor(len(cells))} | scores(
+            outputs["preds"], outputs["q_halt_logits"], labels, carry.halted) | {
+            "steps": (carry.halted * (cells > 0) * carry.steps).sum()}
         kept = {name: outputs[name].detach() for name in return_keys if name in outputs}
         return carry, loss, metrics, kept, carry.halted.all()

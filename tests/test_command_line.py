@@ -28,7 +28,7 @@ QUICK = [*TINY_ARCH, "evaluators=[]", "use_wandb=false", "epochs=1", "eval_inter
     ("pretrain.py", ["seed=${nothing}"], "error: .*nothing"),
     ("pretrain.py", ["load_checkpoint=data/train/dataset.json", "data_paths=[data]", *QUICK],
      "error: data/train/dataset.json cannot be read as a checkpoint"),
-    ("evaluate.py", [], "error: .*checkpoint"),
+    ("evaluate.py", [], "error: checkpoint must be set; add checkpoint=… to the command line\n$"),
     ("evaluate.py", ["checkpoint=nowhere"], "error: no checkpoint at nowhere"),
     ("evaluate.py", ["checkpoint=nowhere", "pictures=1"], "error: unknown key pictures; did you mean picture?"),
 ])

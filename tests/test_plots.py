@@ -5,6 +5,7 @@ import matplotlib
 import numpy as np
 import pytest
 
+from dataset.build_maze_dataset import TOKEN_NAMES
 from utils import plots
 
 matplotlib.use("Agg")
@@ -84,6 +85,20 @@ def test_a_large_puzzle_is_colours_with_wrong_cells_marked(tmp_path, drawn):
     assert np.array_equal(prediction.images[0].get_array(), step.reshape(20, 20))
     marks = {(int(line.get_ydata()[0]), int(line.get_xdata()[0])) for line in prediction.lines}
     assert marks == {(0, 7), (2, 5)} and not puzzle.lines and not truth.lines
+    legend, = drawn[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == [*(f"token {i}" for i in (1, 2, 3, 4, 5, 9)),
+                                                                "wrong cell"]
+
+
+def test_a_mazes_colours_are_named(tmp_path, drawn):
+    maze = np.tile([1, 2, 3, 4, 5], 20)
+    plots.plot_solution_steps(maze, maze[None], maze, [0.5], tmp_path / "picture.png", TOKEN_NAMES)
+    legend, = drawn[0].legends
+    shown = drawn[0].axes[0].images[0]
+    named = {text.get_text(): mark.get_color() for text, mark in zip(legend.get_texts(), legend.legend_handles)}
+    assert list(named) == ["wall", "free", "start", "goal", "path", "wrong cell"]
+    for token, name in enumerate(TOKEN_NAMES):
+        assert name == "padding" or named[name] == shown.cmap(shown.norm(token))
 
 
 def test_many_steps_fill_rows(tmp_path, drawn):

@@ -1,8 +1,11 @@
 """Pictures: the curves of a run, and one puzzle being solved step by step. Matplotlib is imported when one is drawn."""
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+
+COLOURS = "tab10"
 
 
 def _pyplot():
@@ -38,11 +41,11 @@ def plot_train_vs_val(metrics_file: Path, picture: Path) -> None:
 
 
 def plot_solution_steps(question: np.ndarray, steps: np.ndarray, answer: np.ndarray, confidence: list[float],
-                        picture: Path) -> None:
+                        picture: Path, token_names: Sequence[str] | None = None) -> None:
     """A square puzzle (L,), its answer (L,), and the model's prediction after each supervision step (steps, L).
 
-    Grids up to 9×9 are drawn as digits (token − 1), larger ones as colours. `confidence`: the model's belief, 0 to
-    1, that its answer is right. Wrong cells are red.
+    Grids up to 9×9 are drawn as digits (token − 1), larger ones as colours, with a legend of the tokens in them, by
+    their names if given. `confidence`: the model's belief, 0 to 1, that its answer is right. Wrong cells are red.
     """
     side = round(len(question) ** 0.5)
     grids = [("puzzle", question), *((f"step {i + 1}", step) for i, step in enumerate(steps)), ("answer", answer)]
@@ -62,7 +65,10 @@ def plot_solution_steps(question: np.ndarray, steps: np.ndarray, answer: np.ndar
                                                        answer.reshape(shape))
     picture.parent.mkdir(parents=True, exist_ok=True)
     figure.tight_layout()
-    figure.savefig(picture, dpi=120)
+    if side > 9:
+        tokens = np.unique(np.concatenate([grid for _, grid in grids])).tolist()
+        _add_legend(figure, {token: token_names[token] if token_names else f"token {token}" for token in tokens})
+    figure.savefig(picture, dpi=120, bbox_inches="tight")
     plt.close(figure)
 
 
@@ -85,7 +91,18 @@ def _draw_digits(axis, grid: np.ndarray, question: np.ndarray, answer: np.ndarra
 
 def _draw_colours(axis, grid: np.ndarray, question: np.ndarray, answer: np.ndarray) -> None:
     """Tokens as colours; a red frame around each wrong cell, in all but the question itself."""
-    axis.imshow(grid, cmap="tab10", vmin=0, vmax=9, interpolation="nearest")
+    axis.imshow(grid, cmap=COLOURS, vmin=0, vmax=9, interpolation="nearest")
     if not np.array_equal(grid, question):
         for row, column in np.argwhere(grid != answer):
             axis.plot([column], [row], marker="s", markersize=3, color="red", fillstyle="none", markeredgewidth=0.8)
+
+
+def _add_legend(figure, names: dict[int, str]) -> None:
+    """What the colours of `_draw_colours` and the red frames mean, below the grids."""
+    from matplotlib.lines import Line2D
+
+    colours = _pyplot().get_cmap(COLOURS)
+    marks = [Line2D([], [], linestyle="", marker="s", color=colours(token % 10), label=name)
+             for token, name in names.items()]
+    wrong = Line2D([], [], linestyle="", marker="s", color="red", fillstyle="none", label="wrong cell")
+    figure.legend(handles=[*marks, wrong], loc="upper center", bbox_to_anchor=(0.5, 0), ncols=6, frameon=False)
