@@ -77,6 +77,9 @@ class TrainState:
 
 
 def build_state(config: PretrainConfig, data: PuzzleDataset, world: World) -> TrainState:
+    if config.micro_batch_size and data.local_batch_size % config.micro_batch_size:
+        raise ValueError(f"micro_batch_size={config.micro_batch_size} does not divide the {data.local_batch_size} "
+                         f"examples of each process (global_batch_size={config.global_batch_size} over {world.size})")
     torch.manual_seed(config.seed)  # the same initial weights on every rank
     head = config.arch.build_head(data.metadata, data.local_batch_size, world)
     if config.load_checkpoint is not None:
@@ -114,9 +117,8 @@ def train_step(state: TrainState, batch: Batch, config: PretrainConfig, total_st
 
     None, with the state as it was, where loss or gradient is not finite.
     """
-    carry, loss, metrics, _, _ = state.head(carry=state.carry, batch=batch, return_keys=())
-    (loss / config.global_batch_size).backward()
-    if not _sum_gradients(state.head, loss.detach()):
+    carry, metrics = _accumulate_gradients(state, batch, config)
+    if not _sum_gradients(state.head, metrics["loss"]):
         for optimizer in state.optimizers:
             optimizer.zero_grad(set_to_none=True)
         return None
@@ -131,6 +133,22 @@ def train_step(state: TrainState, batch: Batch, config: PretrainConfig, total_st
     if state.ema is not None:
         state.ema.update()
     return metrics
+
+
+def _accumulate_gradients(state: TrainState, batch: Batch, config: PretrainConfig) -> tuple[Carry, dict[str, Tensor]]:
+    """Add this rank's part of the gradient, `micro_batch_size` rows at a time, which saves memory; since the loss is a
+    sum over rows, that changes nothing but rounding. Returns the carry after the step and the metrics' sums."""
+    rows = config.micro_batch_size or state.data.local_batch_size
+    carries, metrics = [], []
+    for part in (slice(first, first + rows) for first in range(0, state.data.local_batch_size, rows)):
+        carry, loss, sums, _, _ = state.head(carry=state.carry.map(lambda tensor: tensor[part]),
+                                             batch={name: value[part] for name, value in batch.items()}, return_keys=())
+        (loss / config.global_batch_size).backward()
+        carries.append(carry)
+        metrics.append(sums)
+    if len(carries) == 1:
+        return carry, sums
+    return Carry.joined(carries), {name: sum(part[name] for part in metrics) for name in sums}
 
 
 def _sum_gradients(head: nn.Module, loss: Tensor) -> bool:

@@ -60,9 +60,11 @@ class ArchConfig(NamedConfig):
         _validate(self.head_class.Config, self.loss.options,
                   [f"arch.loss.{key}" for key in self.head_class.Config.model_fields], prefix="arch.loss.")
 
-    def unused_keys(self) -> list[str]:
-        """Published keys that are set and that this architecture does not use."""
-        return [f"arch.{key}" for key in getattr(self.model_class, "UNUSED_KEYS", ()) if self.options.get(key)]
+    def notices(self) -> list[str]:
+        """What works and is likely not meant, to be said at start-up, published keys without effect among it."""
+        unused = [key for key in getattr(self.model_class, "UNUSED_KEYS", ()) if self.options.get(key)]
+        return [f"arch.{key} has no effect with arch.name={self.name}" for key in unused] + \
+            self.model_class.Config(**self.options).notices()
 
     def build_head(self, data: PuzzleDatasetMetadata, batch_size: int, world: World) -> nn.Module:
         """The loss head around the model, on the device. Call it under a fixed seed: it draws the initial weights."""
@@ -71,11 +73,7 @@ class ArchConfig(NamedConfig):
             options["forward_dtype"] = "bfloat16" if world.device.type == "cuda" else "float32"
         from_data = {"batch_size": batch_size, "seq_len": data.seq_len, "vocab_size": data.vocab_size,
                      "num_puzzle_identifiers": data.num_puzzle_identifiers}
-        model = self.model_class(options | from_data)
-        if world.is_main:
-            for notice in model.config.notices():
-                print(f"notice: {notice}")
-        return self.head_class(model, **self.loss.options).to(world.device)
+        return self.head_class(self.model_class(options | from_data), **self.loss.options).to(world.device)
 
 
 class SharedConfig(BaseModel):
@@ -107,6 +105,8 @@ class PretrainConfig(SharedConfig, OptimConfig, LogConfig):
     data_paths_test: list[str]
     # examples in a step, over all processes
     global_batch_size: int = Field(gt=0)
+    # examples that a process computes at a time, its share of a step in several parts, to save memory; null: all
+    micro_batch_size: int | None = Field(gt=0)
     # epochs to train (one puzzle of each group an epoch), and between evaluations (null: one evaluation, at the end)
     epochs: int = Field(gt=0)
     eval_interval: int | None = Field(gt=0)

@@ -35,6 +35,15 @@ class Carry:
 
         return Carry(**{name: of(value) for name, value in vars(self).items()})
 
+    @staticmethod
+    def joined(parts: list["Carry"]) -> "Carry":
+        """The rows of several carries, in their order."""
+        tensors: list[list[Tensor]] = [[] for _ in parts]
+        for part, its_tensors in zip(parts, tensors):
+            part.map(its_tensors.append)
+        columns = zip(*tensors)
+        return parts[0].map(lambda _: torch.cat(next(columns)))
+
 
 def mix32(x: Tensor) -> Tensor:
     """A bijective hash of 32-bit numbers held in int64 (C. Wellons' lowbias32)."""

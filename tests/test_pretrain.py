@@ -211,6 +211,19 @@ def test_a_step_averages_over_the_global_batch_and_follows_the_schedule(data):
     assert np.allclose(rates, np.minimum(np.arange(1, 7) / 4, 1)[:, None] * [1e-2, 1e-3])
 
 
+@pytest.mark.parametrize("overrides", [[], ["optimizer=adam_atan2", "arch.no_ACT_continue=False", "arch.noise_scale=0.01"],
+                                       ["freeze_weights=True"]])
+def test_a_step_in_parts_is_the_step(data, overrides):
+    """Of several examples of one puzzle, in different parts, the gradients are still one sum."""
+    data = write_tiny_dataset(data.parent / "shared", train=[[4]] * 16)
+    settings = ["arch.halt_exploration_prob=0.5", "optimizer=adamw", "log_interval=1", *overrides]
+    whole, parts = (run(data, name, *settings, *more) for name, more in (("whole", []), ("parts", ["micro_batch_size=4"])))
+    for name, value in last_weights(whole).items():
+        assert torch.allclose(value, last_weights(parts)[name], atol=1e-5), name
+    for a, b in zip(metric_lines(whole), metric_lines(parts), strict=True):
+        assert all(a[name] == pytest.approx(b[name], abs=1e-4) for name in a if name != "train/examples_per_s")
+
+
 def test_saved_outputs_lie_in_the_run_directory(data):
     run_dir = run(data, "run", "eval_save_outputs=[inputs, preds]", "epochs=1")
     outputs = torch.load(run_dir / "evaluation_step_00000004" / "outputs.rank0.pt", weights_only=True)
@@ -253,6 +266,11 @@ def test_data_sets_that_do_not_go_together_are_named(data):
         run(data, "run", f"data_paths=[{data},{wider}]")
     with pytest.raises(ValueError, match="seq_len is 6 in data_paths=.* and 8 in data_paths_test="):
         run(data, "run", f"data_paths_test=[{longer}]")
+
+
+def test_parts_that_do_not_divide_a_batch_are_refused(data):
+    with pytest.raises(ValueError, match="micro_batch_size=5 does not divide the 16 examples of each process"):
+        run(data, "run", "micro_batch_size=5")
 
 
 def test_impossible_batches_are_refused_with_the_remedy(data):
@@ -314,10 +332,11 @@ def test_the_published_maze_command_trains_on_four_processes_as_printed(tmp_path
     assert [line["step"] for line in lines if "val/loss" in line] == [4, 8]
 
 
-def test_two_processes_train_as_one(data):
-    """The same stream, exploration and gradients: equal to float tolerance over 24 steps."""
+@pytest.mark.parametrize("arch", [[], ["arch.initial_state_std=1.0", "arch.noise_scale=0.01"]])
+def test_two_processes_train_as_one(data, arch):
+    """The same stream, exploration, noise and gradients: equal to float tolerance over 24 steps."""
     overrides = [f"data_paths=[{data}]", *BASICS, "epochs=6", "eval_interval=3", "arch.halt_exploration_prob=0.5",
-                 "optimizer=adamw", "ema=True", "log_interval=6"]
+                 "optimizer=adamw", "ema=True", "log_interval=6", *arch]
     for ranks in (1, 2):
         done = run_script("pretrain.py", *overrides, f"checkpoint.path=run{ranks}", cwd=data.parent, ranks=ranks,
                           OMP_NUM_THREADS="1")

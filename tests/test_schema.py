@@ -167,3 +167,8 @@ def test_every_wrong_setting_is_named_at_once():
 def test_flat_keys_are_all_keys_dotted():
     config = OmegaConf.create({"a": 1, "b": {"c": None, "d": {"e": [1]}}, "f": None})
     assert flat_keys(config) == ["a", "b", "b.c", "b.d", "b.d.e", "f"]
+
+
+def test_beginning_anew_and_going_on_at_once_is_refused():
+    with pytest.raises(ValueError, match="checkpoint: overwrite=true begins anew and resume goes on; set one of them"):
+        pretrain_config("checkpoint.overwrite=true", "checkpoint.resume=auto")

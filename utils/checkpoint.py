@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 FORMAT_VERSION = 2  # 1: without random states, meters and the carries of all ranks; gives its weights, not its run
@@ -48,6 +48,12 @@ class CheckpointConfig(BaseModel):
     resume_from: str | None
     # begin anew in a directory that holds a run, whose files are moved aside
     overwrite: bool
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.overwrite and (self.resume or self.resume_from):
+            raise ValueError("overwrite=true begins anew and resume goes on; set one of them")
+        return self
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
