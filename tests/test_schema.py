@@ -28,7 +28,8 @@ PUBLISHED_ARCH = {
     "halt_max_steps": 16, "H_cycles": 3, "L_cycles": 6, "H_layers": 0, "L_layers": 2, "hidden_size": 512,
     "num_heads": 8, "expansion": 4, "puzzle_emb_ndim": 512,
     "puzzle_emb_len": 16, "pos_encodings": "rope", "mlp_t": False,
-    "no_ACT_continue": True, "loss": {"name": "losses@ACTLossHead", "loss_type": "stablemax_cross_entropy"}}
+    "no_ACT_continue": True, "loss": {"name": "losses@ACTLossHead", "loss_type": "stablemax_cross_entropy",
+                                        "label_smoothing": 0, "supervision_decay": 1}}  # these two are ours, and off
 
 
 def test_names_and_defaults_are_the_published_ones():
@@ -128,7 +129,7 @@ def test_the_published_name_of_the_checkpoint_directory_is_understood():
     ("lr=fast", "lr='fast': "), ("lr=0", "lr=0: "), ("epochs=1.5", "epochs=1.5: "), ("epochs=0", "epochs=0: "),
     ("epochs=null", "epochs=None: "), ("ema=1", "ema=1: "), ("ema_rate=1.0", "ema_rate=1.0: "),
     ("seed=-1", "seed=-1: "),
-    ("optimizer=sgd", "optimizer='sgd': Input should be 'lion', 'adamw' or 'adam_atan2'"),
+    ("optimizer=sgd", "optimizer='sgd': Input should be 'lion', 'adamw', 'adam_atan2' or 'muon'"),
     ("checkpoint.mode=lower", "checkpoint.mode='lower': Input should be 'min' or 'max'"),
     ("data_paths=data/x", "data_paths='data/x': Input should be a valid list"), ("data_paths=[]", r"data_paths=\[\]: "),
     ("evaluators=[{nam: x}]", "evaluators"), ("log_interval=0", "log_interval=0: "),
