@@ -128,10 +128,14 @@ def keys_of_file(group: Path, name: str) -> list[str]:
     if not file.is_file():  # experiment=null
         return []
     content = OmegaConf.load(file)
-    bases = [base for base in content.pop("defaults", []) if base != "_self_"]
-    prefix = "" if group.name == "experiment" else f"{group.name}."
-    leaves = [key for key in flat_keys(content) if not isinstance(OmegaConf.select(content, key), DictConfig)]
-    return [key for base in bases for key in keys_of_file(group, base)] + [prefix + key for key in leaves]
+    content.pop("hydra", None)  # of the invocation
+    keys = []
+    for base in content.pop("defaults", []):  # a name, or {override /arch: name}
+        for its_group, its_name in base.items() if isinstance(base, DictConfig) else [(group.name, base)]:
+            keys += keys_of_file(CONFIG_DIR / its_group.removeprefix("override /"), its_name)
+    prefix = f"{group.name}." if group.name == "arch" else ""
+    return keys + [prefix + key for key in flat_keys(content)
+                   if not isinstance(OmegaConf.select(content, key), DictConfig)]
 
 
 def changes(saved: PretrainConfig, resumed: PretrainConfig) -> dict[str, tuple]:

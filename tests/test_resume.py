@@ -251,6 +251,9 @@ def test_keys_that_a_command_line_names(tmp_path):
     keys = named_keys(["experiment=sudoku_att", "epochs=3"])
     assert {"epochs", "arch.mlp_t", "arch.L_cycles", "lr", "data_paths"} <= set(keys) and "seed" not in keys
     assert {"arch.hidden_size", "arch.loss.name"} <= set(named_keys(["arch=trm"]))
+    assert {"arch.H_layers", "arch.puzzle_emb_len", "optimizer"} <= set(named_keys(["experiment=hrm_sudoku"]))
+    assert set(named_keys(["ablation=no_ema"])) == {"ema"}
+    assert not [key for key in named_keys(["experiment=ablate_sudoku4"]) if key.startswith("hydra")]
 
 
 def test_the_printed_commands_work(tmp_path):

@@ -8,7 +8,6 @@ from omegaconf import OmegaConf
 from config.schema import EvaluateConfig, PretrainConfig
 from dataset.common import PuzzleDatasetMetadata
 from helpers import ROOT, evaluate_config, pretrain_config
-from models.recursive_reasoning.trm import TRM
 from utils.command_line import flat_keys
 from utils.distributed import World
 
@@ -61,15 +60,25 @@ def test_every_key_of_an_architecture_stands_in_its_yaml(arch):
 def test_every_experiment_builds_its_model_and_names_no_run(experiment):
     config = pretrain_config(f"experiment={experiment}")
     assert config.run_name is None
-    cells = {"demo_sudoku4": 16, "sudoku_cpu": 81, "sudoku_mlp": 81, "sudoku_att": 81}.get(experiment, 900)
+    cells = 16 if "sudoku4" in experiment else 81 if "sudoku" in experiment else 900
     data = PuzzleDatasetMetadata(pad_id=0, ignore_label_id=0, blank_identifier_id=0, vocab_size=11, seq_len=cells,
                                  num_puzzle_identifiers=1, total_groups=1, mean_puzzle_examples=1, total_puzzles=1,
                                  sets=["all"])
     head = config.arch.build_head(data, batch_size=2, world=World())
-    assert isinstance(head.model, TRM) and head.model.inner.P == config.arch.options["puzzle_emb_len"]
+    assert isinstance(head.model, config.arch.model_class)
+    options = config.arch.options
+    assert head.model.inner.P == (options["puzzle_emb_len"] or options["puzzle_emb_ndim"] // options["hidden_size"])
     text = (ROOT / "config" / "experiment" / f"{experiment}.yaml").read_text()
     for field in ("command:", "cost:", "published:", "ours:" if "published: none" not in text else "published: none"):
         assert field in text.split("data_paths")[0], f"the head of {experiment}.yaml lacks {field}"
+
+
+@pytest.mark.parametrize("ablation", sorted(path.stem for path in (ROOT / "config" / "ablation").glob("*.yaml")))
+def test_every_ablation_is_a_change_of_the_same_run(ablation):
+    plain, changed = (pretrain_config("experiment=ablate_sudoku4", *more).model_dump()
+                      for more in ([], [f"ablation={ablation}"]))
+    assert (plain == changed) == (ablation == "none")
+    assert all(plain[key] == changed[key] for key in plain.keys() - {"arch", "ema"})
 
 
 def readme_commands(script: str) -> list[list[str]]:
