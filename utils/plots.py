@@ -89,3 +89,25 @@ def _draw_colours(axis, grid: np.ndarray, question: np.ndarray, answer: np.ndarr
     if not np.array_equal(grid, question):
         for row, column in np.argwhere(grid != answer):
             axis.plot([column], [row], marker="s", markersize=3, color="red", fillstyle="none", markeredgewidth=0.8)
+
+
+def plot_comparison(curves: dict[str, list[tuple[list[int], list[float]]]], metric: str, picture: Path) -> None:
+    """Steps and values of several runs of each name: their curves, and where they end as bars with a dot a run."""
+    plt = _pyplot()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 1.5 + 0.32 * max(len(curves), 8)))
+    for i, (name, runs) in enumerate(curves.items()):
+        colour = plt.get_cmap("tab20")(i % 20)
+        ends = [values[-1] for _, values in runs if values]
+        for steps, values in runs:
+            left.plot(steps, values, color=colour, marker="o", markersize=3, linewidth=1)
+        right.barh(i, np.mean(ends) if ends else 0, color=colour, alpha=0.6)
+        right.plot(ends, [i] * len(ends), "k.", markersize=4)
+    left.set(xlabel="step", ylabel=metric, title="each run")
+    right.set(yticks=range(len(curves)), yticklabels=curves, xlabel=metric, title="at the end: mean, and each run")
+    right.invert_yaxis()
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    figure.tight_layout()
+    figure.savefig(picture, dpi=110)
+    plt.close(figure)
