@@ -3,6 +3,7 @@ import re
 import shlex
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from config.schema import EvaluateConfig, PretrainConfig
@@ -88,13 +89,20 @@ def readme_commands(script: str) -> list[list[str]]:
     return [line[line.index(script) + 1:] for line in words]
 
 
+def first_job(command: list[str]) -> list[str]:
+    """The overrides of the first of a multirun's jobs; of another command those it has."""
+    parsed = OverridesParser.create().parse_overrides([word for word in command if word != "-m" and "…" not in word])
+    return [f"{override.key_or_group}={next(override.sweep_string_iterator())}" if override.is_sweep_override()
+            else override.input_line for override in parsed]
+
+
 def test_the_commands_in_the_readme_parse():
     commands = readme_commands("pretrain.py")
     assert len(commands) >= 4
     for command in commands:
-        pretrain_config(*(word for word in command if "…" not in word))
+        pretrain_config(*first_job(command))
     for command in readme_commands("evaluate.py"):
-        evaluate_config(*command)
+        evaluate_config(*first_job(command))
 
 
 @pytest.mark.parametrize("run_name, experiment", [("pretrain_mlp_t_sudoku", "sudoku_mlp"),

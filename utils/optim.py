@@ -29,7 +29,7 @@ class OptimConfig(BaseModel):
     weight_decay_on: Literal["all", "matrices"]
     # the gradient of the network, of the global batch, is scaled down to this norm; null: it is left as it is
     grad_clip: float | None = Field(gt=0)
-    # the same two for the puzzle-embedding table
+    # rate and decoupled decay of the puzzle-embedding table
     puzzle_emb_lr: float = Field(ge=0)
     puzzle_emb_weight_decay: float = Field(ge=0)
     # train the puzzle embeddings alone
