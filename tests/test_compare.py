@@ -53,6 +53,16 @@ def test_it_writes_a_table_twice_and_a_picture(runs, tmp_path, capsys):
     assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_where_no_value_is_more_usual_every_row_says_its_own(runs, tmp_path):
+    assert list(grouped([read_run(run) for run in runs[:2]])) == ["ema=False", "ema=True"]
+    for name, passed in (("votes_0", 0.25), ("votes_30", 0.5)):  # of evaluate.py
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.json").write_text(json.dumps({"eval/arc/pass@2": passed}))
+    rows = table(grouped([read_run(tmp_path / name) for name in ("votes_0", "votes_30")]), ["eval/arc/pass@2"])
+    assert [(row["settings"], row["eval/arc/pass@2"]) for row in rows] == [
+        ("evaluation=votes_0", "0.25"), ("evaluation=votes_30", "0.5")]
+
+
 def test_what_is_no_run_or_no_metric_is_named(runs, tmp_path, capsys):
     assert main([str(tmp_path), "--output", str(tmp_path / "x")]) == 2
     assert f"{tmp_path} is not the directory of a run" in capsys.readouterr().err

@@ -2,10 +2,10 @@
 
     python pretrain.py -m experiment=ablate_sudoku4 seed=0,1                        # or any runs
     python -m utils.compare checkpoints/ablate-sudoku4/* --output ablations         # ablations.md, .csv and .png
-    python -m utils.compare checkpoints/a checkpoints/b --metrics eval/arc/pass@2 val/loss --output a-and-b
+    python -m utils.compare votes_0 votes_30 --metrics eval/arc/pass@2 --output votes       # what evaluate.py has written
 
 Runs that differ in nothing but their seed, name and place are one row. A row is named by what it does not have in
-common with most of the runs. The first metric is drawn.
+common with most of the runs, an evaluation by its folder. The first metric is drawn.
 """
 import argparse
 import csv
@@ -52,10 +52,14 @@ class FinishedRun:
 
 
 def read_run(directory: Path) -> FinishedRun:
-    """Raises ValueError where a directory holds no run with metrics."""
+    """A run, or the output of `evaluate.py`. Raises ValueError where a directory holds neither."""
+    if (directory / "metrics.json").is_file():
+        return FinishedRun(directory, {"evaluation": directory.name},
+                           [{"step": 0} | json.loads((directory / "metrics.json").read_text())])
     config, metrics = directory / "config.yaml", directory / "metrics.jsonl"
     if not config.is_file() or not metrics.is_file() or not metrics.stat().st_size:
-        raise ValueError(f"{directory} is not the directory of a run: it needs config.yaml and metrics.jsonl")
+        raise ValueError(f"{directory} is not the directory of a run, which has config.yaml and metrics.jsonl, nor of "
+                         "an evaluation, which has metrics.json")
     settings = OmegaConf.load(config)
     leaves = [key for key in flat_keys(settings) if not isinstance(OmegaConf.select(settings, key), DictConfig)]
     return FinishedRun(directory, {key: str(OmegaConf.select(settings, key)) for key in leaves
@@ -66,10 +70,11 @@ def read_run(directory: Path) -> FinishedRun:
 def grouped(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
     """Runs of the same settings under what is special about these; first what most have in common."""
     keys = list(dict.fromkeys(key for run in runs for key in run.settings))
-    usual = {key: Counter(run.settings.get(key) for run in runs).most_common(1)[0][0] for key in keys}
+    usual = {key: Counter(run.settings.get(key) for run in runs).most_common(2) for key in keys}
     groups = defaultdict(list)
     for run in runs:
-        special = [f"{key}={run.settings.get(key)}" for key in keys if run.settings.get(key) != usual[key]]
+        special = [f"{key}={run.settings.get(key)}" for key in keys
+                   if run.settings.get(key) != usual[key][0][0] or usual[key][0][1] == usual[key][-1][1] < len(runs)]
         groups[", ".join(special)].append(run)
     return dict(sorted(groups.items(), key=lambda group: group[0] != ""))
 
