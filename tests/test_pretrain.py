@@ -1,4 +1,5 @@
 """The training run: what it leaves, what it depends on and what not, and the published command lines."""
+import json
 import math
 import os
 import re
@@ -12,7 +13,9 @@ import torch
 from omegaconf import OmegaConf
 
 from config.schema import PretrainConfig
-from helpers import ROOT, TINY_ARCH, metric_lines, pretrain_config, run_process, run_script, write_tiny_dataset
+from dataset import build_arc_dataset
+from helpers import (ROOT, TINY_ARCH, metric_lines, pretrain_config, random_arc_task, run_process, run_script,
+                     write_arc_source, write_tiny_dataset)
 from pretrain import load_data, train
 from train_state import build_state, train_step
 from utils.checkpoint import read_checkpoint
@@ -337,16 +340,39 @@ def test_the_published_sudoku_command_trains_as_printed(tmp_path):
     assert re.search(r"8/8 \[.*step.*loss=\d.*exact_accuracy=\d", bar), bar
 
 
-def test_the_published_maze_command_trains_on_four_processes_as_printed(tmp_path):
-    write_tiny_dataset(tmp_path / "data" / "maze-30x30-hard-1k", identifiers=False)
-    torchrun, *words = readme_command("pretrain_att_maze30x30")
+def torchrun_as_printed(run_name: str, folder: Path) -> None:
+    torchrun, *words = readme_command(run_name)
     script = words.index("pretrain.py")
     words[script] = str(ROOT / "pretrain.py")
     launcher = shutil.which(torchrun, path=str(Path(os.sys.executable).parent))
-    done = run_process([launcher, *words, *SHRINK], tmp_path, OMP_NUM_THREADS="1")
+    done = run_process([launcher, *words, *SHRINK], folder, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
+
+
+def test_the_published_maze_command_trains_on_four_processes_as_printed(tmp_path):
+    write_tiny_dataset(tmp_path / "data" / "maze-30x30-hard-1k", identifiers=False)
+    torchrun_as_printed("pretrain_att_maze30x30", tmp_path)
     lines = metric_lines(tmp_path / "checkpoints" / "maze-30x30-hard-1k-trm" / "pretrain_att_maze30x30")
     assert [line["step"] for line in lines if "val/loss" in line] == [4, 8]
+
+
+@pytest.mark.long
+def test_the_published_arc_command_builds_trains_and_submits_as_printed(tmp_path):
+    """The evaluator is the default; four processes vote together on every test input of every task."""
+    random = np.random.default_rng(0)
+    subsets = {subset: {f"{subset}{i}": random_arc_task(random, tests=2) for i in range(4)}
+               for subset in ("training", "evaluation", "concept")}
+    write_arc_source(tmp_path / "kaggle", subsets)
+    build_arc_dataset.main(["--input-file-prefix", str(tmp_path / "kaggle" / "tasks"), "--num-aug", "3", "--subsets",
+                            *subsets, "--test-set-name", "evaluation", "--output-dir",
+                            str(tmp_path / "data" / "arc1concept-aug-1000")])
+    torchrun_as_printed("pretrain_att_arc1concept", tmp_path)
+    run_dir = tmp_path / "checkpoints" / "arc1concept-aug-1000-trm" / "pretrain_att_arc1concept"
+    evaluated = [line for line in metric_lines(run_dir) if "val/loss" in line]
+    assert len(evaluated) == 2 and all({"eval/arc/accuracy", "eval/arc/pass@2"} <= line.keys() for line in evaluated)
+    folder = run_dir / f"evaluation_step_{evaluated[-1]['step']:08d}"
+    submission = json.loads((folder / "submission.json").read_text())
+    assert submission.keys() == subsets["evaluation"].keys() and all(len(tests) == 2 for tests in submission.values())
 
 
 @pytest.mark.parametrize("settings, tolerance", [

@@ -107,12 +107,13 @@ def test_the_commands_in_the_readme_parse():
 
 @pytest.mark.parametrize("run_name, experiment", [("pretrain_mlp_t_sudoku", "sudoku_mlp"),
                                                   ("pretrain_att_sudoku", "sudoku_att"),
-                                                  ("pretrain_att_maze30x30", "maze")])
+                                                  ("pretrain_att_maze30x30", "maze"),
+                                                  ("pretrain_att_arc1concept", "arc1")])
 def test_a_published_command_line_is_its_experiment(run_name, experiment):
     command, = (command for command in readme_commands("pretrain.py") if f"+run_name={run_name}" in command)
     published, ours = pretrain_config(*command), pretrain_config(f"experiment={experiment}")
     assert published.run_name == run_name
-    same = {"run_name": None, "evaluators": []}  # the experiments check rules as well
+    same = {"run_name": None, "evaluators": [], "checkpoint": {}}  # the experiments check rules, and keep the best
     assert published.model_dump() | same == ours.model_dump() | same
     without_plus = [word.removeprefix("+") for word in command]
     assert pretrain_config(*without_plus) == published
