@@ -1,7 +1,7 @@
 """Every architecture on generated 4×4 Sudokus, at equal parameters and at equal compute: how many it solves, and at
 what cost.
 
-    python benchmarks/family.py --results family.jsonl              # the whole table: 39 runs, half an hour on a CPU
+    python benchmarks/family.py --results family.jsonl              # the whole table: 33 runs, an hour beside other jobs
     python benchmarks/family.py --results family.jsonl --table      # the table of the runs there are
     python benchmarks/family.py --results few.jsonl --steps 32 --seeds 1 --architectures trm urm        # a minute
 
@@ -62,11 +62,13 @@ def make_data(folder: Path, args: argparse.Namespace) -> None:
         return
     generate_sudoku.main(["--size", str(args.size), "--train", str(args.puzzles), "--test", str(TEST),
                           "--output-dir", f"{folder}-csv", "--overwrite"])
-    build_sudoku_dataset.main(["--source-dir", f"{folder}-csv", "--output-dir", str(folder)])
+    ungrouped = folder.with_name(f"{folder.name}-ungrouped")
+    build_sudoku_dataset.main(["--source-dir", f"{folder}-csv", "--output-dir", str(ungrouped), "--overwrite"])
     groups = np.linspace(0, args.puzzles, STEPS_AN_EPOCH * BATCH + 1).astype(np.int32)
-    np.save(field_path(folder / "train", "all", "group_indices"), groups)
-    metadata = folder / "train" / "dataset.json"
+    np.save(field_path(ungrouped / "train", "all", "group_indices"), groups)
+    metadata = ungrouped / "train" / "dataset.json"
     metadata.write_text(json.dumps(json.loads(metadata.read_text()) | {"total_groups": len(groups) - 1}))
+    ungrouped.rename(folder)
 
 
 def describe(settings: list[str], folder: Path) -> dict[str, int]:
