@@ -30,6 +30,7 @@ from evaluators.protocol import Evaluator, build_evaluators
 from train_state import TrainState, build_state, to_device, train_step
 from utils.checkpoint import Checkpoints
 from utils.command_line import run_script
+from utils.curriculum import cycles_at
 from utils.distributed import World, any_rank, broadcast_object, decided_by_main, joined_world
 from utils.optim import learning_rate
 from utils.plots import plot_train_vs_val
@@ -112,9 +113,12 @@ class Run:
         state.leave_out_step()
 
     def log_training(self) -> None:
-        step = self.state.step
-        self.log.log(step, self.state.epoch, self.state.meter.read_window() | {
-            "train/lr": learning_rate(step, self.config.lr, self.total_steps, self.config)})
+        step, config = self.state.step, self.config
+        metrics = self.state.meter.read_window() | {"train/lr": learning_rate(step, config.lr, self.total_steps, config)}
+        if config.depth_curriculum:
+            cycles = cycles_at(step, self.total_steps, config.depth_curriculum) or config.arch.options
+            metrics |= {f"train/{key}": cycles[key] for key in ("H_cycles", "L_cycles")}
+        self.log.log(step, self.state.epoch, metrics)
 
     def save(self) -> None:
         self.checkpoints.save(self.state.state_dict() | self.facts, self.state.step)

@@ -12,6 +12,7 @@ from torch import nn
 from dataset.common import PuzzleDatasetMetadata
 from utils.checkpoint import CheckpointConfig
 from utils.command_line import describe_validation, flat_keys
+from utils.curriculum import Stage, check_order
 from utils.distributed import World
 from utils.hub import REPOSITORY
 from utils.optim import OptimConfig
@@ -60,6 +61,15 @@ class ArchConfig(NamedConfig):
         _validate(self.model_class.Config, self.options, keys, prefix="arch.")
         _validate(self.head_class.Config, self.loss.options,
                   [f"arch.loss.{key}" for key in self.head_class.Config.model_fields], prefix="arch.loss.")
+
+    def check_cycles(self, cycles: dict[str, int]) -> None:
+        """Raise ValueError where the model cannot recurse so, or would not heed it."""
+        without_effect = [key for key in cycles if key in getattr(self.model_class, "UNUSED_KEYS", ())
+                          or key not in self.model_class.Config.model_fields]
+        if without_effect:
+            raise ValueError(f"depth_curriculum: {', '.join(without_effect)} has no effect with arch.name={self.name}; "
+                             "use depth_curriculum=[]")
+        _validate(self.model_class.Config, self.options | cycles, [], prefix="depth_curriculum.")
 
     def notices(self) -> list[str]:
         """What works and is likely not meant, to be said at start-up, published keys without effect among it."""
@@ -116,6 +126,8 @@ class PretrainConfig(SharedConfig, OptimConfig, LogConfig):
     eval_interval: int | None = Field(gt=0)
     # evaluations to skip at the start
     min_eval_interval: int = Field(ge=0)
+    # stages of shallower recursion that training begins with
+    depth_curriculum: list[Stage]
     # of weights, data order and exploration
     seed: int = Field(ge=0)
     checkpoint: CheckpointConfig
@@ -136,6 +148,9 @@ class PretrainConfig(SharedConfig, OptimConfig, LogConfig):
     @model_validator(mode="after")
     def _check(self):
         self.arch.check()
+        check_order(self.depth_curriculum)
+        for stage in self.depth_curriculum:
+            self.arch.check_cycles(stage.cycles)
         if self.checkpoint_path is not None:
             if self.checkpoint.path is not None:
                 raise ValueError("checkpoint_path is the published name of checkpoint.path; set one of them")

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from dataset.common import IGNORE_LABEL_ID
@@ -20,6 +20,10 @@ class ACTLossConfig(BaseModel):
 
     # how logits become probabilities: exp, or s(x) = x+1 for x ≥ 0 and 1/(1−x) below (arXiv 2501.04697)
     loss_type: Literal["softmax_cross_entropy", "stablemax_cross_entropy"]
+    # part of the target's probability that is spread evenly over all V tokens
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    # in training, what a supervision step counts for as a part of the one before (arXiv 2511.08653); 1: all the same
+    supervision_decay: float = Field(1.0, gt=0, le=1)
 
 
 def log_stablemax_numerator(x: Tensor) -> Tensor:
@@ -28,12 +32,13 @@ def log_stablemax_numerator(x: Tensor) -> Tensor:
     return torch.where(x >= 0, x.clamp(min=0).log1p(), -(-x.clamp(max=0)).log1p())
 
 
-def cell_cross_entropy(logits: Tensor, labels: Tensor, loss_type: str) -> Tensor:
+def cell_cross_entropy(logits: Tensor, labels: Tensor, loss_type: str, label_smoothing: float = 0.0) -> Tensor:
     """Loss (B, L) of logits (B, L, V) against labels (B, L); 0 at ignored cells."""
     logits = logits.float()
     if loss_type == "stablemax_cross_entropy":
         logits = log_stablemax_numerator(logits)
-    return F.cross_entropy(logits.transpose(1, 2), labels.long(), ignore_index=IGNORE_LABEL_ID, reduction="none")
+    return F.cross_entropy(logits.transpose(1, 2), labels.long(), ignore_index=IGNORE_LABEL_ID, reduction="none",
+                           label_smoothing=label_smoothing)
 
 
 def scores(preds: Tensor, q_halt_logits: Tensor, labels: Tensor, counted: Tensor) -> dict[str, Tensor]:
@@ -66,6 +71,10 @@ class ACTLossHead(nn.Module):
     def compile_recursion(self) -> None:
         self.model.compile_recursion()
 
+    def recursing(self, **cycles: int):
+        """See `models.act.ACTModel.recursing`."""
+        return self.model.recursing(**cycles)
+
     def initial_carry(self, batch: dict[str, Tensor], **noise):
         """See `models.act.ACTModel.initial_carry`."""
         return self.model.initial_carry(batch, **noise)
@@ -80,14 +89,17 @@ class ACTLossHead(nn.Module):
         solved = (~answered | (outputs["preds"] == labels)).all(-1)
 
         def halting_loss(logits: Tensor, target: Tensor) -> Tensor:
-            return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="sum")
+            return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="none")
 
-        losses = {
-            "lm_loss": (cell_cross_entropy(outputs["logits"], labels, self.config.loss_type).sum(-1)
-                        / cells.clamp(min=1)).sum(),
+        smoothing, decay = self.config.label_smoothing, self.config.supervision_decay
+        losses = {  # each (B,)
+            "lm_loss": (cell_cross_entropy(outputs["logits"], labels, self.config.loss_type, smoothing).sum(-1)
+                        / cells.clamp(min=1)),
             "q_halt_loss": halting_loss(outputs["q_halt_logits"], solved)}
         if "target_q_continue" in outputs:
             losses["q_continue_loss"] = halting_loss(outputs["q_continue_logits"], outputs["target_q_continue"])
+        weights = decay ** (carry.steps - 1) if self.training and decay < 1 else 1
+        losses = {name: (weights * value).sum() for name, value in losses.items()}
         loss = losses["lm_loss"] + 0.5 * (losses["q_halt_loss"] + losses.get("q_continue_loss", 0))
 
         metrics = {name: value.detach() for name, value in losses.items()} | {

@@ -54,6 +54,17 @@ def test_a_run_that_knows_no_accuracy_gets_one_panel(tmp_path, drawn):
     assert is_picture(tmp_path / "picture.png") and len(drawn[0].axes) == 1
 
 
+def test_runs_side_by_side_have_a_curve_each_and_a_bar_a_name(tmp_path, drawn):
+    curves = {"plain": [([5, 10], [0.1, 0.6]), ([5, 10], [0.2, 0.8])], "other": [([10], [0.3])], "without": [([], [])]}
+    plots.plot_comparison(curves, "val/exact_accuracy", tmp_path / "new" / "runs.png")
+    assert is_picture(tmp_path / "new" / "runs.png")
+    left, right = drawn[0].axes
+    assert [np.array(line.get_xydata()).tolist() for line in left.lines] == [
+        [[5, 0.1], [10, 0.6]], [[5, 0.2], [10, 0.8]], [[10, 0.3]], []]
+    assert [bar.get_width() for bar in right.patches] == pytest.approx([0.7, 0.3, 0])
+    assert [label.get_text() for label in right.get_yticklabels()] == list(curves)
+
+
 def texts(axis) -> dict[tuple[int, int], tuple[str, str]]:
     """Text and colour by (row, column)."""
     return {(int(t.get_position()[1]), int(t.get_position()[0])): (t.get_text(), t.get_color()) for t in axis.texts}

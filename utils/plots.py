@@ -106,3 +106,25 @@ def _add_legend(figure, names: dict[int, str]) -> None:
              for token, name in names.items()]
     wrong = Line2D([], [], linestyle="", marker="s", color="red", fillstyle="none", label="wrong cell")
     figure.legend(handles=[*marks, wrong], loc="upper center", bbox_to_anchor=(0.5, 0), ncols=6, frameon=False)
+
+
+def plot_comparison(curves: dict[str, list[tuple[list[int], list[float]]]], metric: str, picture: Path) -> None:
+    """Steps and values of several runs of each name: their curves, and where they end as bars with a dot a run."""
+    plt = _pyplot()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 1.5 + 0.32 * max(len(curves), 8)))
+    for i, (name, runs) in enumerate(curves.items()):
+        colour = plt.get_cmap("tab20")(i % 20)
+        ends = [values[-1] for _, values in runs if values]
+        for steps, values in runs:
+            left.plot(steps, values, color=colour, marker="o", markersize=3, linewidth=1)
+        right.barh(i, np.mean(ends) if ends else 0, color=colour, alpha=0.6)
+        right.plot(ends, [i] * len(ends), "k.", markersize=4)
+    left.set(xlabel="step", ylabel=metric, title="each run")
+    right.set(yticks=range(len(curves)), yticklabels=curves, xlabel=metric, title="at the end: mean, and each run")
+    right.invert_yaxis()
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    figure.tight_layout()
+    figure.savefig(picture, dpi=110)
+    plt.close(figure)
