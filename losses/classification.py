@@ -10,9 +10,10 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor, nn
+from torch import Tensor
 
 from dataset.common import IGNORE_LABEL_ID
+from losses.head import LossHead
 
 
 class ACTLossConfig(BaseModel):
@@ -36,31 +37,12 @@ def cell_cross_entropy(logits: Tensor, labels: Tensor, loss_type: str) -> Tensor
     return F.cross_entropy(logits.transpose(1, 2), labels.long(), ignore_index=IGNORE_LABEL_ID, reduction="none")
 
 
-class ACTLossHead(nn.Module):
-    """`Class(model, **loss)`; the metrics are sums over rows, for `utils.metrics.means` to divide."""
-
-    Config = ACTLossConfig
-    OUTPUTS = ("preds", "logits", "q_halt_logits", "q_continue_logits")  # what `return_keys` can name
-
-    def __init__(self, model: nn.Module, **loss):
-        super().__init__()
-        self.model = model
-        self.config = ACTLossConfig(**loss)
-
-    @property
-    def puzzle_embedding(self):
-        """The model's `SparseEmbedding`, or None."""
-        return self.model.puzzle_embedding
-
-    def compile_recursion(self) -> None:
-        self.model.compile_recursion()
-
-    def initial_carry(self, batch: dict[str, Tensor], **noise):
-        """See `models.act.ACTModel.initial_carry`."""
-        return self.model.initial_carry(batch, **noise)
+class ACTLossHead(LossHead):
+    Config, TASK = ACTLossConfig, "classification"
+    BATCH_FIELDS = ("inputs", "labels", "puzzle_identifiers")
+    OUTPUTS = ("preds", "logits", "q_halt_logits", "q_continue_logits")
 
     def forward(self, *, carry, batch: dict[str, Tensor], return_keys):
-        """One supervision step -> carry, loss, metrics, the outputs named by `return_keys`, whether all rows halted."""
         carry, outputs = self.model(carry, batch)
         labels, answered = carry.current_data["labels"], carry.current_data["labels"] != IGNORE_LABEL_ID
         cells = answered.sum(-1)
@@ -69,25 +51,18 @@ class ACTLossHead(nn.Module):
         correct = (answered & (outputs["preds"] == labels)).sum(-1)
         solved = correct == cells
 
-        def halting_loss(logits: Tensor, target: Tensor) -> Tensor:
-            return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="sum")
-
-        losses = {
-            "lm_loss": (cell_cross_entropy(outputs["logits"], labels, self.config.loss_type).sum(-1)
-                        / cells.clamp(min=1)).sum(),
-            "q_halt_loss": halting_loss(outputs["q_halt_logits"], solved)}
-        if "target_q_continue" in outputs:
-            losses["q_continue_loss"] = halting_loss(outputs["q_continue_logits"], outputs["target_q_continue"])
-        loss = losses["lm_loss"] + 0.5 * (losses["q_halt_loss"] + losses.get("q_continue_loss", 0))
+        halting = self.halting_losses(outputs, solved)
+        lm_loss = (cell_cross_entropy(outputs["logits"], labels, self.config.loss_type).sum(-1)
+                   / cells.clamp(min=1)).sum()
+        loss = lm_loss + 0.5 * sum(halting.values())
 
         done = carry.halted & (cells > 0)
-        metrics = {name: value.detach() for name, value in losses.items()} | {
-            "loss": loss.detach(),
+        metrics = {
+            "lm_loss": lm_loss, **halting, "loss": loss,
             "rows": cells.new_tensor(len(cells)),
             "count": done.sum(),
             "accuracy": (done * correct / cells.clamp(min=1)).sum(),
             "exact_accuracy": (done & solved).sum(),
             "q_halt_accuracy": (done & ((outputs["q_halt_logits"] >= 0) == solved)).sum(),
             "steps": (done * carry.steps).sum()}
-        kept = {name: outputs[name].detach() for name in return_keys if name in outputs}
-        return carry, loss, metrics, kept, carry.halted.all()
+        return self.result(carry, loss, metrics, outputs, return_keys)
