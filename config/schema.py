@@ -9,15 +9,17 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import nn
 
-from dataset.common import PuzzleDatasetMetadata
+from dataset.common import EpisodeMetadata, PuzzleDatasetMetadata, RegressionMetadata, SplitMetadata
 from utils.checkpoint import CheckpointConfig
-from utils.command_line import describe_validation, flat_keys
+from utils.command_line import CONFIG_DIR, describe_validation, flat_keys
 from utils.distributed import World
 from utils.optim import OptimConfig
 from utils.resolve import load_class
 from utils.run_log import LogConfig
 
-DATA_KEYS = ("batch_size", "seq_len", "vocab_size", "num_puzzle_identifiers")  # a model's keys that the data decide
+# a model's keys that the data decide
+DATA_KEYS = ("batch_size", *(PuzzleDatasetMetadata.MODEL_KEYS | RegressionMetadata.MODEL_KEYS))
+DEFAULT_EVALUATOR = "arc@ARC"
 
 
 class NamedConfig(BaseModel):
@@ -36,6 +38,19 @@ class ArchConfig(NamedConfig):
     """A model and its loss head."""
 
     loss: NamedConfig
+
+    @model_validator(mode="after")
+    def _settle_loss_options(self):
+        """`keep_act_halting_head` may stand in `arch`. Where another head is named, the options that the YAML has for its
+        own are no one's."""
+        options = self.loss.__pydantic_extra__
+        if "keep_act_halting_head" in self.options:
+            options["keep_act_halting_head"] = self.__pydantic_extra__.pop("keep_act_halting_head")
+        of_yaml = OmegaConf.load(CONFIG_DIR / "arch" / "trm.yaml").loss
+        for key in options.keys() & of_yaml.keys() - self.head_class.Config.model_fields.keys():
+            if options[key] == of_yaml[key]:
+                del options[key]
+        return self
 
     @property
     def short_name(self) -> str:
@@ -64,14 +79,24 @@ class ArchConfig(NamedConfig):
         """Published keys that are set and that this architecture does not use."""
         return [f"arch.{key}" for key in getattr(self.model_class, "UNUSED_KEYS", ()) if self.options.get(key)]
 
-    def build_head(self, data: PuzzleDatasetMetadata, batch_size: int, world: World) -> nn.Module:
+    def check_data(self, data: SplitMetadata) -> None:
+        """Raises ValueError where model and head are not for such data."""
+        task = getattr(self.head_class, "TASK", data.task_type)
+        if task != data.task_type:
+            head = {"regression": "losses@ACTRegressionLossHead", "classification": "losses@ACTLossHead"}
+            raise ValueError(f"data_paths hold {data.KIND}, and arch.loss.name={self.loss.name} is for {task}; set "
+                             f"arch.loss.name={head[data.task_type]}, or data_paths to data for {task}")
+        if isinstance(data, EpisodeMetadata) and not data.flat and not self.options.get("causal"):
+            raise ValueError(f"episode_window={data.seq_len}: without arch.causal=true each prediction sees the latent that "
+                             "it predicts; set it, or episode_window=1")
+
+    def build_head(self, data: SplitMetadata, batch_size: int, world: World) -> nn.Module:
         """The loss head around the model, on the device. Call it under a fixed seed: it draws the initial weights."""
+        self.check_data(data)
         options = self.options
         if options.get("forward_dtype", "auto") == "auto":  # bfloat16 is many times slower than float32 on a CPU
             options["forward_dtype"] = "bfloat16" if world.device.type == "cuda" else "float32"
-        from_data = {"batch_size": batch_size, "seq_len": data.seq_len, "vocab_size": data.vocab_size,
-                     "num_puzzle_identifiers": data.num_puzzle_identifiers}
-        model = self.model_class(options | from_data)
+        model = self.model_class(options | {"batch_size": batch_size} | data.model_sizes())
         if world.is_main:
             for notice in model.config.notices():
                 print(f"notice: {notice}")
@@ -105,6 +130,9 @@ class PretrainConfig(SharedConfig, OptimConfig, LogConfig):
     # training data set folders, and those to test on (empty: the test splits of the former)
     data_paths: list[str] = Field(min_length=1)
     data_paths_test: list[str]
+    # of latent episodes: transitions in an example, and from the start of one to that of the next (null: the window)
+    episode_window: int = Field(gt=0)
+    episode_stride: int | None = Field(gt=0)
     # examples in a step, over all processes
     global_batch_size: int = Field(gt=0)
     # epochs to train (one puzzle of each group an epoch), and between evaluations (null: one evaluation, at the end)
@@ -132,6 +160,8 @@ class PretrainConfig(SharedConfig, OptimConfig, LogConfig):
     @model_validator(mode="after")
     def _check(self):
         self.arch.check()
+        if getattr(self.arch.head_class, "TASK", None) == "regression":  # which the default evaluator does not know
+            self.evaluators = [evaluator for evaluator in self.evaluators if evaluator.name != DEFAULT_EVALUATOR]
         if self.checkpoint_path is not None:
             if self.checkpoint.path is not None:
                 raise ValueError("checkpoint_path is the published name of checkpoint.path; set one of them")

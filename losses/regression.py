@@ -9,6 +9,7 @@ the BCE) is below `halt_threshold`, and training halts rows whose q_halt is posi
 With `normalize`, the network sees inputs and targets of mean 0 and deviation 1 in each feature of the training data;
 loss and `halt_threshold` are in these units, predictions and all other metrics in those of the data.
 """
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
@@ -60,10 +61,10 @@ class ACTRegressionLossHead(LossHead):
                 self.register_buffer(f"{field}_mean", torch.zeros(width))
                 self.register_buffer(f"{field}_std", torch.ones(width))
 
-    def set_normalization(self, statistics: dict[str, Tensor]) -> None:
-        """Mean and deviation of the features of the training data, by name of the buffer."""
+    def set_normalization(self, statistics: dict[str, np.ndarray]) -> None:
+        """Take means and deviations of the training data, from `dataset.regression_dataset.feature_statistics`."""
         for name, value in statistics.items():
-            getattr(self, name).copy_(value)
+            getattr(self, name).copy_(torch.from_numpy(value))
 
     def _scaled(self, field: str, values: Tensor) -> Tensor:
         if not self.config.normalize:

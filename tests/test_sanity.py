@@ -2,13 +2,17 @@
 import pytest
 import torch
 
+from dataset.common import PuzzleDatasetMetadata
 from helpers import tiny_batch
 from utils.sanity import check_batch
 
+METADATA = PuzzleDatasetMetadata(pad_id=0, ignore_label_id=0, blank_identifier_id=0, vocab_size=5, seq_len=6,
+                                 num_puzzle_identifiers=4, total_groups=1, mean_puzzle_examples=1, total_puzzles=1,
+                                 sets=["all"])
 
-def check(batch: dict, **changes) -> None:
-    check_batch("first train batch", batch, **{"seq_len": 6, "vocab_size": 5, "num_identifiers": 4,
-                                               "ignored_label": -100} | changes)
+
+def check(batch: dict) -> None:
+    check_batch("first train batch", batch, METADATA.batch_fields())
 
 
 def spoilt(field: str, change) -> dict:

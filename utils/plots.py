@@ -13,11 +13,12 @@ def _pyplot():
 
 
 def plot_train_vs_val(metrics_file: Path, picture: Path) -> None:
-    """Loss and, where it is measured, exact accuracy of training and validation over the steps of a whole run."""
+    """Loss and, where it is measured, exact accuracy or squared error of training and validation over the steps of a
+    whole run."""
     import pandas as pd
 
     history = pd.DataFrame([json.loads(line) for line in metrics_file.read_text().splitlines()])
-    panels = [name for name in ("loss", "exact_accuracy") if f"val/{name}" in history]
+    panels = [name for name in ("loss", "exact_accuracy", "mse") if f"val/{name}" in history]
     plt = _pyplot()
     figure, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 4), squeeze=False)
     for axis, name in zip(axes[0], panels):
@@ -28,9 +29,10 @@ def plot_train_vs_val(metrics_file: Path, picture: Path) -> None:
         axis.set(xlabel="step", ylabel=name.replace("_", " "), title=f"{name.replace('_', ' ')}, train and validation")
         axis.grid(alpha=0.3)
         axis.legend()
-    axes[0][0].set_yscale("log")
-    if "exact_accuracy" in panels:
-        axes[0][-1].set_ylim(-0.03, 1.03)
+        if name == "exact_accuracy":
+            axis.set_ylim(-0.03, 1.03)
+        else:
+            axis.set_yscale("log")
     picture.parent.mkdir(parents=True, exist_ok=True)
     figure.tight_layout()
     figure.savefig(picture, dpi=120)
