@@ -1,6 +1,7 @@
 """What a set of examples is to the training stream and the test batches, whatever its examples are made of."""
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -96,10 +97,15 @@ def first_not_finite(array: np.ndarray) -> tuple[int, ...] | None:
 
 
 def cast_notice(where: str, dtypes: Mapping[str, np.dtype]) -> None:
-    """Say, once for all fields, which are stored otherwise than they are used."""
+    """Say, once, which fields of a data set are stored otherwise than they are used."""
     cast = [f"{field} ({dtype})" for field, dtype in dtypes.items() if dtype not in (np.float32, np.float16)]
     if cast:
-        print(f"notice: {where}: {', '.join(cast)} cast to float32")
+        _say_once(f"notice: {where}: {', '.join(cast)} cast to float32")
+
+
+@cache
+def _say_once(line: str) -> None:
+    print(line)
 
 
 def evenly(total: int, at_most: int) -> np.ndarray:

@@ -206,7 +206,7 @@ def open_episodes(path: str, split: str, identifier_offset: int, window: int, st
             raise ValueError(f"latents have width {arrays[0].shape[1]} in {arrays[0].file} and {array.shape[1]} in "
                              f"{array.file}; all episodes must have the same")
     if say_casts:
-        cast_notice(f"{Path(path) / split}", {"latents": d for d in {array.dtype: 0 for array in arrays}})
+        cast_notice(path, {array.file.name: array.dtype for array in {a.dtype: a for a in arrays}.values()})
     records, identifiers = episode_records(path, split), episode_identifiers(path)[split]
     sets = list(dict.fromkeys(record["set"] for record in records))
     metadata = EpisodeMetadata(

@@ -72,7 +72,7 @@ def load_regression_set(path: str, split: str, name: str, metadata: RegressionMe
                  for field in ("puzzle_identifiers", "puzzle_indices", "group_indices")}
     check_puzzles(numbering, len(arrays["inputs"]), split_dir, name, metadata)
     if say_casts:
-        cast_notice(f"{split_dir}/{name}", {field: arrays[field].dtype for field in ("inputs", "targets")})
+        cast_notice(path, {field: arrays[field].dtype for field in ("inputs", "targets")})
     return RegressionSet(path, split_dir, name, metadata, identifier_offset=identifier_offset, **numbering, **arrays)
 
 

@@ -123,7 +123,7 @@ def roll_out(head: nn.Module, test_sets: Sequence[EpisodeSet], train_sets: Seque
     mine = slice(world.rank, None, world.size)
     rolled = {who: open_loop(predict, contexts[mine], identifiers[mine]) for who, predict in predictors.items()}
     return Rollouts(_one_step_errors(model, predictors, test_sets, world),
-                    {who: _root_mean_square(rows - futures[mine], world) for who, rows in rolled.items()},
+                    {who: _root_mean_square(rows, futures[mine], world) for who, rows in rolled.items()},
                     futures[0], {who: rows[0] for who, rows in rolled.items()} if len(contexts) else {})
 
 
@@ -163,7 +163,8 @@ def one_step_cases(episodes: EpisodeSet, rows: np.ndarray) -> tuple[np.ndarray, 
 def _one_step_errors(model: ModelPredictor, predictors: dict[str, Predictor], test_sets: Sequence[EpisodeSet],
                      world: World) -> dict[str, float]:
     order = linear_order(model.window)
-    residuals: dict[str, list] = {who: [] for who in predictors}
+    width = test_sets[0].metadata.input_dim
+    found: dict[str, list] = {who: [np.empty((0, width))] for who in (*predictors, "truth")}
     for episodes in test_sets:
         rows = evenly(len(episodes), ONE_STEP_EXAMPLES)[world.rank::world.size]
         if not len(rows):
@@ -171,19 +172,18 @@ def _one_step_errors(model: ModelPredictor, predictors: dict[str, Predictor], te
         latents, following, real = one_step_cases(episodes, rows)
         inputs = episodes.fields(rows)["inputs"].reshape(len(rows), model.window, -1)
         identifiers = episodes.fetch(rows)["puzzle_identifiers"]
-        found = {who: predict(latents[real], identifiers) for who, predict in predictors.items() if who != "model"}
-        found["model"] = model.every_position(inputs, identifiers)[:, order - 1:][real]
-        for who in predictors:
-            residuals[who].append(found[who] - following[real])
-    width = test_sets[0].metadata.input_dim
-    return {who: float(_root_mean_square(np.concatenate([np.empty((0, width)), *parts])[:, None], world)[0])
-            for who, parts in residuals.items()}
+        found["truth"].append(following[real])
+        found["model"].append(model.every_position(inputs, identifiers)[:, order - 1:][real])
+        for who in predictors.keys() - {"model"}:
+            found[who].append(predictors[who](latents[real], identifiers))
+    rows = {who: np.concatenate(parts)[:, None] for who, parts in found.items()}
+    return {who: float(_root_mean_square(rows[who], rows["truth"], world)[0]) for who in predictors}
 
 
-def _root_mean_square(residuals: np.ndarray, world: World) -> np.ndarray:
-    """Over rows (B, steps, D) of all ranks and over features: (steps,), NaN where there is none."""
-    real = np.isfinite(residuals)
-    sums = torch.from_numpy(np.stack([(np.where(real, residuals, 0) ** 2).sum((0, 2)), real.sum((0, 2))]))
+def _root_mean_square(predicted: np.ndarray, truth: np.ndarray, world: World) -> np.ndarray:
+    """Of the error over rows (B, steps, D) of all ranks and over features: (steps,), NaN where there is no truth."""
+    real = np.isfinite(truth)
+    sums = torch.from_numpy(np.stack([(np.where(real, predicted - truth, 0) ** 2).sum((0, 2)), real.sum((0, 2))]))
     on_device = sums.to(torch.float32 if world.device.type == "mps" else torch.float64).to(world.device)
     all_reduce_sum_([on_device])
     squares, counts = on_device.cpu().numpy()

@@ -5,7 +5,7 @@ import shlex
 import pytest
 from omegaconf import OmegaConf
 
-from config.schema import EvaluateConfig, PretrainConfig
+from config.schema import DATA_KEYS, EvaluateConfig, PretrainConfig
 from dataset.common import PuzzleDatasetMetadata
 from helpers import ROOT, evaluate_config, pretrain_config
 from models.recursive_reasoning.trm import TRM
@@ -51,8 +51,7 @@ def test_every_key_that_the_types_know_stands_in_the_yaml(name, model):
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_every_key_of_an_architecture_stands_in_its_yaml(arch):
     config = pretrain_config(f"arch={arch}").arch
-    from_data = {"batch_size", "seq_len", "vocab_size", "num_puzzle_identifiers"}
-    assert set(config.options) == set(config.model_class.Config.model_fields) - from_data
+    assert set(config.options) == set(config.model_class.Config.model_fields) - set(DATA_KEYS)
     assert set(config.loss.options) == set(config.head_class.Config.model_fields)
 
 

@@ -1,4 +1,4 @@
-"""Pictures: the curves of a run, and one puzzle being solved step by step. Matplotlib is imported when one is drawn."""
+"""Pictures: the curves of a run, puzzles and sequences being solved step by step, rollouts. Matplotlib is imported when one is drawn."""
 import json
 from pathlib import Path
 
@@ -10,6 +10,13 @@ def _pyplot():
     matplotlib.use("Agg")
     import matplotlib.pyplot
     return matplotlib.pyplot
+
+
+def _save(figure, picture: Path) -> None:
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    figure.tight_layout()
+    figure.savefig(picture, dpi=120)
+    _pyplot().close(figure)
 
 
 def plot_train_vs_val(metrics_file: Path, picture: Path) -> None:
@@ -33,10 +40,7 @@ def plot_train_vs_val(metrics_file: Path, picture: Path) -> None:
             axis.set_ylim(-0.03, 1.03)
         else:
             axis.set_yscale("log")
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    figure.tight_layout()
-    figure.savefig(picture, dpi=120)
-    plt.close(figure)
+    _save(figure, picture)
 
 
 def plot_solution_steps(question: np.ndarray, steps: np.ndarray, answer: np.ndarray, confidence: list[float],
@@ -62,10 +66,7 @@ def plot_solution_steps(question: np.ndarray, steps: np.ndarray, answer: np.ndar
         shape = (side, side)
         (_draw_digits if side <= 9 else _draw_colours)(axis, grid.reshape(shape), question.reshape(shape),
                                                        answer.reshape(shape))
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    figure.tight_layout()
-    figure.savefig(picture, dpi=120)
-    plt.close(figure)
+    _save(figure, picture)
 
 
 def _draw_digits(axis, grid: np.ndarray, question: np.ndarray, answer: np.ndarray) -> None:
@@ -91,3 +92,65 @@ def _draw_colours(axis, grid: np.ndarray, question: np.ndarray, answer: np.ndarr
     if not np.array_equal(grid, question):
         for row, column in np.argwhere(grid != answer):
             axis.plot([column], [row], marker="s", markersize=3, color="red", fillstyle="none", markeredgewidth=0.8)
+
+
+MOST_FEATURES = 4  # of a sequence or latent that are drawn
+
+
+def plot_sequence_steps(inputs: np.ndarray, targets: np.ndarray, mask: np.ndarray, steps: np.ndarray,
+                        picture: Path) -> None:
+    """A sequence: inputs (L, input_dim), targets (L, target_dim), which are observed, and the predictions after each
+    supervision step (steps, L, target_dim), the later the darker."""
+    features = min(targets.shape[1], MOST_FEATURES)
+    plt = _pyplot()
+    figure, axes = plt.subplots(1 + features, 1, figsize=(8, 2.4 * (1 + features)), sharex=True, squeeze=False)
+    for feature in range(min(inputs.shape[1], MOST_FEATURES)):
+        axes[0][0].plot(inputs[:, feature], ".-", linewidth=0.6, label=f"input {feature}")
+    for feature, axis in enumerate(axes[1:, 0]):
+        for i, step in enumerate(steps):
+            axis.plot(step[:, feature], color=plt.get_cmap("Blues")((i + 2) / (len(steps) + 1)), label=f"step {i + 1}")
+        seen = np.flatnonzero(mask[:, feature])
+        axis.plot(seen, targets[seen, feature], "k.", markersize=5, label="target")
+        axis.set_ylabel(f"target {feature}")
+    for axis in axes[:, 0]:
+        axis.legend(fontsize=7, ncol=2, loc="upper right")
+        axis.grid(alpha=0.3)
+    axes[-1][0].set_xlabel("position")
+    _save(figure, picture)
+
+
+def plot_predictions(predictions: np.ndarray, targets: np.ndarray, mask: np.ndarray, picture: Path) -> None:
+    """Predictions against observed targets, (examples, target_dim) each: a panel a feature."""
+    features = min(targets.shape[1], MOST_FEATURES)
+    plt = _pyplot()
+    figure, axes = plt.subplots(1, features, figsize=(4 * features, 4), squeeze=False)
+    for feature, axis in enumerate(axes[0]):
+        seen = mask[:, feature].astype(bool)
+        truth = targets[seen, feature]
+        axis.plot(truth, predictions[seen, feature], ".", markersize=4)
+        ends = [truth.min(), truth.max()]
+        axis.plot(ends, ends, "k--", linewidth=0.8)
+        axis.set(xlabel=f"target {feature}", ylabel="prediction")
+    _save(figure, picture)
+
+
+def plot_rollouts(errors: dict[str, np.ndarray], truth: np.ndarray, shown: dict[str, np.ndarray],
+                  picture: Path) -> None:
+    """Root mean squared error of each predictor by horizon (steps,), and one rollout (steps, D) beside the truth."""
+    features = min(truth.shape[1], MOST_FEATURES)
+    plt = _pyplot()
+    figure, axes = plt.subplots(1, 1 + features, figsize=(4 * (1 + features), 3.4), squeeze=False)
+    horizon = np.arange(1, len(truth) + 1)
+    for who, curve in errors.items():
+        axes[0][0].plot(horizon, curve, label=who.replace("_", " "))
+    axes[0][0].set(xlabel="horizon", ylabel="rmse", yscale="log", title="open-loop error")
+    for feature, axis in enumerate(axes[0][1:]):
+        for who, rows in shown.items():
+            axis.plot(horizon, rows[:, feature], label=who.replace("_", " "))
+        axis.plot(horizon, truth[:, feature], "k--", linewidth=1, label="truth")
+        reach = np.nanmax(np.abs(truth[:, feature])) * 1.6 + 1e-9
+        axis.set(xlabel="horizon", title=f"one rollout, feature {feature}", ylim=(-reach, reach))
+    for axis in axes[0]:
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=7)
+    _save(figure, picture)
