@@ -1,8 +1,11 @@
 """A baseline of regression data: ridge regression from all inputs to each target, `evaluators="[{name: ridge@Ridge}]"`.
 
+`ridge.png` shows its error and the model's by position.
+
 Fitted on the training split of the data set that is tested, each target on the examples that observe it; the strength
 of the penalty, one for all, is the best of `STRENGTHS` on the last tenth of the training examples.
 """
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ from dataset.common import RegressionMetadata
 from dataset.example_set import evenly
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
 from utils.distributed import all_reduce_sum_
+from utils.plots import plot_errors
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 EXAMPLES = 20_000  # of training, evenly spaced
@@ -34,21 +38,27 @@ class Ridge:
         self.begin_eval()
 
     def begin_eval(self) -> None:
-        self.sums = torch.zeros(3, dtype=torch.float64)  # observed targets, squared errors of the ridge and the model
+        # observed targets, squared errors of the ridge and of the model, by position
+        self.sums = torch.zeros(3, self.metadata.seq_len, dtype=torch.float64)
 
     def update_batch(self, batch: dict[str, Tensor], outputs: dict[str, Tensor]) -> None:
         if self.weights is None:
             self.weights = self._fitted()
         targets, mask, preds = (_rows(values) for values in (batch["targets"], batch["target_mask"], outputs["preds"]))
         ridge = _with_one(_rows(batch["inputs"])) @ self.weights
-        self.sums += torch.tensor([mask.sum(), *((mask * (p - targets) ** 2).sum() for p in (ridge, preds))])
+        terms = np.stack([mask, *(mask * (p - targets) ** 2 for p in (ridge, preds))])
+        self.sums += torch.from_numpy(terms.reshape(3, len(mask), self.metadata.seq_len, -1).sum((1, 3)))
 
     def result(self, save_path: Path | None, rank: int, world_size: int, group) -> dict[str, float] | None:
         sums = self.sums.clone()
         all_reduce_sum_([sums])
-        observed, ridge, model = sums.tolist()
-        observed = max(observed, 1)
-        return {"ridge_rmse": (ridge / observed) ** 0.5, "model_rmse": (model / observed) ** 0.5} if rank == 0 else None
+        if rank != 0:
+            return None
+        observed, *squared = sums.numpy()
+        if save_path is not None:
+            by_position = (np.sqrt(s / np.where(observed, observed, np.nan)) for s in squared)
+            plot_errors(dict(zip(("ridge", "model"), by_position)), "position", save_path / "ridge.png")
+        return dict(zip(("ridge_rmse", "model_rmse"), (float(s.sum() / max(observed.sum(), 1)) ** 0.5 for s in squared)))
 
     def _fitted(self) -> np.ndarray:
         data = PuzzleDataset(PuzzleDatasetConfig(seed=0, dataset_paths=[self.data_path], global_batch_size=1,
@@ -58,23 +68,23 @@ class Ridge:
         targets, mask = _rows(batch["targets"]), _rows(batch["target_mask"])
         fitted = slice(0, max(1, round(0.9 * len(inputs))))
         held_out = slice(fitted.stop, None)
-
-        def error(strength: float) -> float:
-            weights = ridge_weights(inputs[fitted], targets[fitted], mask[fitted], strength)
-            return (mask[held_out] * (inputs[held_out] @ weights - targets[held_out]) ** 2).sum()
-
-        return ridge_weights(inputs, targets, mask, min(STRENGTHS, key=error))
+        candidates = ridge_weights(inputs[fitted], targets[fitted], mask[fitted], STRENGTHS)
+        errors = [(mask[held_out] * (inputs[held_out] @ weights - targets[held_out]) ** 2).sum()
+                  for weights in candidates]
+        return ridge_weights(inputs, targets, mask, [STRENGTHS[int(np.argmin(errors))]])[0]
 
 
-def ridge_weights(inputs: np.ndarray, targets: np.ndarray, mask: np.ndarray, strength: float) -> np.ndarray:
-    """Weights (inputs, targets) of the least squares with the penalty strength · examples · |weights|², the constant
-    input, which is the last, free of it. Each target counts where it is observed."""
-    weights = np.zeros((inputs.shape[1], targets.shape[1]))
-    penalty = strength * np.diag(np.append(np.ones(inputs.shape[1] - 1), 0.0))
+def ridge_weights(inputs: np.ndarray, targets: np.ndarray, mask: np.ndarray, strengths: Sequence[float]) -> np.ndarray:
+    """Weights (strengths, inputs, targets) of the least squares with the penalty strength · examples · |weights|², the
+    constant input, which is the last, free of it. Each target counts where it is observed."""
+    penalty = np.diag(np.append(np.ones(inputs.shape[1] - 1), 1e-12))
+    weights = np.zeros((len(strengths), inputs.shape[1], targets.shape[1]))
     for target in range(targets.shape[1]):
         seen = mask[:, target].astype(bool)
         x = inputs[seen]
-        weights[:, target] = np.linalg.solve(x.T @ x + len(x) * penalty, x.T @ targets[seen, target])
+        gram, moment = x.T @ x, x.T @ targets[seen, target]
+        for row, strength in zip(weights, strengths):
+            row[:, target] = np.linalg.solve(gram + strength * max(len(x), 1) * penalty, moment)
     return weights
 
 

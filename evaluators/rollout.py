@@ -124,7 +124,8 @@ def roll_out(head: nn.Module, test_sets: Sequence[EpisodeSet], train_sets: Seque
     rolled = {who: open_loop(predict, contexts[mine], identifiers[mine]) for who, predict in predictors.items()}
     return Rollouts(_one_step_errors(model, predictors, test_sets, world),
                     {who: _root_mean_square(rows, futures[mine], world) for who, rows in rolled.items()},
-                    futures[0], {who: rows[0] for who, rows in rolled.items()} if len(contexts) else {})
+                    next(iter(futures), np.empty((0, contexts.shape[2]))),
+                    {who: rows[0] for who, rows in rolled.items() if len(rows)})
 
 
 def open_loop(predict: Predictor, contexts: np.ndarray, identifiers: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from config.schema import DATA_KEYS, EvaluateConfig, PretrainConfig
-from dataset.common import PuzzleDatasetMetadata
+from dataset.common import PuzzleDatasetMetadata, RegressionMetadata
 from helpers import ROOT, evaluate_config, pretrain_config
 from models.recursive_reasoning.trm import TRM
 from utils.command_line import flat_keys
@@ -59,10 +59,14 @@ def test_every_key_of_an_architecture_stands_in_its_yaml(arch):
 def test_every_experiment_builds_its_model_and_names_no_run(experiment):
     config = pretrain_config(f"experiment={experiment}")
     assert config.run_name is None
-    cells = {"demo_sudoku4": 16, "sudoku_cpu": 81, "sudoku_mlp": 81, "sudoku_att": 81}.get(experiment, 900)
-    data = PuzzleDatasetMetadata(pad_id=0, ignore_label_id=0, blank_identifier_id=0, vocab_size=11, seq_len=cells,
-                                 num_puzzle_identifiers=1, total_groups=1, mean_puzzle_examples=1, total_puzzles=1,
-                                 sets=["all"])
+    length = {"demo_sudoku4": 16, "sudoku_cpu": 81, "sudoku_mlp": 81, "sudoku_att": 81, "demo_regression": 32,
+              "demo_latents": config.episode_window}.get(experiment, 900)
+    if config.arch.head_class.TASK == "regression":
+        data = RegressionMetadata(task_type="regression", input_dim=2, target_dim=1, seq_len=length, sets=["all"])
+    else:
+        data = PuzzleDatasetMetadata(pad_id=0, ignore_label_id=0, blank_identifier_id=0, vocab_size=11, seq_len=length,
+                                     num_puzzle_identifiers=1, total_groups=1, mean_puzzle_examples=1, total_puzzles=1,
+                                     sets=["all"])
     head = config.arch.build_head(data, batch_size=2, world=World())
     assert isinstance(head.model, TRM) and head.model.inner.P == config.arch.options["puzzle_emb_len"]
     text = (ROOT / "config" / "experiment" / f"{experiment}.yaml").read_text()

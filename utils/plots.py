@@ -113,7 +113,7 @@ def plot_sequence_steps(inputs: np.ndarray, targets: np.ndarray, mask: np.ndarra
         axis.plot(seen, targets[seen, feature], "k.", markersize=5, label="target")
         axis.set_ylabel(f"target {feature}")
     for axis in axes[:, 0]:
-        axis.legend(fontsize=7, ncol=2, loc="upper right")
+        axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
         axis.grid(alpha=0.3)
     axes[-1][0].set_xlabel("position")
     _save(figure, picture)
@@ -141,16 +141,28 @@ def plot_rollouts(errors: dict[str, np.ndarray], truth: np.ndarray, shown: dict[
     plt = _pyplot()
     figure, axes = plt.subplots(1, 1 + features, figsize=(4 * (1 + features), 3.4), squeeze=False)
     horizon = np.arange(1, len(truth) + 1)
-    for who, curve in errors.items():
-        axes[0][0].plot(horizon, curve, label=who.replace("_", " "))
-    axes[0][0].set(xlabel="horizon", ylabel="rmse", yscale="log", title="open-loop error")
+    _draw_errors(axes[0][0], errors, "horizon", first=1)
     for feature, axis in enumerate(axes[0][1:]):
         for who, rows in shown.items():
             axis.plot(horizon, rows[:, feature], label=who.replace("_", " "))
         axis.plot(horizon, truth[:, feature], "k--", linewidth=1, label="truth")
-        reach = np.nanmax(np.abs(truth[:, feature])) * 1.6 + 1e-9
-        axis.set(xlabel="horizon", title=f"one rollout, feature {feature}", ylim=(-reach, reach))
-    for axis in axes[0]:
-        axis.grid(alpha=0.3)
+        low, high = np.nanmin(truth[:, feature]), np.nanmax(truth[:, feature])
+        margin = 0.5 * (high - low) + 1e-6  # a prediction that leaves it is far off
+        axis.set(xlabel="horizon", title=f"one rollout, feature {feature}", ylim=(low - margin, high + margin))
         axis.legend(fontsize=7)
     _save(figure, picture)
+
+
+def plot_errors(errors: dict[str, np.ndarray], along: str, picture: Path) -> None:
+    """Root mean squared error of each predictor, (places,) along positions, say."""
+    figure, axis = _pyplot().subplots(figsize=(6, 4))
+    _draw_errors(axis, errors, along, first=0)
+    _save(figure, picture)
+
+
+def _draw_errors(axis, errors: dict[str, np.ndarray], along: str, first: int) -> None:
+    for who, curve in errors.items():
+        axis.plot(np.arange(first, first + len(curve)), curve, ".-", label=who.replace("_", " "))
+    axis.set(xlabel=along, ylabel="rmse", yscale="log", title=f"error by {along}")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=7)
