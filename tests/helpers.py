@@ -18,6 +18,7 @@ from dataset.common import write_split
 from dataset.regression_dataset import write_regression_dataset
 from pretrain import train
 from utils.checkpoint import read_checkpoint
+from utils.command_line import overrides_known_to_classes
 from utils.distributed import World
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -169,7 +170,7 @@ def assert_equal(a, b, where: str = "payload") -> None:
 
 def _composed(name: str, overrides: tuple[str, ...]):
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "config")):
-        return hydra.compose(name, list(overrides))
+        return hydra.compose(name, overrides_known_to_classes(overrides))
 
 
 def run_process(command: list[str], cwd: Path, **environment: str | None) -> subprocess.CompletedProcess:

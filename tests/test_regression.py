@@ -242,7 +242,7 @@ def test_what_cannot_be_causal_is_refused(changes, message):
 RUN = [*TINY_ARCH, "global_batch_size=16", "epochs=3", "eval_interval=1", "lr=1e-3", "lr_warmup_steps=0",
        "log_interval=2", "use_wandb=false"]
 WINDOWS = ["arch.causal=true", "episode_window=8", "episode_stride=3"]
-NORMALIZED = "+arch.loss.normalize=true"
+NORMALIZED = "arch.loss.normalize=true"
 
 
 def config_of(data: Path, name: str, *overrides: str) -> PretrainConfig:
@@ -263,7 +263,7 @@ def episodes(tmp_path_factory) -> Path:
 def test_the_name_of_the_head_alone_switches_the_task():
     config = pretrain_config("arch.loss.name=losses@ACTRegressionLossHead")
     assert config.arch.loss.options == {} and config.evaluators == []
-    config = pretrain_config(REGRESSION, "+arch.keep_act_halting_head=true", "+arch.loss.halt_threshold=0.5")
+    config = pretrain_config(REGRESSION, "arch.keep_act_halting_head=true", "arch.loss.halt_threshold=0.5")
     assert config.arch.loss.options == {"keep_act_halting_head": True, "halt_threshold": 0.5}
     assert pretrain_config(REGRESSION, "evaluators=[{name: ridge@Ridge}]").evaluators[0].name == "ridge@Ridge"
     with pytest.raises(ValueError, match="unknown key arch.loss.loss_type"):
@@ -326,8 +326,8 @@ def test_a_run_learns_selects_by_its_own_metric_and_is_scored_again_in_units_of_
 def test_a_run_stopped_anywhere_and_resumed_is_the_same_run(data, episodes, kind, monkeypatch):
     import pretrain
     from utils.preemption import Stopped
-    path, options = {"regression": (data, [NORMALIZED, "+arch.loss.keep_act_halting_head=true",
-                                           "+arch.loss.halt_threshold=0.9", "arch.halt_exploration_prob=0.5"]),
+    path, options = {"regression": (data, [NORMALIZED, "arch.loss.keep_act_halting_head=true",
+                                           "arch.loss.halt_threshold=0.9", "arch.halt_exploration_prob=0.5"]),
                      "transitions": (episodes, ["optimizer=adamw"]), "windows": (episodes, [*WINDOWS, NORMALIZED])}[kind]
     options += [REGRESSION, "epochs=4", "ema=True", "ema_rate=0.9", "global_batch_size=24"]
     whole = train(config_of(path, f"{kind}_whole", *options), World())
