@@ -42,7 +42,7 @@ demo-latents: .venv/installed
 	  'README.md, "Regression and latents": your own episodes'
 
 test: .venv/installed
-	@$(PY) -m pytest -q
+	@$(PY) -m pytest -q -n auto --dist worksteal
 
 test-long: .venv/installed
 	@$(PY) -m pytest -q -m long

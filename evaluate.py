@@ -4,8 +4,11 @@
     python evaluate.py checkpoint=…/step_00000312.ckpt data_paths="[data/other]" picture=slowest
     python evaluate.py checkpoint=published/step_550 data_paths="[data/…]"      # with its all_config.yaml beside it
     python evaluate.py checkpoint=… evaluators="[{name: arc@ARC, gallery: 50}]" puzzle_identifiers=blank
+    python evaluate.py checkpoint=… halt_max_steps=64 per_step=true             # deeper than trained; accuracy by depth
+    python evaluate.py checkpoint=… export=published                            # or safetensors, or hub
 """
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +17,17 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from config.schema import ArchConfig, EvaluateConfig
-from dataset.common import IGNORE_LABEL_ID, EpisodeMetadata
+from dataset.build_maze_dataset import TOKEN_NAMES as MAZE_TOKENS
+from dataset.common import IGNORE_LABEL_ID, EpisodeMetadata, dataset_fingerprint
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
-from evaluators.loop import evaluate, trace
+from evaluators.loop import DepthCurve, evaluate, trace
 from evaluators.protocol import build_evaluators
 from evaluators.rollout import Rollouts, roll_out
 from utils.checkpoint import PUZZLE_TABLE, find_checkpoint, load_weights, read_checkpoint, weights_of
 from utils.command_line import run_script
 from utils.distributed import World, joined_world
+from utils.export import Export
+from utils.hub import is_reference, repository_of, upload
 from utils.plots import plot_predictions, plot_rollouts, plot_sequence_steps, plot_solution_steps
 
 WATCHED = 512  # test examples among which picture=slowest chooses
@@ -83,6 +89,8 @@ def load_head(config: EvaluateConfig, settings: dict, payload: dict, data: Puzzl
     if world.device.type == "cpu" and arch.options.get("forward_dtype") == "bfloat16":
         print("notice: computing in float32; the run's bfloat16 is many times slower on a CPU")
         arch.__pydantic_extra__["forward_dtype"] = "float32"
+    if config.halt_max_steps:
+        arch.__pydantic_extra__["halt_max_steps"] = config.halt_max_steps
     metadata = data.metadata.model_copy(update={"num_puzzle_identifiers": rows or 1})
     head = arch.build_head(metadata, data.local_batch_size, world)
     load_weights(head, state, checkpoint, resize_puzzle_table=False)
@@ -105,27 +113,32 @@ def ablate_identifiers(head: nn.Module, data: PuzzleDataset, which: str) -> None
     table[order] = table[np.roll(order, 1)] if which == "shuffled" else no_one
 
 
-def draw_solution(head: nn.Module, data: PuzzleDataset, choice: int | str, world: World, picture: Path) -> None:
-    """Draw a test example, by number or, of the first ones, the slowest: solved in the end, after the most steps; of
-    regression data the one whose error falls most."""
-    if data.metadata.task_type == "regression":
-        draw_regression(head, data, choice, world, picture)
-        return
-    if round(data.metadata.seq_len**0.5)**2 != data.metadata.seq_len:
+def refuse_picture(data: PuzzleDataset, choice: int | str) -> None:
+    """Raise ValueError where there is no such example, or none that can be drawn: before scoring, which takes long."""
+    is_puzzle = data.metadata.task_type == "classification"
+    if is_puzzle and round(data.metadata.seq_len**0.5)**2 != data.metadata.seq_len:
         raise ValueError(f"picture: only square puzzles can be drawn; {data.config.dataset_paths} have "
                          f"{data.metadata.seq_len} cells")
+    data.examples([0 if choice == "slowest" else choice])
+
+
+def draw_solution(head: nn.Module, data: PuzzleDataset, choice: int | str, world: World, picture: Path) -> None:
+    """Draw a test example, by number or, of the first ones, the slowest: solved in the end, after the most steps."""
     batch = data.examples(range(min(WATCHED, data.num_examples)) if choice == "slowest" else [choice])
     batch = {name: value.to(world.device) for name, value in batch.items()}
     preds, q_halt = trace(head, batch)
     solved = ((preds == batch["labels"]) | (batch["labels"] == IGNORE_LABEL_ID)).all(-1)  # (steps, B)
     row = int((solved[-1] * (~solved).sum(0)).argmax())
+    # A vocabulary of that size, where cells are drawn as colours, is a maze's.
+    names = MAZE_TOKENS if data.metadata.vocab_size == len(MAZE_TOKENS) else None
     plot_solution_steps(batch["inputs"][row].cpu().numpy(), preds[:, row].cpu().numpy(),
-                        batch["labels"][row].cpu().numpy(), torch.sigmoid(q_halt[:, row]).tolist(), picture)
+                        batch["labels"][row].cpu().numpy(), torch.sigmoid(q_halt[:, row]).tolist(), picture, names)
     print(f"picture: {picture}")
 
 
 def draw_regression(head: nn.Module, data: PuzzleDataset, choice: int | str, world: World, picture: Path) -> None:
-    """A sequence with its targets and the predictions after each step; of single rows, all predictions at once."""
+    """A sequence with its targets and the predictions after each step, by number or the one whose error falls most; of
+    single rows, all predictions at once."""
     watched = range(min(WATCHED, data.num_examples))
     batch = data.examples(watched if choice == "slowest" or data.metadata.seq_len == 1 else [choice])
     preds, _ = trace(head, {name: value.to(world.device) for name, value in batch.items()})
@@ -140,39 +153,97 @@ def draw_regression(head: nn.Module, data: PuzzleDataset, choice: int | str, wor
     print(f"picture: {picture}")
 
 
+def draw(head: nn.Module, data: PuzzleDataset, choice: int | str, rollouts: Rollouts | None, world: World,
+         output_dir: Path) -> None:
+    """What there is to see of such data: rollouts, a sequence, or a puzzle being solved."""
+    if rollouts:
+        plot_rollouts(rollouts.by_horizon, rollouts.truth, rollouts.shown, output_dir / "rollouts.png")
+        print(f"picture: {output_dir / 'rollouts.png'}")
+        return
+    draw_one = draw_regression if data.metadata.task_type == "regression" else draw_solution
+    draw_one(head, data, choice, world, output_dir / "solution_steps.png")
+
+
+def output_directory(config: EvaluateConfig, checkpoint: Path) -> Path:
+    """Beside the checkpoint, or for one from the hub, whose cache is not ours, in checkpoints/; named after what is
+    not as in training."""
+    if config.output_dir is not None:
+        return Path(config.output_dir)
+    hub = is_reference(config.checkpoint)
+    run = Path("checkpoints", repository_of(config.checkpoint).replace("/", "--")) if hub else checkpoint.parent
+    return run / "_".join(["evaluation", *(f"{key}_{value}" if key != "puzzle_identifiers" else str(value)
+                                           for key, value in differences(config).items())])
+
+
+def differences(config: EvaluateConfig) -> dict[str, str | int]:
+    """What is not as in training, said wherever metrics are."""
+    identifiers = {"puzzle_identifiers": config.puzzle_identifiers} if config.puzzle_identifiers != "own" else {}
+    return identifiers | ({"halt_max_steps": config.halt_max_steps} if config.halt_max_steps else {})
+
+
 def score(config: EvaluateConfig, world: World) -> dict[str, float]:
     """Metrics by flat name, on rank 0, where they are also written and printed."""
     checkpoint = find_checkpoint(config.checkpoint)
     payload = read_checkpoint(checkpoint)
     settings = run_settings(checkpoint, payload)
     data = load_test_data(config, settings, world)
+    if config.picture is not None:
+        refuse_picture(data, config.picture)
     head = load_head(config, settings, payload, data, checkpoint, world)
-    identifiers, ablated = config.puzzle_identifiers, config.puzzle_identifiers != "own"
-    if ablated:
-        ablate_identifiers(head, data, identifiers)
-    output_dir = Path(config.output_dir or checkpoint.parent / f"evaluation{f'_{identifiers}' * ablated}")
+    if config.puzzle_identifiers != "own":
+        ablate_identifiers(head, data, config.puzzle_identifiers)
+    output_dir = output_directory(config, checkpoint)
     evaluators = build_evaluators([e.model_dump() for e in config.evaluators], data)
-    metrics = evaluate(head, data, world, evaluators, config.eval_save_outputs, output_dir)
+    curve = DepthCurve(head, config.halt_max_steps or settings["arch"]["halt_max_steps"], world) \
+        if config.per_step else None
+    metrics = evaluate(head, data, world, evaluators, config.eval_save_outputs, output_dir, curve=curve)
+    by_step = curve.read() if curve else []
     rollouts = rollouts_of(config, settings, head, data, world)
     metrics |= rollouts.metrics() if rollouts else {}
     if world.is_main:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        told = {"puzzle_identifiers": identifiers} if ablated else {}
-        (output_dir / "metrics.json").write_text(json.dumps(told | metrics, indent=1) + "\n")
+        told = differences(config)
         averaged = "averaged" if config.use_ema and payload.get("ema_state") else "stored"
-        print(f"{checkpoint} ({averaged} weights{f', {identifiers} puzzle identifiers' * ablated}) on "
+        print(f"{checkpoint} ({', '.join([f'{averaged} weights', *(f'{k}={v}' for k, v in told.items())])}) on "
               f"{', '.join(data.config.dataset_paths)}")
-        width = max(map(len, metrics))
-        print("\n".join(f"  {name:{width}s}  {value:.6g}" for name, value in metrics.items()))
-        print(f"metrics: {output_dir / 'metrics.json'}")
+        report(metrics, by_step, told, output_dir)
         if rollouts:
             print(rollouts.table())
-        if rollouts and config.picture is not None:
-            plot_rollouts(rollouts.by_horizon, rollouts.truth, rollouts.shown, output_dir / "rollouts.png")
-            print(f"picture: {output_dir / 'rollouts.png'}")
-        elif config.picture is not None:
-            draw_solution(head, data, config.picture, world, output_dir / "solution_steps.png")
+        if config.picture is not None:
+            draw(head, data, config.picture, rollouts, world, output_dir)
+        if config.export is not None:
+            export(config, Export(
+                weights_of(payload, config.use_ema), settings, steps_taken(payload, checkpoint), averaged,
+                payload.get("data_fingerprints", {}),
+                {path: dataset_fingerprint(path) for path in data.config.dataset_paths}, told | metrics), output_dir)
     return metrics
+
+
+def report(metrics: dict[str, float], by_step: list[dict[str, float]], told: dict, output_dir: Path) -> None:
+    """Write and print the metrics and, where asked for, those by supervision step."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    (output_dir / "metrics.json").write_text(json.dumps(told | metrics, indent=1) + "\n")
+    width = max(map(len, metrics))
+    print("\n".join(f"  {name:{width}s}  {value:.6g}" for name, value in metrics.items()))
+    print(f"metrics: {output_dir / 'metrics.json'}")
+    if by_step:
+        (output_dir / "steps.jsonl").write_text("".join(json.dumps(line) + "\n" for line in by_step))
+        print("\n".join(" ".join(f"{cell:>15}" for cell in row) for row in [
+            by_step[0], *([f"{value:.6g}" for value in line.values()] for line in by_step)]))
+        print(f"metrics by step: {output_dir / 'steps.jsonl'}")
+
+
+def steps_taken(payload: dict, checkpoint: Path) -> int:
+    """Optimizer steps, which published files say in their name; 0: unknown."""
+    digits = re.fullmatch(r"step_(\d+)", checkpoint.name)
+    return payload.get("step", int(digits[1]) if digits else 0)
+
+
+def export(config: EvaluateConfig, exported: Export, output_dir: Path) -> None:
+    folder = output_dir / config.export
+    exported.write(config.export, folder, config.hub_repo)
+    print(f"{config.export}: {folder}")
+    if config.export == "hub":
+        print(f"uploaded: {upload(folder, config.hub_repo)}")
 
 
 def main(cfg: DictConfig) -> None:

@@ -30,6 +30,7 @@ from evaluators.protocol import Evaluator, build_evaluators
 from train_state import TrainState, build_state, to_device, train_step
 from utils.checkpoint import Checkpoints
 from utils.command_line import run_script
+from utils.curriculum import cycles_at
 from utils.distributed import World, any_rank, broadcast_object, decided_by_main, joined_world
 from utils.optim import learning_rate
 from utils.plots import plot_train_vs_val
@@ -56,9 +57,10 @@ def train(config: PretrainConfig, world: World, resumed: Resumed | None = None) 
             if state.step % config.log_interval == 0 or state.step == run.total_steps:
                 run.log_training()
             saves = state.step in pauses and (config.checkpoint_every_eval or state.step == run.total_steps)
-            if saves or any_rank(run.checkpoints.due())[0]:
+            due, stopping = any_rank(run.checkpoints.due(), run.stop.requested)
+            if saves or due or stopping:
                 run.save()  # before the evaluation, which may fail
-            run.stop_if_asked(saved=saves)
+            run.stop_if(stopping)
             if state.step in pauses:
                 run.evaluate()
     run.finish()
@@ -111,18 +113,19 @@ class Run:
         state.leave_out_step()
 
     def log_training(self) -> None:
-        step = self.state.step
-        self.log.log(step, self.state.epoch, self.state.meter.read_window() | {
-            "train/lr": learning_rate(step, self.config.lr, self.total_steps, self.config)})
+        step, config = self.state.step, self.config
+        metrics = self.state.meter.read_window() | {"train/lr": learning_rate(step, config.lr, self.total_steps, config)}
+        if config.depth_curriculum:
+            cycles = cycles_at(step, self.total_steps, config.depth_curriculum) or config.arch.options
+            metrics |= {f"train/{key}": cycles[key] for key in ("H_cycles", "L_cycles")}
+        self.log.log(step, self.state.epoch, metrics)
 
     def save(self) -> None:
         self.checkpoints.save(self.state.state_dict() | self.facts, self.state.step)
 
-    def stop_if_asked(self, saved: bool) -> None:
-        """Save and raise Stopped where any rank has had a signal."""
-        if any_rank(self.stop.requested)[0]:
-            if not saved:
-                self.save()
+    def stop_if(self, asked: bool) -> None:
+        """Raise Stopped, the state being saved, where any rank has had a signal."""
+        if asked:
             raise Stopped(f"stopped after step {self.state.step} of {self.total_steps}")
 
     def evaluate(self, logged: dict[str, float] | None = None) -> None:
@@ -131,7 +134,7 @@ class Run:
         with state.meter.paused_clock(), state.averaged():
             validation = logged or evaluate(
                 state.head, self.test_data, self.world, self.evaluators, config.eval_save_outputs,
-                self.directory / f"evaluation_step_{state.step:08d}", lambda: self.stop_if_asked(saved=True))
+                self.directory / f"evaluation_step_{state.step:08d}", lambda: self.stop_if(any_rank(self.stop.requested)[0]))
         train_loss = state.meter.read_loss_since_evaluation()
         if self.world.is_main:
             if not logged:
@@ -239,8 +242,8 @@ def open_log(config: PretrainConfig, run_dir: Path, state: TrainState, total_ste
     for path, offset in state.data.identifier_offsets.items():
         if offset:
             log.say(f"notice: identifiers of {path} are those stored there plus {offset}")
-    for key in config.arch.unused_keys():
-        log.say(f"notice: {key} has no effect with arch.name={config.arch.name}")
+    for notice in config.arch.notices():
+        log.say(f"notice: {notice}")
     for line in resumed.notices(world.size) if resumed else []:
         log.say(line)
     return log

@@ -15,9 +15,10 @@ from models.act import Carry
 from models.ema import EMA
 from models.sparse_embedding import SparseSignSGD
 from utils.checkpoint import find_checkpoint, load_weights, read_checkpoint, weights_of
+from utils.curriculum import cycles_at
 from utils.distributed import World, all_reduce_sum_, gather_objects, gather_rows
 from utils.metrics import TrainMeter
-from utils.optim import build_optimizer, learning_rate
+from utils.optim import build_optimizers, learning_rate, peak_rate
 from utils.random_state import random_states, set_random_states
 
 
@@ -55,7 +56,10 @@ class TrainState:
         if self.ema is not None:
             self.ema.load_state_dict(payload["ema_state"])
         for optimizer, state in zip(self.optimizers, payload["optimizer_states"], strict=True):
+            configured = [dict(group) for group in optimizer.param_groups]
             optimizer.load_state_dict(state)
+            for group, settings in zip(optimizer.param_groups, configured):
+                group.update(settings)  # weight decay and the like are those of the config, which may have changed
         self.data.stream.load_state_dict(payload["data_position"])
         first, rows = world.rank * self.data.local_batch_size, self.data.local_batch_size
         carry = Carry(**payload["carry"]).map(lambda t: t[first:first + rows].to(world.device))
@@ -79,6 +83,9 @@ class TrainState:
 
 
 def build_state(config: PretrainConfig, data: PuzzleDataset, world: World) -> TrainState:
+    if config.micro_batch_size and data.local_batch_size % config.micro_batch_size:
+        raise ValueError(f"micro_batch_size={config.micro_batch_size} does not divide the {data.local_batch_size} "
+                         f"examples of each process (global_batch_size={config.global_batch_size} over {world.size})")
     torch.manual_seed(config.seed)  # the same initial weights on every rank
     head = config.arch.build_head(data.metadata, data.local_batch_size, world)
     if isinstance(head, ACTRegressionLossHead) and head.config.normalize:
@@ -93,7 +100,7 @@ def build_state(config: PretrainConfig, data: PuzzleDataset, world: World) -> Tr
     if head.puzzle_embedding is not None:
         optimizers.append(SparseSignSGD(head.puzzle_embedding, config.puzzle_emb_lr, config.puzzle_emb_weight_decay))
     if not config.freeze_weights:
-        optimizers.append(build_optimizer(head.parameters(), config))
+        optimizers += build_optimizers(head, config)
     carry = head.initial_carry(to_device(data.first_batch(), world.device), seed=config.seed,
                                first_row=world.rank * data.local_batch_size)
     ema = EMA(head, config.ema_rate) if config.ema and not config.freeze_weights else None
@@ -118,9 +125,10 @@ def train_step(state: TrainState, batch: Batch, config: PretrainConfig, total_st
 
     None, with the state as it was, where loss or gradient is not finite.
     """
-    carry, loss, metrics, _, _ = state.head(carry=state.carry, batch=batch, return_keys=())
-    (loss / config.global_batch_size).backward()
-    if not _sum_gradients(state.head, loss.detach()):
+    cycles = cycles_at(state.step + 1, total_steps, config.depth_curriculum)
+    with state.head.recursing(**cycles) if cycles else nullcontext():
+        carry, metrics = _accumulate_gradients(state, batch, config)
+    if not _sum_gradients(state.head, metrics["loss"], config.grad_clip):
         for optimizer in state.optimizers:
             optimizer.zero_grad(set_to_none=True)
         return None
@@ -128,7 +136,8 @@ def train_step(state: TrainState, batch: Batch, config: PretrainConfig, total_st
     state.carry, state.skipped = carry, 0
     for optimizer in state.optimizers:
         for group in optimizer.param_groups:
-            peak = config.puzzle_emb_lr if isinstance(optimizer, SparseSignSGD) else config.lr
+            is_table = isinstance(optimizer, SparseSignSGD)
+            peak = config.puzzle_emb_lr if is_table else peak_rate(optimizer, config)
             group["lr"] = learning_rate(state.step, peak, total_steps, config)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -137,12 +146,32 @@ def train_step(state: TrainState, batch: Batch, config: PretrainConfig, total_st
     return metrics
 
 
-def _sum_gradients(head: nn.Module, loss: Tensor) -> bool:
-    """Sum the gradients over ranks; are they, and the loss, finite? The same answer on all ranks. Asking waits for the
-    device, since nothing may be updated before it is known."""
+def _accumulate_gradients(state: TrainState, batch: Batch, config: PretrainConfig) -> tuple[Carry, dict[str, Tensor]]:
+    """Add this rank's part of the gradient, `micro_batch_size` rows at a time, which saves memory; since the loss is a
+    sum over rows, that changes nothing but rounding. Returns the carry after the step and the metrics' sums."""
+    rows = config.micro_batch_size or state.data.local_batch_size
+    carries, metrics = [], []
+    for part in (slice(first, first + rows) for first in range(0, state.data.local_batch_size, rows)):
+        carry, loss, sums, _, _ = state.head(carry=state.carry.map(lambda tensor: tensor[part]),
+                                             batch={name: value[part] for name, value in batch.items()}, return_keys=())
+        (loss / config.global_batch_size).backward()
+        carries.append(carry)
+        metrics.append(sums)
+    if len(carries) == 1:
+        return carry, sums
+    return Carry.joined(carries), {name: sum(part[name] for part in metrics) for name in sums}
+
+
+def _sum_gradients(head: nn.Module, loss: Tensor, largest_norm: float | None) -> bool:
+    """Sum the gradients over ranks, and scale those of the network down to the largest norm. Were they, and the loss,
+    finite? The same answer on all ranks. Asking waits for the device, since nothing may be updated before it is known.
+    """
     probes = [loss.clone()]
     if head.puzzle_embedding is not None and head.puzzle_embedding.gradient is not None:
         probes.append(head.puzzle_embedding.gradient.norm())
-    summed = [p.grad for p in head.parameters() if p.grad is not None] + probes
-    all_reduce_sum_(summed)
-    return bool(torch.nn.utils.get_total_norm(summed).isfinite())
+    gradients = [p.grad for p in head.parameters() if p.grad is not None]
+    all_reduce_sum_(gradients + probes)
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if largest_norm is not None:
+        torch.nn.utils.clip_grads_with_norm_(head.parameters(), largest_norm, norm)
+    return bool((norm + torch.nn.utils.get_total_norm(probes)).isfinite())

@@ -20,7 +20,8 @@ from utils.run_directory import newest_checkpoint, runs_there_are
 OF_THE_INVOCATION = ("device", "debug", "load_checkpoint", "checkpoint.path", "checkpoint.resume",
                      "checkpoint.resume_from", "checkpoint.overwrite")
 # What the saved state depends on, by the start of the key; all else (epochs, intervals, rates, logging) may change.
-FIXED = ("arch", "data_paths", "data_paths_test", "episode_window", "episode_stride", "global_batch_size", "seed", "optimizer", "ema", "freeze_weights")
+FIXED = ("arch", "data_paths", "data_paths_test", "episode_window", "episode_stride", "global_batch_size", "seed",
+         "optimizer", "weight_decay_on", "ema", "freeze_weights")
 FORK = "start a new run from its weights with load_checkpoint=… instead, or leave the setting as it was"
 
 
@@ -127,10 +128,14 @@ def keys_of_file(group: Path, name: str) -> list[str]:
     if not file.is_file():  # experiment=null
         return []
     content = OmegaConf.load(file)
-    bases = [base for base in content.pop("defaults", []) if base != "_self_"]
-    prefix = "" if group.name == "experiment" else f"{group.name}."
-    leaves = [key for key in flat_keys(content) if not isinstance(OmegaConf.select(content, key), DictConfig)]
-    return [key for base in bases for key in keys_of_file(group, base)] + [prefix + key for key in leaves]
+    content.pop("hydra", None)  # of the invocation
+    keys = []
+    for base in content.pop("defaults", []):  # a name, or {override /arch: name}
+        for its_group, its_name in base.items() if isinstance(base, DictConfig) else [(group.name, base)]:
+            keys += keys_of_file(CONFIG_DIR / its_group.removeprefix("override /"), its_name)
+    prefix = f"{group.name}." if group.name == "arch" else ""
+    return keys + [prefix + key for key in flat_keys(content)
+                   if not isinstance(OmegaConf.select(content, key), DictConfig)]
 
 
 def changes(saved: PretrainConfig, resumed: PretrainConfig) -> dict[str, tuple]:

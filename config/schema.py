@@ -12,7 +12,9 @@ from torch import nn
 from dataset.common import EpisodeMetadata, PuzzleDatasetMetadata, RegressionMetadata, SplitMetadata
 from utils.checkpoint import CheckpointConfig
 from utils.command_line import CONFIG_DIR, describe_validation, flat_keys
+from utils.curriculum import Stage, check_order
 from utils.distributed import World
+from utils.hub import REPOSITORY
 from utils.optim import OptimConfig
 from utils.resolve import load_class
 from utils.run_log import LogConfig
@@ -75,9 +77,20 @@ class ArchConfig(NamedConfig):
         _validate(self.head_class.Config, self.loss.options,
                   [f"arch.loss.{key}" for key in self.head_class.Config.model_fields], prefix="arch.loss.")
 
-    def unused_keys(self) -> list[str]:
-        """Published keys that are set and that this architecture does not use."""
-        return [f"arch.{key}" for key in getattr(self.model_class, "UNUSED_KEYS", ()) if self.options.get(key)]
+    def check_cycles(self, cycles: dict[str, int]) -> None:
+        """Raise ValueError where the model cannot recurse so, or would not heed it."""
+        without_effect = [key for key in cycles if key in getattr(self.model_class, "UNUSED_KEYS", ())
+                          or key not in self.model_class.Config.model_fields]
+        if without_effect:
+            raise ValueError(f"depth_curriculum: {', '.join(without_effect)} has no effect with arch.name={self.name}; "
+                             "use depth_curriculum=[]")
+        _validate(self.model_class.Config, self.options | cycles, [], prefix="depth_curriculum.")
+
+    def notices(self) -> list[str]:
+        """What works and is likely not meant, to be said at start-up, published keys without effect among it."""
+        unused = [key for key in getattr(self.model_class, "UNUSED_KEYS", ()) if self.options.get(key)]
+        return [f"arch.{key} has no effect with arch.name={self.name}" for key in unused] + \
+            self.model_class.Config(**self.options).notices()
 
     def check_data(self, data: SplitMetadata) -> None:
         """Raises ValueError where model and head are not for such data."""
@@ -97,9 +110,6 @@ class ArchConfig(NamedConfig):
         if options.get("forward_dtype", "auto") == "auto":  # bfloat16 is many times slower than float32 on a CPU
             options["forward_dtype"] = "bfloat16" if world.device.type == "cuda" else "float32"
         model = self.model_class(options | {"batch_size": batch_size} | data.model_sizes())
-        if world.is_main:
-            for notice in model.config.notices():
-                print(f"notice: {notice}")
         return self.head_class(model, **self.loss.options).to(world.device)
 
 
@@ -119,7 +129,10 @@ class SharedConfig(BaseModel):
 
     @classmethod
     def parse(cls, cfg: DictConfig):
-        """The typed config of what Hydra composed. Raises ValueError naming every wrong key."""
+        """The typed config of what Hydra composed. Raises ValueError naming every wrong or missing key."""
+        missing = sorted(OmegaConf.missing_keys(cfg))
+        if missing:
+            raise ValueError(f"{', '.join(missing)} must be set; add {'=… '.join(missing)}=… to the command line")
         return _validate(cls, OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True), flat_keys(cfg))
 
 
@@ -135,11 +148,15 @@ class PretrainConfig(SharedConfig, OptimConfig, LogConfig):
     episode_stride: int | None = Field(gt=0)
     # examples in a step, over all processes
     global_batch_size: int = Field(gt=0)
+    # examples that a process computes at a time, its share of a step in several parts, to save memory; null: all
+    micro_batch_size: int | None = Field(gt=0)
     # epochs to train (one puzzle of each group an epoch), and between evaluations (null: one evaluation, at the end)
     epochs: int = Field(gt=0)
     eval_interval: int | None = Field(gt=0)
     # evaluations to skip at the start
     min_eval_interval: int = Field(ge=0)
+    # stages of shallower recursion that training begins with
+    depth_curriculum: list[Stage]
     # of weights, data order and exploration
     seed: int = Field(ge=0)
     checkpoint: CheckpointConfig
@@ -162,6 +179,9 @@ class PretrainConfig(SharedConfig, OptimConfig, LogConfig):
         self.arch.check()
         if getattr(self.arch.head_class, "TASK", None) == "regression":  # which the default evaluator does not know
             self.evaluators = [evaluator for evaluator in self.evaluators if evaluator.name != DEFAULT_EVALUATOR]
+        check_order(self.depth_curriculum)
+        for stage in self.depth_curriculum:
+            self.arch.check_cycles(stage.cycles)
         if self.checkpoint_path is not None:
             if self.checkpoint.path is not None:
                 raise ValueError("checkpoint_path is the published name of checkpoint.path; set one of them")
@@ -188,7 +208,7 @@ class PretrainConfig(SharedConfig, OptimConfig, LogConfig):
 class EvaluateConfig(SharedConfig):
     """`config/cfg_evaluate.yaml`."""
 
-    # a checkpoint file, or a run's directory: its best.ckpt, else its latest
+    # a checkpoint file, a directory of a run (its best.ckpt, else its latest) or an export, or hf://owner/name
     checkpoint: str
     # data sets whose test split is scored; empty: those of the run
     data_paths: list[str]
@@ -198,10 +218,24 @@ class EvaluateConfig(SharedConfig):
     use_ema: bool
     # what the model is told of which puzzle it is: own: the truth; blank: nothing; shuffled: another test puzzle
     puzzle_identifiers: Literal["own", "blank", "shuffled"]
-    # metrics.json, picture and saved outputs go here; null: <run>/evaluation, with _blank or _shuffled behind it
+    # supervision steps of each puzzle, N_sup; null: as in training
+    halt_max_steps: int | None = Field(gt=0)
+    # score the answers after each supervision step, too: steps.jsonl, accuracy against compute
+    per_step: bool
+    # write the weights for others: the published layout, safetensors, or those uploaded to the hub with a model card
+    export: Literal["published", "safetensors", "hub"] | None
+    # owner/name on the hub to upload to
+    hub_repo: str | None = Field(pattern=f"^{REPOSITORY}$")
+    # metrics.json and all else goes here; null: <run>/evaluation, with what differs from training behind it
     output_dir: str | None
     # test example to draw being solved step by step: its number, or slowest: the one that takes most; null: none
     picture: int | Literal["slowest"] | None
+
+    @model_validator(mode="after")
+    def _check(self):
+        if (self.export == "hub") != (self.hub_repo is not None):
+            raise ValueError("export=hub and hub_repo=owner/name go together; set both or neither")
+        return self
 
 
 def _validate(model: type[BaseModel], values: dict, keys: list[str], prefix: str = "") -> BaseModel:

@@ -26,6 +26,7 @@ from dataset.symmetry import dihedral_indices
 
 CHARACTERS = "# SGo"
 WALL, FREE, START, GOAL, PATH = range(1, 6)  # tokens
+TOKEN_NAMES = ("padding", "wall", "free", "start", "goal", "path")
 CHUNK = 4096  # mazes whose paths are followed at a time
 
 

@@ -12,6 +12,7 @@ Check: `pytest tests/test_evaluator_arc.py`; speed and memory: `python benchmark
 """
 import csv
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,6 +38,8 @@ class ARCConfig(BaseModel):
     pass_Ks: list[int] = [1, 2, 5, 10, 100, 1000]
     # attempts at each test input: those of the submission, and of `accuracy`
     submission_K: int = Field(2, gt=0)
+    # augmentations of a task that vote beside the task itself, the first in identifiers.json; null: all
+    voting_augmentations: int | None = Field(None, ge=0)
     # keep the votes of earlier evaluations of the run, which predate the weights evaluated: metrics `aggregated_…`
     aggregated_voting: bool = False
     # tasks to draw in gallery.html
@@ -72,14 +75,18 @@ class ARC:
         self.truths = candidate_keys(self.questions, _hashes([test["output"] for test in tests]))
 
     def _number_identifiers(self, names: Sequence[str]) -> None:
-        """For each identifier its task (-1: none that is tested), transform, and original colour + 1 of each token."""
+        """For each identifier its task (-1: none that is tested), whether it votes, its transform, and the original
+        colour + 1 of each token."""
         self.task_of = np.full(len(names), -1)
+        self.has_vote, seen, most = np.ones(len(names), bool), Counter(), self.config.voting_augmentations
         self.transforms = np.zeros(len(names), np.uint8)
         self.values = np.zeros((len(names), VOCAB_SIZE), np.uint8)
         for i, name in enumerate(names):
             if name.partition(SEPARATOR)[0] in self.tasks:
                 task, self.transforms[i], permutation = parse_augmentation(name)
                 self.task_of[i] = self.task_numbers[task]
+                self.has_vote[i] = most is None or seen[task] <= most  # the task itself is the first
+                seen[task] += 1
                 self.values[i, FIRST_COLOUR + permutation] = np.arange(1, COLOURS + 1)
 
     def begin_eval(self) -> None:
@@ -87,8 +94,9 @@ class ARC:
             self.votes = Votes()
 
     def update_batch(self, batch: dict[str, Tensor], outputs: dict[str, Tensor]) -> None:
-        real = batch["puzzle_identifiers"] != self.blank
-        identifiers = batch["puzzle_identifiers"][real].cpu().numpy()
+        identifiers = batch["puzzle_identifiers"].cpu().numpy()
+        real = torch.from_numpy((identifiers != self.blank) & self.has_vote[identifiers])
+        identifiers = identifiers[real.numpy()]
         inputs, preds = (tokens[real].to(torch.uint8).cpu().numpy() for tokens in (batch["inputs"], outputs["preds"]))
         transforms, values = self.transforms[identifiers], self.values[identifiers]
         keys = candidate_keys(self.task_of[identifiers], grid_hashes(inputs, transforms, values))

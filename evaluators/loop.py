@@ -1,4 +1,5 @@
 """The one evaluation loop: every test example through N_sup supervision steps, metrics by set, evaluators fed."""
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from dataset.puzzle_dataset import Batch, PuzzleDataset
 from evaluators.protocol import Evaluator
+from losses.classification import scores
 from utils.distributed import World
 from utils.metrics import MetricSums, means
 
@@ -31,6 +33,30 @@ def trace(head: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     return torch.stack([s["preds"] for s in steps]), torch.stack([s["q_halt_logits"] for s in steps])
 
 
+class DepthCurve:
+    """Metrics after each of N_sup = `depth` supervision steps, as if it were the last: accuracy against compute."""
+
+    OUTPUTS = ("preds", "q_halt_logits")
+
+    def __init__(self, head: nn.Module, depth: int, world: World):
+        if "labels" not in head.BATCH_FIELDS or not set(self.OUTPUTS) <= set(head.OUTPUTS):
+            raise ValueError(f"per_step scores answers of discrete tokens, and {type(head).__name__} has none")
+        self.sums = [MetricSums(world.device) for _ in range(depth)]
+
+    def add(self, steps: Sequence[tuple[dict, dict[str, Tensor]]], labels: Tensor, real: bool) -> None:
+        """A batch's metrics and outputs by step; `real=False` counts it as nothing. Rows that have all halted early
+        keep their last ones."""
+        everyone = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
+        found = [{name: metrics[name] for name in metrics if name == "rows" or name.endswith("loss")}
+                 | scores(outputs["preds"], outputs["q_halt_logits"], labels, everyone) for metrics, outputs in steps]
+        for i, sums in enumerate(self.sums):
+            sums.add({name: value * real for name, value in found[min(i, len(found) - 1)].items()})
+
+    def read(self) -> list[dict[str, float]]:
+        """`step` and the means over all examples, by step. Every rank must call it."""
+        return [{"step": step, **means(sums.read())} for step, sums in enumerate(self.sums, 1)]
+
+
 def needed_outputs(head: nn.Module, evaluators: dict[str, tuple[str, Evaluator]],
                    save_outputs: Sequence[str]) -> set[str]:
     """Outputs of the head that will be asked for. Raises ValueError for one that it does not have."""
@@ -47,14 +73,14 @@ def needed_outputs(head: nn.Module, evaluators: dict[str, tuple[str, Evaluator]]
 def evaluate(head: nn.Module, dataset: PuzzleDataset, world: World,
              evaluators: dict[str, tuple[str, Evaluator]] | None = None,
              save_outputs: Sequence[str] = (), save_path: Path | None = None,
-             before_batch: Callable[[], None] = lambda: None) -> dict[str, float]:
+             before_batch: Callable[[], None] = lambda: None, curve: DepthCurve | None = None) -> dict[str, float]:
     """Metrics by flat name: `val/<name>` over all sets, `val/<set>/<name>`, and what evaluators find, on rank 0.
 
     Every rank must call it. `save_outputs` names batch fields and outputs to write to `save_path`, a file a rank.
-    `before_batch` may end the evaluation by an exception.
+    `before_batch` may end the evaluation by an exception. `curve` takes the metrics of the steps before the last, too.
     """
     evaluators = evaluators or {}
-    keys = needed_outputs(head, evaluators, save_outputs)
+    keys = needed_outputs(head, evaluators, save_outputs) | set(curve.OUTPUTS if curve else ())
     sums = {name: MetricSums(world.device) for name in dataset.sets}
     saved: dict[str, list[Tensor]] = {key: [] for key in save_outputs}
     for _, evaluator in evaluators.values():
@@ -67,8 +93,11 @@ def evaluate(head: nn.Module, dataset: PuzzleDataset, world: World,
             real = _real_rows(examples, world, dataset)
             # A rank without examples still takes a row of padding, counted as nothing, to know the metrics' names.
             batch = {name: value[:max(real, 1)].to(world.device) for name, value in padded.items()}
-            metrics, outputs = _last_step(head, batch, keys, first_row=world.rank * dataset.local_batch_size,
-                                          whole=real == dataset.local_batch_size)
+            steps = _steps(head, batch, keys, first_row=world.rank * dataset.local_batch_size,
+                           whole=real == dataset.local_batch_size, keep_all=curve is not None)
+            if curve is not None:
+                curve.add(steps, batch["labels"], bool(real))
+            metrics, outputs = steps[-1]
             sums[set_name].add({name: value * bool(real) for name, value in metrics.items()})
             if not real:
                 continue
@@ -90,11 +119,11 @@ def _real_rows(examples: int, world: World, dataset: PuzzleDataset) -> int:
     return min(max(examples - world.rank * dataset.local_batch_size, 0), dataset.local_batch_size)
 
 
-def _last_step(head: nn.Module, batch: Batch, keys: Sequence[str], first_row: int, whole: bool):
+def _steps(head: nn.Module, batch: Batch, keys: Sequence[str], first_row: int, whole: bool, keep_all: bool) -> list:
+    """Metrics and outputs after the last supervision step, or after each."""
     # A short last batch is no reason to compile for a new shape.
     with nullcontext() if whole else torch.compiler.set_stance("force_eager"):
-        *_, last = supervision_steps(head, batch, keys, first_row)
-    return last
+        return list(deque(supervision_steps(head, batch, keys, first_row), maxlen=None if keep_all else 1))
 
 
 def _feed(evaluators, puzzle_set, batch: Batch, outputs: dict[str, Tensor]) -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from dataset.common import IGNORE_LABEL_ID
@@ -21,6 +21,10 @@ class ACTLossConfig(BaseModel):
 
     # how logits become probabilities: exp, or s(x) = x+1 for x ≥ 0 and 1/(1−x) below (arXiv 2501.04697)
     loss_type: Literal["softmax_cross_entropy", "stablemax_cross_entropy"]
+    # part of the target's probability that is spread evenly over all V tokens
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    # in training, what a supervision step counts for as a part of the one before (arXiv 2511.08653); 1: all the same
+    supervision_decay: float = Field(1.0, gt=0, le=1)
 
 
 def log_stablemax_numerator(x: Tensor) -> Tensor:
@@ -29,12 +33,24 @@ def log_stablemax_numerator(x: Tensor) -> Tensor:
     return torch.where(x >= 0, x.clamp(min=0).log1p(), -(-x.clamp(max=0)).log1p())
 
 
-def cell_cross_entropy(logits: Tensor, labels: Tensor, loss_type: str) -> Tensor:
+def cell_cross_entropy(logits: Tensor, labels: Tensor, loss_type: str, label_smoothing: float = 0.0) -> Tensor:
     """Loss (B, L) of logits (B, L, V) against labels (B, L); 0 at ignored cells."""
     logits = logits.float()
     if loss_type == "stablemax_cross_entropy":
         logits = log_stablemax_numerator(logits)
-    return F.cross_entropy(logits.transpose(1, 2), labels.long(), ignore_index=IGNORE_LABEL_ID, reduction="none")
+    return F.cross_entropy(logits.transpose(1, 2), labels.long(), ignore_index=IGNORE_LABEL_ID, reduction="none",
+                           label_smoothing=label_smoothing)
+
+
+def scores(preds: Tensor, q_halt_logits: Tensor, labels: Tensor, counted: Tensor) -> dict[str, Tensor]:
+    """Sums over those of the `counted` rows (B,) that have a label: `count`, cells and puzzles solved, q_halt right."""
+    right = ((preds == labels) & (labels != IGNORE_LABEL_ID)).sum(-1)
+    cells = (labels != IGNORE_LABEL_ID).sum(-1)
+    counted, solved = counted & (cells > 0), right == cells
+    return {"count": counted.sum(),
+            "accuracy": (counted * right / cells.clamp(min=1)).sum(),
+            "exact_accuracy": (counted & solved).sum(),
+            "q_halt_accuracy": (counted & ((q_halt_logits >= 0) == solved)).sum()}
 
 
 class ACTLossHead(LossHead):
@@ -48,21 +64,18 @@ class ACTLossHead(LossHead):
         cells = answered.sum(-1)
 
         outputs["preds"] = outputs["logits"].argmax(-1)
-        correct = (answered & (outputs["preds"] == labels)).sum(-1)
-        solved = correct == cells
+        solved = (~answered | (outputs["preds"] == labels)).all(-1)
 
-        halting = self.halting_losses(outputs, solved)
-        lm_loss = (cell_cross_entropy(outputs["logits"], labels, self.config.loss_type).sum(-1)
-                   / cells.clamp(min=1)).sum()
-        loss = lm_loss + 0.5 * sum(halting.values())
+        smoothing, decay = self.config.label_smoothing, self.config.supervision_decay
+        losses = {  # each (B,)
+            "lm_loss": (cell_cross_entropy(outputs["logits"], labels, self.config.loss_type, smoothing).sum(-1)
+                        / cells.clamp(min=1)),
+            **self.halting_losses(outputs, solved)}
+        weights = decay ** (carry.steps - 1) if self.training and decay < 1 else 1
+        losses = {name: (weights * value).sum() for name, value in losses.items()}
+        loss = losses["lm_loss"] + 0.5 * (losses["q_halt_loss"] + losses.get("q_continue_loss", 0))
 
-        done = carry.halted & (cells > 0)
-        metrics = {
-            "lm_loss": lm_loss, **halting, "loss": loss,
-            "rows": cells.new_tensor(len(cells)),
-            "count": done.sum(),
-            "accuracy": (done * correct / cells.clamp(min=1)).sum(),
-            "exact_accuracy": (done & solved).sum(),
-            "q_halt_accuracy": (done & ((outputs["q_halt_logits"] >= 0) == solved)).sum(),
-            "steps": (done * carry.steps).sum()}
+        metrics = losses | {"loss": loss, "rows": cells.new_tensor(len(cells))} | scores(
+            outputs["preds"], outputs["q_halt_logits"], labels, carry.halted) | {
+            "steps": (carry.halted * (cells > 0) * carry.steps).sum()}
         return self.result(carry, loss, metrics, outputs, return_keys)

@@ -30,15 +30,19 @@ class LossHead(nn.Module):
     def compile_recursion(self) -> None:
         self.model.compile_recursion()
 
+    def recursing(self, **cycles: int):
+        """See `models.act.ACTModel.recursing`."""
+        return self.model.recursing(**cycles)
+
     def initial_carry(self, batch: dict[str, Tensor], **noise):
         """See `models.act.ACTModel.initial_carry`."""
         return self.model.initial_carry(batch, **noise)
 
     @staticmethod
     def halting_losses(outputs: dict[str, Tensor], right: Tensor) -> dict[str, Tensor]:
-        """BCE of q_halt against `right` (B,), and of q_continue against its target where it has one, summed."""
+        """BCE (B,) of q_halt against `right` (B,), and of q_continue against its target where it has one."""
         def bce(logits: Tensor, target: Tensor) -> Tensor:
-            return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="sum")
+            return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="none")
 
         losses = {"q_halt_loss": bce(outputs["q_halt_logits"], right)}
         if "target_q_continue" in outputs:

@@ -83,7 +83,7 @@ class ACTRegressionLossHead(LossHead):
         halting, q_metrics = {}, {}
         if self.config.keep_act_halting_head:
             good = error.detach() < self.config.halt_threshold
-            halting = self.halting_losses(outputs, good)
+            halting = {name: value.sum() for name, value in self.halting_losses(outputs, good).items()}
             q_metrics["q_halt_accuracy"] = (done & ((outputs["q_halt_logits"] >= 0) == good)).sum()
         loss = error.sum() + 0.5 * sum(halting.values())
 

@@ -5,7 +5,8 @@ latents; a row that has halted takes the next puzzle and starts anew. Training m
 its answer (q_halt), so easy puzzles make room for others; evaluation runs N_sup steps, unless `act_inference`.
 """
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,6 +35,15 @@ class Carry:
             return tuple(map(change, value)) if isinstance(value, tuple) else change(value)
 
         return Carry(**{name: of(value) for name, value in vars(self).items()})
+
+    @staticmethod
+    def joined(parts: list["Carry"]) -> "Carry":
+        """The rows of several carries, in their order."""
+        tensors: list[list[Tensor]] = [[] for _ in parts]
+        for part, its_tensors in zip(parts, tensors):
+            part.map(its_tensors.append)
+        columns = zip(*tensors)
+        return parts[0].map(lambda _: torch.cat(next(columns)))
 
 
 def mix32(x: Tensor) -> Tensor:
@@ -92,6 +102,16 @@ class ACTModel(nn.Module):
     def compile_recursion(self) -> None:
         """Compile what costs: the recursion. In place, so names in the state dict stay."""
         self.inner.compile(dynamic=False)
+
+    @contextmanager
+    def recursing(self, **cycles: int) -> Iterator[None]:
+        """Inside, recursions have other `H_cycles`, `L_cycles` than the config's."""
+        full = {key: getattr(self.config, key) for key in cycles}
+        vars(self.config).update(cycles)
+        try:
+            yield
+        finally:
+            vars(self.config).update(full)
 
     def initial_carry(self, batch: dict[str, Tensor], seed: int = 0, first_row: int = 0) -> Carry:
         """All rows halted, so that the first step takes the batch. `first_row`: number of this rank's first row."""

@@ -16,24 +16,29 @@ class SparseEmbedding(nn.Module):
     def __init__(self, num_identifiers: int, width: int):
         super().__init__()
         self.register_buffer("weights", torch.zeros(num_identifiers, width))
-        # identifiers (B,) of the last training lookup and their rows (B, width), an autograd leaf
-        self.looked_up: tuple[Tensor, Tensor] | None = None
+        # identifiers (B,) and rows (B, width), an autograd leaf, of each training lookup of the step
+        self.looked_up: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, identifiers: Tensor) -> Tensor:
         """Rows (B, width) of the identifiers (B,); remembered for the optimizer where a gradient will come."""
         rows = self.weights[identifiers]
         if self.training and torch.is_grad_enabled():
-            self.looked_up = identifiers, rows.requires_grad_()
+            self.looked_up = [*self.with_gradient(), (identifiers, rows.requires_grad_())]
         return rows
+
+    def with_gradient(self) -> list[tuple[Tensor, Tensor]]:
+        """The lookups whose gradient has come: one of each part of a batch that was computed in parts."""
+        return [(identifiers, rows) for identifiers, rows in self.looked_up if rows.grad is not None]
 
     @property
     def gradient(self) -> Tensor | None:
-        """Gradient (B, width) of the rows looked up last."""
-        return None if self.looked_up is None else self.looked_up[1].grad
+        """Gradient (B, width) of the rows looked up in this step."""
+        gradients = [rows.grad for _, rows in self.with_gradient()]
+        return torch.cat(gradients) if gradients else None
 
 
 class SparseSignSGD(torch.optim.Optimizer):
-    """Sign-SGD with decoupled weight decay on the rows of one `SparseEmbedding` that the last lookup touched.
+    """Sign-SGD with decoupled weight decay on the rows of one `SparseEmbedding` that the step looked up.
 
     Gradients of equal identifiers are summed, over all ranks, before the sign is taken. All sizes are those of the
     batch, so that nothing here waits for the GPU (`unique` would).
@@ -45,11 +50,12 @@ class SparseSignSGD(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:
-        if self.embedding.looked_up is None:
+        gradients = self.embedding.gradient
+        if gradients is None:
             return
-        identifiers, rows = self.embedding.looked_up
-        self.embedding.looked_up = None
-        identifiers, gradients = all_gather_rows(identifiers.long()), all_gather_rows(rows.grad)
+        identifiers = torch.cat([identifiers for identifiers, _ in self.embedding.with_gradient()])
+        self.zero_grad()
+        identifiers, gradients = all_gather_rows(identifiers.long()), all_gather_rows(gradients)
 
         identifiers, order = identifiers.sort(stable=True)
         starts_run = torch.ones_like(identifiers, dtype=torch.bool)
@@ -63,4 +69,4 @@ class SparseSignSGD(torch.optim.Optimizer):
         table.index_copy_(0, identifiers, updated)  # equal identifiers write equal rows
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        self.embedding.looked_up = None
+        self.embedding.looked_up = []

@@ -6,10 +6,12 @@
     FAULT_KILL=1:7          rank 1 is killed in step 7, once: a file in the working directory remembers
     FAULT_NAN=5,6           the loss of these steps is not a number, on the last rank
     FAULT_FULL_DISK=3:9     from step 3 to step 9 no file can grow beyond 20 kB
+    FAULT_READ_ONLY=3:9     from step 3 to step 9 the run's directory takes no new file
 """
 import os
 import resource
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -37,14 +39,28 @@ def faulty_step(state, batch, config, total_steps):
     if FAULTS.get("KILL") == f"{RANK}:{step}" and not Path("killed").exists():
         Path("killed").touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    first, _, last = FAULTS.get("FULL_DISK", "").partition(":")
-    if first:
+    if "FULL_DISK" in FAULTS:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        full = int(first) <= step <= int(last)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000 if full else resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        limit = 20_000 if within("FULL_DISK", step) else resource.RLIM_INFINITY
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    if "READ_ONLY" in FAULTS:
+        set_read_only(config.checkpoint.path, within("READ_ONLY", step))
     if str(step) in FAULTS.get("NAN", "").split(",") and RANK == RANKS - 1:
         return real_step(replace_loss(state), batch, config, total_steps)
     return real_step(state, batch, config, total_steps)
+
+
+def within(fault: str, step: int) -> bool:
+    first, last = map(int, FAULTS[fault].split(":"))
+    return first <= step <= last
+
+
+def set_read_only(directory: str, read_only: bool) -> None:
+    """For root, whom permissions do not stop, by the attribute of the file system."""
+    if os.geteuid() == 0:
+        subprocess.run(["chattr", "+i" if read_only else "-i", directory], check=True)
+    else:
+        os.chmod(directory, 0o555 if read_only else 0o755)
 
 
 def replace_loss(state):
@@ -67,6 +83,6 @@ def slow_save(payload, file):
         file.write_bytes(whole)
 
 
-pretrain.train_step, utils.checkpoint._save = faulty_step, slow_save
 if __name__ == "__main__":
+    pretrain.train_step, utils.checkpoint._save = faulty_step, slow_save
     run_script(pretrain.main, "cfg_pretrain")

@@ -14,7 +14,7 @@ import torch
 
 from config.resume import taken_up
 from config.schema import EvaluateConfig, PretrainConfig
-from dataset.common import write_split
+from dataset.common import PuzzleDatasetMetadata, write_split
 from dataset.regression_dataset import write_regression_dataset
 from pretrain import train
 from utils.checkpoint import read_checkpoint
@@ -32,6 +32,14 @@ def tiny_config(**changes) -> dict:
             "puzzle_emb_len": 1, "H_cycles": 2, "L_cycles": 2, "L_layers": 1, "hidden_size": 8, "expansion": 2,
             "num_heads": 2, "pos_encodings": "rope", "mlp_t": False, "halt_max_steps": 3, "halt_exploration_prob": 0.0,
             "forward_dtype": "float32", "no_ACT_continue": True} | changes
+
+
+def tiny_metadata(**changes) -> PuzzleDatasetMetadata:
+    """Of data that fit `tiny_config`."""
+    return PuzzleDatasetMetadata(**{
+        "pad_id": 0, "ignore_label_id": 0, "blank_identifier_id": 0, "vocab_size": 5, "seq_len": 6,
+        "num_puzzle_identifiers": 4, "total_groups": 1, "mean_puzzle_examples": 1, "total_puzzles": 1,
+        "sets": ["all"]} | changes)
 
 
 def tiny_batch(seed: int = 0, rows: int = 4, seq_len: int = 6, vocab_size: int = 5, identifiers: int = 4) -> dict:

@@ -4,12 +4,14 @@ import random
 import re
 import signal
 import socket
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from faulty_pretrain import set_read_only
 from helpers import (assert_equal, assert_same_run, metric_lines, run_script, start_script, wait_for,
                      write_tiny_dataset)
 from test_resume import RUN
@@ -102,8 +104,11 @@ def test_a_step_that_outlasts_the_grace_is_given_up_and_the_last_checkpoint_is_u
     assert len(list((folder / "run").glob("*.ckpt"))) == 2  # and best.ckpt
 
 
-def test_a_full_disk_is_said_and_costs_no_step(folder, undisturbed):
-    done = run_script(SCRIPT, *words("run"), cwd=folder, **ONE_THREAD, FAULT_FULL_DISK="4:6")
+@pytest.mark.parametrize("fault", ["FULL_DISK", "READ_ONLY"])
+def test_a_disk_that_takes_nothing_is_said_and_costs_no_step(folder, undisturbed, fault):
+    if fault == "READ_ONLY" and not can_be_read_only(folder):
+        pytest.skip("this file system knows no directory that root cannot write to")
+    done = run_script(SCRIPT, *words("run"), cwd=folder, **ONE_THREAD, **{f"FAULT_{fault}": "4:6"})
     assert done.returncode == 0, done.stderr
     assert "warning: the checkpoint could not be written to run" in done.stdout and "training goes on" in done.stdout
     files = {file.name for file in (folder / "run").glob("step_*")}
@@ -111,6 +116,16 @@ def test_a_full_disk_is_said_and_costs_no_step(folder, undisturbed):
     assert not list((folder / "run").glob("*.tmp"))
     a, b = (read_checkpoint(r / "step_00000016.ckpt")["model_state"] for r in (undisturbed, folder / "run"))
     assert all(torch.allclose(value, b[name], atol=1e-4) for name, value in a.items())  # 2 processes, and 1
+
+
+def can_be_read_only(folder: Path) -> bool:
+    (folder / "trial").mkdir()
+    try:
+        set_read_only(folder / "trial", True)
+        set_read_only(folder / "trial", False)
+    except (subprocess.CalledProcessError, FileNotFoundError):
+        return False
+    return True
 
 
 @pytest.mark.long

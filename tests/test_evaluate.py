@@ -107,7 +107,7 @@ def test_the_model_can_be_shown_no_puzzle_in_particular(fresh, tmp_path, capsys)
     assert json.loads((fresh / "evaluation" / "metrics.json").read_text()) == own
     assert json.loads((out / "metrics.json").read_text()) == {"puzzle_identifiers": "blank"} | blank
     printed = capsys.readouterr().out
-    assert "(averaged weights)" in printed and "(averaged weights, blank puzzle identifiers)" in printed
+    assert "(averaged weights)" in printed and "(averaged weights, puzzle_identifiers=blank)" in printed
     true = torch.load(out / "outputs.rank0.pt", weights_only=True)["puzzle_identifiers"]
     assert true.tolist() == list(range(1, 11))  # what evaluators see
 
@@ -163,10 +163,10 @@ def test_a_puzzle_is_drawn_step_by_step(fresh, choice, monkeypatch):
     drawn = []
     monkeypatch.setattr("evaluate.plot_solution_steps", lambda *a: (drawn.append(a), plots.plot_solution_steps(*a)))
     scored(fresh, f"picture={choice}")
-    (question, steps, answer, confidence, picture), = drawn
+    (question, steps, answer, confidence, picture, names), = drawn
     assert picture == fresh / "evaluation" / "solution_steps.png" and plt.imread(picture).std() > 0.01
     inputs = np.load(Path(read_checkpoint(fresh / "best.ckpt")["config"]["data_paths"][0]) / "test" / "all__inputs.npy")
-    assert steps.shape == (3, 9) and len(confidence) == 3 and all(0 < c < 1 for c in confidence)
+    assert names is None and steps.shape == (3, 9) and len(confidence) == 3 and all(0 < c < 1 for c in confidence)
     if choice != "slowest":
         assert np.array_equal(question, inputs[int(choice)]) and np.array_equal(answer, question[::-1])
 
@@ -187,7 +187,7 @@ def test_the_slowest_puzzle_is_the_one_that_is_solved_in_the_end_after_most_step
     assert np.array_equal(drawn[0][0], inputs[5])
 
 
-def test_pictures_that_cannot_be_are_refused(fresh, tmp_path):
+def test_pictures_that_cannot_be_are_refused_before_scoring(fresh, tmp_path):
     with pytest.raises(ValueError, match="there is no example 10: the test split .* has 10, numbered from 0"):
         scored(fresh, "picture=10")
     with pytest.raises(ValueError, match="^picture=.fastest.: .*integer, or: .*slowest"):
@@ -195,18 +195,55 @@ def test_pictures_that_cannot_be_are_refused(fresh, tmp_path):
     flat = write_tiny_dataset(tmp_path / "flat", seq_len=6)
     run_dir = train(config_of(flat, "flat_run", "epochs=1"), World())
     with pytest.raises(ValueError, match="picture: only square puzzles can be drawn.* 6 cells"):
-        scored(run_dir, "picture=0")
+        scored(run_dir, "picture=slowest")
+    assert not list(run_dir.glob("evaluation*"))
 
 
-def test_a_published_checkpoint_is_scored_with_the_config_beside_it(shared, tmp_path):
+def step_lines(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("act_inference", [False, True])
+def test_each_step_scores_as_a_model_of_that_depth(data, act_inference, tmp_path, capsys):
+    """Halting early or not, in batches that are not full."""
+    run_dir = train(config_of(data, f"steps{act_inference}", f"arch.act_inference={act_inference}", "epochs=1"),
+                    World())
+    payload = read_checkpoint(run_dir / "best.ckpt")
+    # These halting logits rise with the steps, from row to row at another one above 0.
+    weight, bias = (payload["model_state"][f"model.inner.q_head.{name}"] for name in ("weight", "bias"))
+    weight.normal_(std=3, generator=torch.Generator().manual_seed(0)).neg_()
+    bias.fill_(-5.9)
+    torch.save(payload | {"ema_state": None}, run_dir / "best.ckpt")
+    metrics = scored(run_dir, "per_step=true", "global_batch_size=4")
+    printed = capsys.readouterr().out
+    lines = step_lines(run_dir / "evaluation")
+    assert [line["step"] for line in lines] == [1, 2, 3] and len({line["loss"] for line in lines}) > 1
+    for line in lines:
+        depth = line.pop("step")
+        alone = scored(run_dir, f"halt_max_steps={depth}", "global_batch_size=4")
+        assert line == pytest.approx({name: alone[f"val/{name}"] for name in line}, rel=1e-5)
+        told = json.loads((run_dir / f"evaluation_halt_max_steps_{depth}" / "metrics.json").read_text())
+        assert told == {"halt_max_steps": depth} | alone
+        assert f"{line['loss']:.6g}" in printed
+    assert lines[-1]["loss"] == pytest.approx(metrics["val/loss"], rel=1e-5)
+    assert 1 < metrics["val/steps"] < 3 if act_inference else metrics["val/steps"] == 3
+
+
+def test_a_published_checkpoint_scores_as_recorded_after_every_step(shared, tmp_path):
     folder = shared / "interop" / "sudoku4"
-    last = json.loads((folder / "expected_eval.json").read_text())["per_step"][-1]
+    expected = json.loads((folder / "expected_eval.json").read_text())["per_step"]
     metrics = scored(folder / "checkpoint" / "step_550", f"data_paths=[{folder}]", f"output_dir={tmp_path}",
-                     "evaluators=[{name: sudoku@Sudoku}]", "picture=slowest")
+                     "evaluators=[{name: sudoku@Sudoku}]", "picture=slowest", "per_step=true")
+    for line, recorded in zip(step_lines(tmp_path), expected, strict=True):
+        assert line["exact_accuracy"] == recorded["exact_accuracy"]
+        assert line["accuracy"] == pytest.approx(recorded["accuracy"], abs=1e-6)
+        for name, value in (recorded["metrics"] | {"loss": recorded["loss"]}).items():
+            if name.endswith("loss"):
+                assert line[name] * 512 == pytest.approx(value, rel=1e-4, abs=1e-4)
+    last = expected[-1]
     assert metrics["val/exact_accuracy"] == last["exact_accuracy"] == metrics["eval/sudoku/solved"]
-    for name in ("lm_loss", "q_halt_loss", "q_halt_accuracy", "steps"):
+    for name in ("q_halt_accuracy", "steps"):
         assert metrics[f"val/{name}"] == pytest.approx(last["metrics"][name] / 512, rel=1e-4), name
-    assert metrics["val/accuracy"] == pytest.approx(last["accuracy"], rel=1e-5)
 
 
 def test_a_published_checkpoint_can_be_trained_further(shared, tmp_path):
@@ -241,3 +278,29 @@ def test_what_is_missing_or_damaged_is_named(fresh, tmp_path):
     torch.save(payload | {"ema_state": None}, fresh / "best.ckpt")
     with pytest.raises(ValueError, match="best.ckpt does not fit this model: model.inner.lm_head.weight is missing"):
         scored(fresh)
+
+
+class Harm:
+    """What a stranger's pickle may hold: a call, made when it is loaded."""
+
+    def __reduce__(self):
+        return Path.touch, (Path("harmed"),)
+
+
+@pytest.mark.parametrize("layout", ["ours", "published"])
+def test_a_pickle_that_would_run_code_is_refused_by_both_scripts(fresh, layout, monkeypatch):
+    monkeypatch.chdir(fresh)
+    payload = read_checkpoint("best.ckpt")
+    state = {f"_orig_mod.{name}": value for name, value in payload["model_state"].items()}
+    file = Path("best.ckpt" if layout == "ours" else "step_12")
+    torch.save((payload if layout == "ours" else state) | {"harm": Harm()}, file)
+    shutil.copy("config.yaml", "all_config.yaml")
+    refused = pytest.raises(ValueError, match=f"{file} cannot be read as a checkpoint .it holds more than tensors")
+    with refused:
+        scored(file)
+    data = Path(payload["config"]["data_paths"][0])
+    with refused:
+        train(config_of(data, "refused", f"load_checkpoint={file}"), World())
+    assert not Path("harmed").exists()
+    torch.load(file, weights_only=False)
+    assert Path("harmed").exists()  # as it would have been

@@ -117,6 +117,21 @@ def counted(folder: Path, batch: Batch) -> dict[tuple, list[tuple]]:
             for question, answers in votes.items()}
 
 
+@pytest.mark.parametrize("most", [0, 3, 6, 99])
+def test_so_many_augmentations_vote_beside_the_task_itself(folder, tmp_path, most):
+    batch, names = predictions(folder), json.loads((folder / "identifiers.json").read_text())
+    seven = 7  # each task and its six augmentations, in the order of identifiers.json
+    voters = torch.tensor([(identifier - 2) % seven <= most for identifier in batch["puzzle_identifiers"].tolist()])
+    assert names[2:2 + seven * len(TASKS):seven] == list(TASKS)
+    metrics = evaluated(folder, split(batch, 9), tmp_path / "some", voting_augmentations=most)
+    kept = {name: value[voters] for name, value in batch.items()}
+    assert metrics == evaluated(folder, split(kept, 9), tmp_path / "all")
+    assert table(tmp_path / "some") == table(tmp_path / "all")
+    assert {line["votes"] for line in table(tmp_path / "some")} == {str(min(most, 6) + 1)}
+    if most >= 6:
+        assert metrics == evaluated(folder, [batch])
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_votes_are_those_of_a_plain_count(tmp_path, seed):
     folder = write_tasks(tmp_path / "data", TASKS, augmentations=12, seed=seed)

@@ -49,6 +49,35 @@ def test_stablemax_agrees_with_its_definition_in_float64(scale):
     assert torch.allclose(cell_cross_entropy(logits, labels, BOTH[1]).double(), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("loss_type", BOTH)
+def test_smoothed_labels_are_cross_entropy_with_a_part_of_the_target_spread_evenly(loss_type):
+    logits, labels, smoothing = torch.randn(3, 5, 7), torch.randint(0, 7, (3, 5), dtype=torch.int32), 0.2
+    labels[0, 2] = IGNORE_LABEL_ID
+    actual = cell_cross_entropy(logits, labels, loss_type, smoothing)
+    for row, cell in [(0, 0), (1, 3), (2, 4)]:
+        x = logits[row, cell].double()
+        s = x.exp() if loss_type == BOTH[0] else torch.where(x >= 0, x + 1, 1 / (1 - x))
+        expected = 0.0
+        for token in range(7):
+            target = smoothing / 7 + (1 - smoothing) * (token == labels[row, cell].item())
+            expected -= target * math.log(s[token] / s.sum())
+        assert actual[row, cell].item() == pytest.approx(expected, rel=1e-5)
+    assert actual[0, 2] == 0
+
+
+def test_later_supervision_steps_count_less_in_training_alone():
+    head, batch = head_and_batch(no_ACT_continue=False, act_enabled=False)  # three steps a row
+    decaying = ACTLossHead(head.model, loss_type=BOTH[0], supervision_decay=0.5, label_smoothing=0.1)
+    smoothing = ACTLossHead(head.model, loss_type=BOTH[0], label_smoothing=0.1)
+    for train in (True, False):
+        head.model.train(train), decaying.train(train), smoothing.train(train)
+        carry = smoothing.initial_carry(batch)
+        for step in range(3):
+            _, loss, *_ = decaying(carry=carry, batch=batch, return_keys=())
+            carry, whole, *_ = smoothing(carry=carry, batch=batch, return_keys=())
+            assert loss.item() == pytest.approx(whole.item() * (0.5**step if train else 1), rel=1e-6)
+
+
 def test_stablemax_has_finite_gradients_at_zero():
     logits = torch.zeros(1, 1, 4, requires_grad=True)
     cell_cross_entropy(logits, torch.tensor([[1]]), BOTH[1]).sum().backward()

@@ -5,18 +5,25 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import pretrain_config
-from utils.optim import AdamATan2, build_optimizer, learning_rate
+from config.schema import ArchConfig
+from helpers import ROOT, pretrain_config, tiny_metadata
+from models.backbone import Stack
+from utils.distributed import World
+from utils.optim import AdamATan2, build_optimizers, learning_rate, peak_rate, split_parameters
 
 B1, B2, LR, DECAY = 0.9, 0.95, 0.01, 0.1
+
+
+def optim_config(optimizer_name: str, *overrides: str):
+    return pretrain_config(f"optimizer={optimizer_name}", f"beta1={B1}", f"beta2={B2}", f"lr={LR}",
+                           f"weight_decay={DECAY}", *overrides)
 
 
 def follow(optimizer_name: str, gradients: np.ndarray, start: np.ndarray) -> list[np.ndarray]:
     """The parameter after each of the gradients."""
     parameter = torch.nn.Parameter(torch.tensor(start))
-    config = pretrain_config(f"optimizer={optimizer_name}", f"beta1={B1}", f"beta2={B2}", f"lr={LR}",
-                             f"weight_decay={DECAY}")
-    optimizer, path = build_optimizer([parameter], config), []
+    optimizer, = build_optimizers(torch.nn.ParameterDict({"bias": parameter}), optim_config(optimizer_name))
+    path = []
     for gradient in gradients:
         parameter.grad = torch.tensor(gradient)
         optimizer.step()
@@ -45,6 +52,78 @@ def test_an_optimizer_follows_its_formula(name, update):
     for t, (gradient, actual) in enumerate(zip(gradients, follow(name, gradients, start)), start=1):
         p, m, v = update(p, m, v, gradient, t)
         np.testing.assert_allclose(actual, p, rtol=1e-10)
+
+
+def orthogonalised(g: np.ndarray) -> np.ndarray:
+    """Five steps of Newton and Schulz with the coefficients of arXiv 2502.16982, in float64."""
+    x = g / np.linalg.norm(g)
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x + (-4.775 * square + 2.0315 * square @ square) @ x
+    return x
+
+
+def test_muon_trains_matrices_by_its_formula_and_the_rest_by_adamw_at_its_own_rate():
+    random = np.random.default_rng(2)
+    start = {"body.weight": random.normal(size=(3, 4)), "lm_head.weight": random.normal(size=(2, 4))}
+    module = torch.nn.ModuleDict({name.split(".")[0]: torch.nn.ParameterDict(
+        {"weight": torch.nn.Parameter(torch.tensor(value))}) for name, value in start.items()})
+    config = optim_config("muon", "adamw_lr=0.002")
+    muon, adamw = build_optimizers(module, config)
+    assert [peak_rate(optimizer, config) for optimizer in (muon, adamw)] == [LR, 0.002]
+    p, momentum, q, m, v = start["body.weight"], 0.0, start["lm_head.weight"], 0.0, 0.0
+    for t in range(1, 11):
+        gradients = [random.normal(size=(3, 4)), random.normal(size=(2, 4))]
+        for parameter, gradient in zip(module.parameters(), gradients):
+            parameter.grad = torch.tensor(gradient)
+        muon.step(), adamw.step()
+        momentum = B2 * momentum + (1 - B2) * gradients[0]
+        p = p * (1 - LR * DECAY) - LR * orthogonalised((1 - B2) * gradients[0] + B2 * momentum)  # wider than high
+        m, v = B1 * m + (1 - B1) * gradients[1], B2 * v + (1 - B2) * gradients[1]**2
+        q = q * (1 - 0.002 * DECAY) - 0.002 * m / (1 - B1**t) / (np.sqrt(v / (1 - B2**t)) + 1e-8)
+    np.testing.assert_allclose(module["body"]["weight"].detach().numpy(), p, atol=0.03 * LR * 10)  # in bfloat16
+    np.testing.assert_allclose(module["lm_head"]["weight"].detach().numpy(), q, rtol=1e-10)
+
+
+@pytest.mark.parametrize("arch", sorted(path.stem for path in (ROOT / "config" / "arch").glob("*.yaml")))
+def test_the_matrices_of_an_architecture_are_the_linear_maps_in_its_blocks(arch):
+    positions = [] if arch in ("transformers_baseline",) else ["arch.pos_encodings=learned"]
+    config: ArchConfig = pretrain_config(f"arch={arch}", "arch.hidden_size=16", "arch.num_heads=2", *positions).arch
+    head = config.build_head(tiny_metadata(), batch_size=2, world=World())
+    matrices, others = split_parameters(head)
+    in_blocks = [p for stack in head.modules() if isinstance(stack, Stack) for name, p in stack.named_parameters()
+                 if not name.rpartition(".")[2].startswith("conv_")]
+    assert {id(p) for p in matrices} == {id(p) for p in in_blocks} and all(p.ndim == 2 for p in matrices)
+    assert len(matrices) + len(others) == len(list(head.parameters()))
+    assert {"embed_tokens.embedding_weight", "lm_head.weight", "q_head.weight", "q_head.bias"} <= {
+        name.removeprefix("model.inner.") for name, p in head.named_parameters() if any(p is other for other in others)}
+
+
+@pytest.mark.parametrize("name", ["lion", "adamw", "adam_atan2", "muon"])
+@pytest.mark.parametrize("decays_on", ["all", "matrices"])
+def test_weights_decay_where_they_are_asked_to(name, decays_on):
+    module = torch.nn.ModuleDict({"body": torch.nn.Linear(3, 2), "q_head": torch.nn.Linear(3, 2)})
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    overrides = ["adamw_lr=0.05"] if name == "muon" else []
+    for optimizer in build_optimizers(module, optim_config(name, f"weight_decay_on={decays_on}", *overrides)):
+        for parameter in module.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+    for key, parameter in module.named_parameters():
+        rate = 0.05 if name == "muon" and key != "body.weight" else LR
+        decays = decays_on == "all" or key == "body.weight"
+        assert torch.allclose(parameter, before[key] * (1 - rate * DECAY * decays), rtol=1e-6), key
+
+
+@pytest.mark.parametrize("overrides, message", [
+    (["optimizer=muon"], "optimizer=muon trains embeddings, heads and biases by AdamW; set its rate, adamw_lr"),
+    (["adamw_lr=1e-4"], "adamw_lr=0.0001 has no effect with optimizer=lion; set lr"),
+    (["grad_clip=0"], "grad_clip=0: "), (["weight_decay_on=biases"], "weight_decay_on='biases': "),
+    (["arch.loss.label_smoothing=1"], "arch.loss.label_smoothing=1: "),
+    (["arch.loss.supervision_decay=0"], "arch.loss.supervision_decay=0: ")])
+def test_choices_without_sense_are_named(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        pretrain_config(*overrides)
 
 
 def test_atan2_is_blind_to_the_scale_of_gradients_and_finite_at_zero():

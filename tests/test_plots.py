@@ -5,6 +5,7 @@ import matplotlib
 import numpy as np
 import pytest
 
+from dataset.build_maze_dataset import TOKEN_NAMES
 from utils import plots
 
 matplotlib.use("Agg")
@@ -53,6 +54,17 @@ def test_a_run_that_knows_no_accuracy_gets_one_panel(tmp_path, drawn):
     assert is_picture(tmp_path / "picture.png") and len(drawn[0].axes) == 1
 
 
+def test_runs_side_by_side_have_a_curve_each_and_a_bar_a_name(tmp_path, drawn):
+    curves = {"plain": [([5, 10], [0.1, 0.6]), ([5, 10], [0.2, 0.8])], "other": [([10], [0.3])], "without": [([], [])]}
+    plots.plot_comparison(curves, "val/exact_accuracy", tmp_path / "new" / "runs.png")
+    assert is_picture(tmp_path / "new" / "runs.png")
+    left, right = drawn[0].axes
+    assert [np.array(line.get_xydata()).tolist() for line in left.lines] == [
+        [[5, 0.1], [10, 0.6]], [[5, 0.2], [10, 0.8]], [[10, 0.3]], []]
+    assert [bar.get_width() for bar in right.patches] == pytest.approx([0.7, 0.3, 0])
+    assert [label.get_text() for label in right.get_yticklabels()] == list(curves)
+
+
 def texts(axis) -> dict[tuple[int, int], tuple[str, str]]:
     """Text and colour by (row, column)."""
     return {(int(t.get_position()[1]), int(t.get_position()[0])): (t.get_text(), t.get_color()) for t in axis.texts}
@@ -84,6 +96,20 @@ def test_a_large_puzzle_is_colours_with_wrong_cells_marked(tmp_path, drawn):
     assert np.array_equal(prediction.images[0].get_array(), step.reshape(20, 20))
     marks = {(int(line.get_ydata()[0]), int(line.get_xdata()[0])) for line in prediction.lines}
     assert marks == {(0, 7), (2, 5)} and not puzzle.lines and not truth.lines
+    legend, = drawn[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == [*(f"token {i}" for i in (1, 2, 3, 4, 5, 9)),
+                                                                "wrong cell"]
+
+
+def test_a_mazes_colours_are_named(tmp_path, drawn):
+    maze = np.tile([1, 2, 3, 4, 5], 20)
+    plots.plot_solution_steps(maze, maze[None], maze, [0.5], tmp_path / "picture.png", TOKEN_NAMES)
+    legend, = drawn[0].legends
+    shown = drawn[0].axes[0].images[0]
+    named = {text.get_text(): mark.get_color() for text, mark in zip(legend.get_texts(), legend.legend_handles)}
+    assert list(named) == ["wall", "free", "start", "goal", "path", "wrong cell"]
+    for token, name in enumerate(TOKEN_NAMES):
+        assert name == "padding" or named[name] == shown.cmap(shown.norm(token))
 
 
 def test_many_steps_fill_rows(tmp_path, drawn):

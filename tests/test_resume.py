@@ -69,7 +69,10 @@ def stop_in(monkeypatch):
 
 @pytest.mark.parametrize("architecture", [
     [], MLP, ["optimizer=adamw", "arch.puzzle_emb_ndim=0"], ["optimizer=adam_atan2", "arch.no_ACT_continue=False"],
-    ["checkpoint.monitor=val/accuracy", "checkpoint.mode=max", "optimizer=lion", "weight_decay=1.0"]])
+    ["checkpoint.monitor=val/accuracy", "checkpoint.mode=max", "optimizer=lion", "weight_decay=1.0"],
+    ["optimizer=muon", "adamw_lr=1e-3", "grad_clip=0.5", "arch.loss.label_smoothing=0.1"],
+    ["optimizer=adamw", "weight_decay_on=matrices", "arch.loss.supervision_decay=0.7",
+     "depth_curriculum=[{until: 0.3, H_cycles: 1, L_cycles: 1}, {until: 0.6, H_cycles: 2, L_cycles: 2}]"]])
 def test_a_run_stopped_anywhere_and_resumed_is_the_same_run(data, stop_in, architecture):
     """In the middle of a line and of an epoch (2, 7), where an epoch ends (8), before an evaluation (10), at once again
     (11), and in the last step."""
@@ -138,13 +141,14 @@ def test_the_best_of_before_comes_back_when_the_run_goes_back(data):
 def test_more_epochs_prolong_a_run_and_what_changes_is_said(data, capsys):
     run = start(data, "run", "epochs=4", "checkpoint.monitor=val/accuracy", "checkpoint.mode=max")
     capsys.readouterr()
-    resume(run, "epochs=6", "lr=5e-4")
+    resume(run, "epochs=6", "lr=5e-4", "weight_decay=0.7")
     out = capsys.readouterr().out
     assert f"going on from step 10 ({run}/step_00000010.ckpt)" in out
     assert "notice: epochs=6 from here on (was 4)" in out and "notice: lr=0.0005 from here on (was 0.001)" in out
     last = read_checkpoint(run / "step_00000016.ckpt")
     assert last["config"]["checkpoint"]["monitor"] == "val/accuracy" and last["config"]["global_batch_size"] == 24
-    assert last["optimizer_states"][1]["param_groups"][0]["lr"] < 5e-4
+    group = last["optimizer_states"][1]["param_groups"][0]
+    assert group["lr"] < 5e-4 and group["weight_decay"] == 0.7
 
 
 def test_a_run_goes_on_in_another_directory_and_leaves_the_first_as_it_was(data):
@@ -247,6 +251,9 @@ def test_keys_that_a_command_line_names(tmp_path):
     keys = named_keys(["experiment=sudoku_att", "epochs=3"])
     assert {"epochs", "arch.mlp_t", "arch.L_cycles", "lr", "data_paths"} <= set(keys) and "seed" not in keys
     assert {"arch.hidden_size", "arch.loss.name"} <= set(named_keys(["arch=trm"]))
+    assert {"arch.H_layers", "arch.puzzle_emb_len", "optimizer"} <= set(named_keys(["experiment=hrm_sudoku"]))
+    assert set(named_keys(["ablation=no_ema"])) == {"ema"}
+    assert not [key for key in named_keys(["experiment=ablate_sudoku4"]) if key.startswith("hydra")]
 
 
 def test_the_printed_commands_work(tmp_path):

@@ -3,12 +3,12 @@ import re
 import shlex
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from config.schema import DATA_KEYS, EvaluateConfig, PretrainConfig
 from dataset.common import PuzzleDatasetMetadata, RegressionMetadata
 from helpers import ROOT, evaluate_config, pretrain_config
-from models.recursive_reasoning.trm import TRM
 from utils.command_line import flat_keys
 from utils.distributed import World
 
@@ -28,7 +28,8 @@ PUBLISHED_ARCH = {
     "halt_max_steps": 16, "H_cycles": 3, "L_cycles": 6, "H_layers": 0, "L_layers": 2, "hidden_size": 512,
     "num_heads": 8, "expansion": 4, "puzzle_emb_ndim": 512,
     "puzzle_emb_len": 16, "pos_encodings": "rope", "mlp_t": False,
-    "no_ACT_continue": True, "loss": {"name": "losses@ACTLossHead", "loss_type": "stablemax_cross_entropy"}}
+    "no_ACT_continue": True, "loss": {"name": "losses@ACTLossHead", "loss_type": "stablemax_cross_entropy",
+                                        "label_smoothing": 0, "supervision_decay": 1}}  # these two are ours, and off
 
 
 def test_names_and_defaults_are_the_published_ones():
@@ -59,8 +60,8 @@ def test_every_key_of_an_architecture_stands_in_its_yaml(arch):
 def test_every_experiment_builds_its_model_and_names_no_run(experiment):
     config = pretrain_config(f"experiment={experiment}")
     assert config.run_name is None
-    length = {"demo_sudoku4": 16, "sudoku_cpu": 81, "sudoku_mlp": 81, "sudoku_att": 81, "demo_regression": 32,
-              "demo_latents": config.episode_window}.get(experiment, 900)
+    length = {"demo_regression": 32, "demo_latents": config.episode_window}.get(
+        experiment, 16 if "sudoku4" in experiment else 81 if "sudoku" in experiment else 900)
     if config.arch.head_class.TASK == "regression":
         data = RegressionMetadata(task_type="regression", input_dim=2, target_dim=1, seq_len=length, sets=["all"])
     else:
@@ -68,10 +69,20 @@ def test_every_experiment_builds_its_model_and_names_no_run(experiment):
                                      num_puzzle_identifiers=1, total_groups=1, mean_puzzle_examples=1, total_puzzles=1,
                                      sets=["all"])
     head = config.arch.build_head(data, batch_size=2, world=World())
-    assert isinstance(head.model, TRM) and head.model.inner.P == config.arch.options["puzzle_emb_len"]
+    assert isinstance(head.model, config.arch.model_class)
+    options = config.arch.options
+    assert head.model.inner.P == (options["puzzle_emb_len"] or options["puzzle_emb_ndim"] // options["hidden_size"])
     text = (ROOT / "config" / "experiment" / f"{experiment}.yaml").read_text()
     for field in ("command:", "cost:", "published:", "ours:" if "published: none" not in text else "published: none"):
         assert field in text.split("data_paths")[0], f"the head of {experiment}.yaml lacks {field}"
+
+
+@pytest.mark.parametrize("ablation", sorted(path.stem for path in (ROOT / "config" / "ablation").glob("*.yaml")))
+def test_every_ablation_is_a_change_of_the_same_run(ablation):
+    plain, changed = (pretrain_config("experiment=ablate_sudoku4", *more).model_dump()
+                      for more in ([], [f"ablation={ablation}"]))
+    assert (plain == changed) == (ablation == "none")
+    assert all(plain[key] == changed[key] for key in plain.keys() - {"arch", "ema"})
 
 
 def readme_commands(script: str) -> list[list[str]]:
@@ -81,23 +92,31 @@ def readme_commands(script: str) -> list[list[str]]:
     return [line[line.index(script) + 1:] for line in words]
 
 
+def first_job(command: list[str]) -> list[str]:
+    """The overrides of the first of a multirun's jobs; of another command those it has."""
+    parsed = OverridesParser.create().parse_overrides([word for word in command if word != "-m" and "…" not in word])
+    return [f"{override.key_or_group}={next(override.sweep_string_iterator())}" if override.is_sweep_override()
+            else override.input_line for override in parsed]
+
+
 def test_the_commands_in_the_readme_parse():
     commands = readme_commands("pretrain.py")
     assert len(commands) >= 4
     for command in commands:
-        pretrain_config(*(word for word in command if "…" not in word))
+        pretrain_config(*first_job(command))
     for command in readme_commands("evaluate.py"):
-        evaluate_config(*command)
+        evaluate_config(*first_job(command))
 
 
 @pytest.mark.parametrize("run_name, experiment", [("pretrain_mlp_t_sudoku", "sudoku_mlp"),
                                                   ("pretrain_att_sudoku", "sudoku_att"),
-                                                  ("pretrain_att_maze30x30", "maze")])
+                                                  ("pretrain_att_maze30x30", "maze"),
+                                                  ("pretrain_att_arc1concept", "arc1")])
 def test_a_published_command_line_is_its_experiment(run_name, experiment):
     command, = (command for command in readme_commands("pretrain.py") if f"+run_name={run_name}" in command)
     published, ours = pretrain_config(*command), pretrain_config(f"experiment={experiment}")
     assert published.run_name == run_name
-    same = {"run_name": None, "evaluators": []}  # the experiments check rules as well
+    same = {"run_name": None, "evaluators": [], "checkpoint": {}}  # the experiments check rules, and keep the best
     assert published.model_dump() | same == ours.model_dump() | same
     without_plus = [word.removeprefix("+") for word in command]
     assert pretrain_config(*without_plus) == published
@@ -131,7 +150,7 @@ def test_the_published_name_of_the_checkpoint_directory_is_understood():
     ("lr=fast", "lr='fast': "), ("lr=0", "lr=0: "), ("epochs=1.5", "epochs=1.5: "), ("epochs=0", "epochs=0: "),
     ("epochs=null", "epochs=None: "), ("ema=1", "ema=1: "), ("ema_rate=1.0", "ema_rate=1.0: "),
     ("seed=-1", "seed=-1: "),
-    ("optimizer=sgd", "optimizer='sgd': Input should be 'lion', 'adamw' or 'adam_atan2'"),
+    ("optimizer=sgd", "optimizer='sgd': Input should be 'lion', 'adamw', 'adam_atan2' or 'muon'"),
     ("checkpoint.mode=lower", "checkpoint.mode='lower': Input should be 'min' or 'max'"),
     ("data_paths=data/x", "data_paths='data/x': Input should be a valid list"), ("data_paths=[]", r"data_paths=\[\]: "),
     ("evaluators=[{nam: x}]", "evaluators"), ("log_interval=0", "log_interval=0: "),
@@ -170,3 +189,8 @@ def test_every_wrong_setting_is_named_at_once():
 def test_flat_keys_are_all_keys_dotted():
     config = OmegaConf.create({"a": 1, "b": {"c": None, "d": {"e": [1]}}, "f": None})
     assert flat_keys(config) == ["a", "b", "b.c", "b.d", "b.d.e", "f"]
+
+
+def test_beginning_anew_and_going_on_at_once_is_refused():
+    with pytest.raises(ValueError, match="checkpoint: overwrite=true begins anew and resume goes on; set one of them"):
+        pretrain_config("checkpoint.overwrite=true", "checkpoint.resume=auto")

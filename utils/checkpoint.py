@@ -8,7 +8,9 @@ The payload is a dict of tensors and plain values, read with `weights_only=True`
 Training waits only while the payload is copied; another thread writes it. A write that fails costs no run: it is said,
 the files before it stay, and it is tried again.
 """
+import json
 import os
+import re
 import shutil
 import time
 import zipfile
@@ -18,13 +20,17 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
+
+from utils.hub import downloaded, is_reference
 
 FORMAT_VERSION = 2  # 1: without random states, meters and the carries of all ranks; gives its weights, not its run
 COMPILED_PREFIX = "_orig_mod."  # what torch.compile puts before every name in published checkpoints
 PUZZLE_TABLE = "puzzle_emb.weights"
 STEP_FILES = "step_????????.ckpt"
+PUBLISHED_FILES = r"step_\d+"
+SAFETENSORS = "model.safetensors"
 RETRY_S = 60.0  # after a write that failed
 
 
@@ -48,6 +54,12 @@ class CheckpointConfig(BaseModel):
     resume_from: str | None
     # begin anew in a directory that holds a run, whose files are moved aside
     overwrite: bool
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.overwrite and (self.resume or self.resume_from):
+            raise ValueError("overwrite=true begins anew and resume goes on; set one of them")
+        return self
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -154,8 +166,9 @@ def step_file(step: int) -> str:
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The file that a path means: itself, or in a run's directory best.ckpt, else what latest.txt names."""
-    path = Path(path)
+    """The file that a path, or `hf://…` on the hub, means: itself, or in a run's directory best.ckpt, else what
+    latest.txt names; in an exported or published one model.safetensors, or the newest step_N."""
+    path = downloaded(path) if is_reference(path) else Path(path)
     if path.is_file():
         return path
     if not path.is_dir():
@@ -165,7 +178,13 @@ def find_checkpoint(path: str | Path) -> Path:
     latest = path / "latest.txt"
     if latest.is_file() and (path / latest.read_text().strip()).is_file():
         return path / latest.read_text().strip()
-    raise ValueError(f"{path} holds neither best.ckpt nor a latest.txt that names a checkpoint in it")
+    if (path / SAFETENSORS).is_file():
+        return path / SAFETENSORS
+    published = [file for file in path.glob("step_*") if re.fullmatch(PUBLISHED_FILES, file.name)]
+    if published:
+        return max(published, key=lambda file: int(file.name.removeprefix("step_")))
+    raise ValueError(f"{path} holds neither best.ckpt nor a latest.txt that names a checkpoint in it, nor "
+                     f"{SAFETENSORS} or a published step_N")
 
 
 def read_checkpoint(path: str | Path) -> dict:
@@ -173,8 +192,11 @@ def read_checkpoint(path: str | Path) -> dict:
 
     Raises ValueError for a file that is missing, damaged or no checkpoint, or needs a newer version of us. Our files
     (and published ones of today) are zip archives, whose checksums reveal every flipped bit of their contents.
+    Pickles are read with `weights_only=True`, which refuses what is more than tensors and plain values.
     """
     try:
+        if Path(path).suffix == Path(SAFETENSORS).suffix:
+            return _read_safetensors(path)
         damaged = zipfile.ZipFile(path).testzip() if zipfile.is_zipfile(path) else None
         if damaged:
             raise ValueError(f"the checksum of its part {damaged} is wrong")
@@ -190,6 +212,17 @@ def read_checkpoint(path: str | Path) -> dict:
         raise ValueError(f"{path} has format version {payload['format_version']}, newer than {FORMAT_VERSION}; "
                          "update this program to read it")
     return payload
+
+
+def _read_safetensors(path: str | Path) -> dict:
+    """The payload of our own export; other people's files hold tensors only."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        header = file.metadata() or {}
+        payload = {"model_state": {name: file.get_tensor(name) for name in file.keys()}}
+    return payload | json.loads(header.get("facts", "{}")) | (
+        {"config": json.loads(header["config"])} if "config" in header else {})
 
 
 def weights_of(payload: dict, use_ema: bool) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
-from hydra.errors import ConfigCompositionException, HydraException
+from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
@@ -39,8 +39,18 @@ def describe_validation(error: ValidationError, known: Iterable[str], prefix: st
             lines.append(f"{key + ': ' if key else ''}{problem['ctx']['error']}")
         else:  # of a union of types, pydantic names each as if it were part of the key
             key = next((k for n in (len(parts), len(parts) - 1) if (k := ".".join(parts[:n])) in known), key)
-            wrong_values.setdefault(f"{key}={problem['input']!r}", []).append(problem["msg"])
+            wrong_values.setdefault(f"{key}={problem['input']!r}", []).append(problem["msg"] + _right_spelling(problem))
     return "\n".join(lines + [f"{value}: {', or: '.join(messages)}" for value, messages in wrong_values.items()])
+
+
+def _right_spelling(problem: dict) -> str:
+    """Of what was meant where one thing stands for a list of them, or a name for {name: …}; the end of a sentence."""
+    given = problem["input"]
+    if problem["type"] == "list_type" and isinstance(given, str):
+        return f'; write {problem["loc"][-1]}="[{given}]"'
+    if problem["type"].startswith("model") and isinstance(given, str):
+        return f"; write {{name: {given}}}"
+    return ""
 
 
 @contextmanager
@@ -84,6 +94,9 @@ def flat_keys(cfg: DictConfig) -> list[str]:
 
 
 def _message(error: Exception, config_name: str) -> str:
+    if isinstance(error, OverrideParseException):
+        reason = [line for line in str(error.message).splitlines() if " at " in line] or [error.message]
+        return f"cannot read the setting {error.override!r} ({reason[0]}); settings are written key=value"
     override = re.match(r"Could not override '([^']+)'", str(error))
     if isinstance(error, ConfigCompositionException) and override:
         groups = [argument for argument in sys.argv[1:] if re.match(r"(arch|experiment)=", argument)]

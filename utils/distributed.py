@@ -1,4 +1,5 @@
 """Many processes as one: who am I, sums and gathers over ranks; each is the identity where there is one process."""
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,9 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
     return torch.device(chosen, local_rank) if chosen == "cuda" else torch.device(chosen)
 
 
+_jobs = itertools.count()
+
+
 @contextmanager
 def joined_world(device: str) -> Iterator[World]:
     """Join the processes that `torchrun` started; alone without `torchrun`.
@@ -53,6 +57,8 @@ def joined_world(device: str) -> Iterator[World]:
     if os.environ.get("GROUP_WORLD_SIZE") == "1":  # several torchruns do not count restarts alike
         # PyTorch 2.13 keeps the store over a restart, and with it the addresses of the dead: look elsewhere in it.
         store = dist.PrefixStore(f"restart{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    # Likewise for the jobs of a multirun, which all ranks join in the same order: one could meet the last one's dead.
+    store = dist.PrefixStore(f"job{next(_jobs)}", store)
     dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", store=store, rank=rank,
                             world_size=size)
     try:

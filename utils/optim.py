@@ -4,26 +4,32 @@ from collections.abc import Iterable
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
 
 
 class OptimConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     # optimizer of the network: the paper's results need none that runs on CUDA only
-    optimizer: Literal["lion", "adamw", "adam_atan2"]
+    optimizer: Literal["lion", "adamw", "adam_atan2", "muon"]
     # peak learning rate, and what is left of it at the end of the cosine (1.0: constant)
     lr: float = Field(gt=0)
     lr_min_ratio: float = Field(ge=0, le=1)
     # steps of linear warm-up
     lr_warmup_steps: int = Field(ge=0)
-    # decay of the first and the second moment (Lion: of the update and of the momentum)
+    # muon only: peak rate of AdamW, which trains what is no matrix between embeddings and heads
+    adamw_lr: float | None = Field(gt=0)
+    # decay of the first and the second moment (Lion: of the update and of the momentum; Muon's momentum: beta2)
     beta1: float = Field(ge=0, lt=1)
     beta2: float = Field(ge=0, lt=1)
     # decoupled weight decay, multiplied by the learning rate
     weight_decay: float = Field(ge=0)
-    # the same two for the puzzle-embedding table
+    # what decays: all weights, or only the matrices between embeddings and heads
+    weight_decay_on: Literal["all", "matrices"]
+    # the gradient of the network, of the global batch, is scaled down to this norm; null: it is left as it is
+    grad_clip: float | None = Field(gt=0)
+    # rate and decoupled decay of the puzzle-embedding table
     puzzle_emb_lr: float = Field(ge=0)
     puzzle_emb_weight_decay: float = Field(ge=0)
     # train the puzzle embeddings alone
@@ -32,15 +38,48 @@ class OptimConfig(BaseModel):
     ema: bool
     ema_rate: float = Field(gt=0, lt=1)
 
+    @model_validator(mode="after")
+    def _check_rates(self):
+        if self.optimizer == "muon" and self.adamw_lr is None:
+            raise ValueError("optimizer=muon trains embeddings, heads and biases by AdamW; set its rate, adamw_lr")
+        if self.optimizer != "muon" and self.adamw_lr is not None:
+            raise ValueError(f"adamw_lr={self.adamw_lr} has no effect with optimizer={self.optimizer}; set lr")
+        return self
 
-def build_optimizer(parameters: Iterable[Tensor], config: OptimConfig) -> torch.optim.Optimizer:
+
+def build_optimizers(module: nn.Module, config: OptimConfig) -> list[torch.optim.Optimizer]:
+    """The optimizers of a network's parameters: one, or Muon's and AdamW's."""
+    matrices, others = split_parameters(module)
     settings = {"lr": config.lr, "betas": (config.beta1, config.beta2), "weight_decay": config.weight_decay}
+    decay_of_others = config.weight_decay if config.weight_decay_on == "all" else 0.0
+    if config.optimizer == "muon":
+        return [torch.optim.Muon(matrices, config.lr, config.weight_decay, momentum=config.beta2),
+                torch.optim.AdamW(others, **settings | {"lr": config.adamw_lr, "weight_decay": decay_of_others})]
+    groups = [{"params": list(module.parameters())}]
+    if config.weight_decay_on == "matrices":
+        groups = [{"params": matrices}, {"params": others, "weight_decay": decay_of_others}]
     if config.optimizer == "lion":
         from lion_pytorch import Lion
-        return Lion(parameters, **settings)
-    if config.optimizer == "adam_atan2":
-        return AdamATan2(parameters, **settings)
-    return torch.optim.AdamW(parameters, **settings)
+        return [Lion(groups, **settings)]
+    return [{"adamw": torch.optim.AdamW, "adam_atan2": AdamATan2}[config.optimizer](groups, **settings)]
+
+
+def split_parameters(module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """The matrices between embeddings and heads, and all other parameters: embeddings (`embedding_weight`, and of floats
+    `embed_tokens`), the weights of output heads (`…_head`), short convolutions (`conv_weight`) and vectors, by the names
+    of models/layers.py."""
+    matrices, others = [], []
+    for name, parameter in module.named_parameters():
+        owner, _, kind = name.rpartition(".")
+        is_matrix = kind == "weight" and parameter.ndim == 2 and not owner.endswith(("_head", "embed_tokens"))
+        (matrices if is_matrix else others).append(parameter)
+    return matrices, others
+
+
+def peak_rate(optimizer: torch.optim.Optimizer, config: OptimConfig) -> float:
+    """Of one of `build_optimizers`."""
+    by_muons_side = config.optimizer == "muon" and isinstance(optimizer, torch.optim.AdamW)
+    return config.adamw_lr if by_muons_side else config.lr
 
 
 def learning_rate(step: int, peak: float, total_steps: int, config: OptimConfig) -> float:

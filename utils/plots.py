@@ -1,8 +1,12 @@
-"""Pictures: the curves of a run, puzzles and sequences being solved step by step, rollouts. Matplotlib is imported when one is drawn."""
+"""Pictures: the curves of runs, puzzles and sequences being solved step by step, rollouts. Matplotlib is imported when
+one is drawn."""
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+
+COLOURS = "tab10"
 
 
 def _pyplot():
@@ -15,7 +19,7 @@ def _pyplot():
 def _save(figure, picture: Path) -> None:
     picture.parent.mkdir(parents=True, exist_ok=True)
     figure.tight_layout()
-    figure.savefig(picture, dpi=120)
+    figure.savefig(picture, dpi=120, bbox_inches="tight")
     _pyplot().close(figure)
 
 
@@ -44,11 +48,11 @@ def plot_train_vs_val(metrics_file: Path, picture: Path) -> None:
 
 
 def plot_solution_steps(question: np.ndarray, steps: np.ndarray, answer: np.ndarray, confidence: list[float],
-                        picture: Path) -> None:
+                        picture: Path, token_names: Sequence[str] | None = None) -> None:
     """A square puzzle (L,), its answer (L,), and the model's prediction after each supervision step (steps, L).
 
-    Grids up to 9×9 are drawn as digits (token − 1), larger ones as colours. `confidence`: the model's belief, 0 to
-    1, that its answer is right. Wrong cells are red.
+    Grids up to 9×9 are drawn as digits (token − 1), larger ones as colours, with a legend of the tokens in them, by
+    their names if given. `confidence`: the model's belief, 0 to 1, that its answer is right. Wrong cells are red.
     """
     side = round(len(question) ** 0.5)
     grids = [("puzzle", question), *((f"step {i + 1}", step) for i, step in enumerate(steps)), ("answer", answer)]
@@ -66,6 +70,9 @@ def plot_solution_steps(question: np.ndarray, steps: np.ndarray, answer: np.ndar
         shape = (side, side)
         (_draw_digits if side <= 9 else _draw_colours)(axis, grid.reshape(shape), question.reshape(shape),
                                                        answer.reshape(shape))
+    if side > 9:
+        tokens = np.unique(np.concatenate([grid for _, grid in grids])).tolist()
+        _add_legend(figure, {token: token_names[token] if token_names else f"token {token}" for token in tokens})
     _save(figure, picture)
 
 
@@ -88,11 +95,40 @@ def _draw_digits(axis, grid: np.ndarray, question: np.ndarray, answer: np.ndarra
 
 def _draw_colours(axis, grid: np.ndarray, question: np.ndarray, answer: np.ndarray) -> None:
     """Tokens as colours; a red frame around each wrong cell, in all but the question itself."""
-    axis.imshow(grid, cmap="tab10", vmin=0, vmax=9, interpolation="nearest")
+    axis.imshow(grid, cmap=COLOURS, vmin=0, vmax=9, interpolation="nearest")
     if not np.array_equal(grid, question):
         for row, column in np.argwhere(grid != answer):
             axis.plot([column], [row], marker="s", markersize=3, color="red", fillstyle="none", markeredgewidth=0.8)
 
+
+def _add_legend(figure, names: dict[int, str]) -> None:
+    """What the colours of `_draw_colours` and the red frames mean, below the grids."""
+    from matplotlib.lines import Line2D
+
+    colours = _pyplot().get_cmap(COLOURS)
+    marks = [Line2D([], [], linestyle="", marker="s", color=colours(token % 10), label=name)
+             for token, name in names.items()]
+    wrong = Line2D([], [], linestyle="", marker="s", color="red", fillstyle="none", label="wrong cell")
+    figure.legend(handles=[*marks, wrong], loc="upper center", bbox_to_anchor=(0.5, 0), ncols=6, frameon=False)
+
+
+def plot_comparison(curves: dict[str, list[tuple[list[int], list[float]]]], metric: str, picture: Path) -> None:
+    """Steps and values of several runs of each name: their curves, and where they end as bars with a dot a run."""
+    plt = _pyplot()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 1.5 + 0.32 * max(len(curves), 8)))
+    for i, (name, runs) in enumerate(curves.items()):
+        colour = plt.get_cmap("tab20")(i % 20)
+        ends = [values[-1] for _, values in runs if values]
+        for steps, values in runs:
+            left.plot(steps, values, color=colour, marker="o", markersize=3, linewidth=1)
+        right.barh(i, np.mean(ends) if ends else 0, color=colour, alpha=0.6)
+        right.plot(ends, [i] * len(ends), "k.", markersize=4)
+    left.set(xlabel="step", ylabel=metric, title="each run")
+    right.set(yticks=range(len(curves)), yticklabels=curves, xlabel=metric, title="at the end: mean, and each run")
+    right.invert_yaxis()
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+    _save(figure, picture)
 
 MOST_FEATURES = 4  # of a sequence or latent that are drawn
 

@@ -21,7 +21,11 @@ METRICS = "metrics.jsonl"
 def claimed(directory: Path) -> Iterator[None]:
     """Hold the directory, made if need be, against other runs; the kernel lets go of it when the process ends, however
     it ends. Raises ValueError where another run holds it."""
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"the run's directory {directory} cannot be made ({error.strerror}); choose another "
+                         "checkpoint.path") from error
     with open(directory / ".lock", "a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

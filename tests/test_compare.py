@@ -1,0 +1,70 @@
+"""Runs side by side: how they are grouped and named, the numbers of the table, and the files."""
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from utils.compare import grouped, main, read_run, table
+
+
+def write_run(directory: Path, ends_at: float, **settings) -> Path:
+    """A run of two evaluations; `arch` and `seed` as in a real config, the rest as given."""
+    directory.mkdir(parents=True)
+    config = {"lr": 1e-3, "seed": 0, "run_name": directory.name, "checkpoint": {"path": str(directory)},
+              "arch": {"name": "trm@TRM", "L_cycles": 2}, "ema": True} | settings
+    OmegaConf.save(OmegaConf.create(config), directory / "config.yaml")
+    lines = [{"step": 5, "epoch": 0, "train/loss": 2.0}, {"step": 10, "epoch": 1, "val/accuracy": 0.1},
+             {"step": 20, "epoch": 2, "val/accuracy": ends_at}]
+    (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return directory
+
+
+@pytest.fixture
+def runs(tmp_path) -> list[Path]:
+    return [write_run(tmp_path / "e", 0.3, ema=False), write_run(tmp_path / "a", 0.8),
+            write_run(tmp_path / "b", 0.6, seed=1), write_run(tmp_path / "c", 0.5, arch={"name": "trm@TRM", "L_cycles": 1}),
+            write_run(tmp_path / "d", 0.7, arch={"name": "trm@TRM", "L_cycles": 1}, lr=2.0)]
+
+
+def test_runs_are_grouped_by_what_sets_them_apart_from_most(runs):
+    groups = grouped([read_run(run) for run in runs])
+    assert {special: [run.directory.name for run in members] for special, members in groups.items()} == {
+        "": ["a", "b"], "ema=False": ["e"], "arch.L_cycles=1": ["c"], "lr=2.0, arch.L_cycles=1": ["d"]}
+    assert next(iter(groups)) == ""
+
+
+def test_a_row_has_mean_and_deviation_of_what_its_runs_ended_with(runs):
+    first, second, *_ = table(grouped([read_run(run) for run in runs]), ["val/accuracy", "train/loss", "eval/none"])
+    assert first == {"settings": "(what most have in common)", "runs": "2", "steps": "20", "val/accuracy": "0.7 ± 0.14",
+                     "train/loss": "2 ± 0", "eval/none": ""}
+    assert second["settings"] == "ema=False" and second["val/accuracy"] == "0.3"
+
+
+def test_it_writes_a_table_twice_and_a_picture(runs, tmp_path, capsys):
+    output = tmp_path / "out" / "all"
+    assert main([*map(str, runs), "--metrics", "val/accuracy", "--output", str(output)]) == 0
+    printed = capsys.readouterr().out
+    assert printed == output.with_suffix(".md").read_text()
+    assert "| lr=2.0, arch.L_cycles=1 | 1 | 20 | 0.7 |" in printed.splitlines()
+    rows = list(csv.DictReader(output.with_suffix(".csv").open()))
+    assert [row["settings"] for row in rows][0] == "(what most have in common)" and len(rows) == 4
+    assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_where_no_value_is_more_usual_every_row_says_its_own(runs, tmp_path):
+    assert list(grouped([read_run(run) for run in runs[:2]])) == ["ema=False", "ema=True"]
+    for name, passed in (("votes_0", 0.25), ("votes_30", 0.5)):  # of evaluate.py
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.json").write_text(json.dumps({"eval/arc/pass@2": passed}))
+    rows = table(grouped([read_run(tmp_path / name) for name in ("votes_0", "votes_30")]), ["eval/arc/pass@2"])
+    assert [(row["settings"], row["eval/arc/pass@2"]) for row in rows] == [
+        ("evaluation=votes_0", "0.25"), ("evaluation=votes_30", "0.5")]
+
+
+def test_what_is_no_run_or_no_metric_is_named(runs, tmp_path, capsys):
+    assert main([str(tmp_path), "--output", str(tmp_path / "x")]) == 2
+    assert f"{tmp_path} is not the directory of a run" in capsys.readouterr().err
+    assert main([str(runs[0]), "--metrics", "val/acc", "--output", str(tmp_path / "x")]) == 2
+    assert "no run has val/acc; there are epoch, step, train/loss, val/accuracy" in capsys.readouterr().err

@@ -1,0 +1,135 @@
+"""Runs side by side: a table of what they ended with, by the settings in which they differ, and their curves.
+
+    python pretrain.py -m experiment=ablate_sudoku4 seed=0,1                        # or any runs
+    python -m utils.compare checkpoints/ablate-sudoku4/* --output ablations         # ablations.md, .csv and .png
+    python -m utils.compare votes_0 votes_30 --metrics eval/arc/pass@2 --output votes       # what evaluate.py has written
+
+Runs that differ in nothing but their seed, name and place are one row. A row is named by what it does not have in
+common with most of the runs, an evaluation by its folder. The first metric is drawn.
+"""
+import argparse
+import csv
+import json
+import statistics
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+if not __package__:  # run as a script: imports start at the project root
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from omegaconf import DictConfig, OmegaConf
+
+from utils.command_line import flat_keys
+from utils.plots import plot_comparison
+
+SAME_RUN = ("seed", "run_name", "project_name", "checkpoint", "log_", "device", "debug", "use_wandb")  # starts of keys
+METRICS = ("val/exact_accuracy", "val/accuracy", "val/loss", "train/steps", "train/examples_per_s")
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    directory: Path
+    # value of each setting that makes it another run, by dotted key
+    settings: dict[str, str]
+    # of metrics.jsonl
+    lines: list[dict]
+
+    @property
+    def steps(self) -> int:
+        return self.lines[-1]["step"]
+
+    def curve(self, metric: str) -> tuple[list[int], list[float]]:
+        """Steps and values of a metric; empty where the run has none."""
+        points = [(line["step"], line[metric]) for line in self.lines if metric in line]
+        return [step for step, _ in points], [value for _, value in points]
+
+    def last(self, metric: str) -> float | None:
+        _, values = self.curve(metric)
+        return values[-1] if values else None
+
+
+def read_run(directory: Path) -> FinishedRun:
+    """A run, or the output of `evaluate.py`. Raises ValueError where a directory holds neither."""
+    if (directory / "metrics.json").is_file():
+        return FinishedRun(directory, {"evaluation": directory.name},
+                           [{"step": 0} | json.loads((directory / "metrics.json").read_text())])
+    config, metrics = directory / "config.yaml", directory / "metrics.jsonl"
+    if not config.is_file() or not metrics.is_file() or not metrics.stat().st_size:
+        raise ValueError(f"{directory} is not the directory of a run, which has config.yaml and metrics.jsonl, nor of "
+                         "an evaluation, which has metrics.json")
+    settings = OmegaConf.load(config)
+    leaves = [key for key in flat_keys(settings) if not isinstance(OmegaConf.select(settings, key), DictConfig)]
+    return FinishedRun(directory, {key: str(OmegaConf.select(settings, key)) for key in leaves
+                                   if not key.startswith(SAME_RUN)},
+                       [json.loads(line) for line in metrics.read_text().splitlines()])
+
+
+def grouped(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
+    """Runs of the same settings under what is special about these; first what most have in common."""
+    keys = list(dict.fromkeys(key for run in runs for key in run.settings))
+    usual = {key: Counter(run.settings.get(key) for run in runs).most_common(2) for key in keys}
+    groups = defaultdict(list)
+    for run in runs:
+        special = [f"{key}={run.settings.get(key)}" for key in keys
+                   if run.settings.get(key) != usual[key][0][0] or usual[key][0][1] == usual[key][-1][1] < len(runs)]
+        groups[", ".join(special)].append(run)
+    return dict(sorted(groups.items(), key=lambda group: group[0] != ""))
+
+
+def table(groups: dict[str, list[FinishedRun]], metrics: Sequence[str]) -> list[dict[str, str]]:
+    """A row a group: its last metrics as mean, and ± deviation where there are several runs."""
+    rows = []
+    for special, runs in groups.items():
+        row = {"settings": special or "(what most have in common)", "runs": str(len(runs)),
+               "steps": "/".join(dict.fromkeys(str(run.steps) for run in runs))}
+        for metric in metrics:
+            values = [value for run in runs if (value := run.last(metric)) is not None]
+            spread = f" ± {statistics.stdev(values):.2g}" if len(values) > 1 else ""
+            row[metric] = f"{statistics.mean(values):.4g}{spread}" if values else ""
+        rows.append(row)
+    return rows
+
+
+def markdown(rows: list[dict[str, str]]) -> str:
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def compare(directories: Sequence[Path], metrics: Sequence[str], output: Path) -> None:
+    """Print the table, and write it as `output`.md and .csv, and the curves of the first metric as .png."""
+    runs = [read_run(directory) for directory in directories]
+    if not any(run.curve(metrics[0])[0] for run in runs):
+        names = sorted({name for run in runs for line in run.lines for name in line})
+        raise ValueError(f"no run has {metrics[0]}; there are {', '.join(names)}")
+    groups = grouped(runs)
+    rows = table(groups, metrics)
+    print(markdown(rows), end="")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    Path(f"{output}.md").write_text(markdown(rows))
+    with open(f"{output}.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    plot_comparison({row["settings"]: [run.curve(metrics[0]) for run in runs]
+                     for row, runs in zip(rows, groups.values())}, metrics[0], Path(f"{output}.png"))
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, help="directories of runs")
+    parser.add_argument("--metrics", nargs="+", default=METRICS, help="columns, by their names in metrics.jsonl")
+    parser.add_argument("--output", type=Path, required=True, help="path of the files to write, without .md, .csv, .png")
+    args = parser.parse_args(argv)
+    try:
+        compare(args.runs, args.metrics, args.output)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""Checkpoints for others: in the published layout, as safetensors, and as a folder for the hub with a model card.
+
+    published/    step_N, a bare state dict under the names of a compiled model, and all_config.yaml
+    safetensors/  model.safetensors, the config also in its header; config.yaml; metadata.json
+    hub/          the same, and the model card README.md
+
+Each is read again by `checkpoint=` and `load_checkpoint=`, as the folder or as the file in it.
+"""
+import json
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from utils.checkpoint import COMPILED_PREFIX, SAFETENSORS, write_atomically
+from utils.resolve import load_class
+
+# Of a run's config, what the published code writes down besides `arch`.
+PUBLISHED_KEYS = ("data_paths", "data_paths_test", "evaluators", "global_batch_size", "epochs", "eval_interval",
+                  "min_eval_interval", "lr", "lr_min_ratio", "lr_warmup_steps", "weight_decay", "beta1", "beta2",
+                  "puzzle_emb_lr", "puzzle_emb_weight_decay", "seed", "ema", "ema_rate", "freeze_weights",
+                  "project_name", "run_name")
+
+
+@dataclass(frozen=True)
+class Export:
+    """Weights, and what is known of them."""
+
+    # of the loss head, by name
+    state: dict[str, Tensor]
+    # config of the run that trained them
+    settings: dict
+    # optimizer steps taken; 0: unknown
+    step: int
+    # "averaged" or "stored"
+    which: str
+    # fingerprints by path of the data sets trained on ({}: unknown) and scored on
+    trained_on: dict[str, str]
+    scored_on: dict[str, str]
+    # by flat name
+    metrics: dict[str, float | str]
+
+    def write(self, layout: str, folder: Path, repository: str | None) -> None:
+        """Write the files of a layout: published, safetensors, or hub for that repository."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if layout == "published":
+            self._write_published(folder)
+        else:
+            self._write_safetensors(folder)
+        if layout == "hub":
+            (folder / "README.md").write_text(self.card(repository))
+
+    def _write_published(self, folder: Path) -> None:
+        compiled = {COMPILED_PREFIX + name: tensor for name, tensor in self.state.items()}
+        write_atomically(folder / f"step_{self.step}", lambda file: torch.save(compiled, file))
+        OmegaConf.save(OmegaConf.create(self.published_settings()), folder / "all_config.yaml")
+
+    def _write_safetensors(self, folder: Path) -> None:
+        from safetensors.torch import save_file
+
+        facts = {"step": self.step, "data_fingerprints": self.trained_on}
+        header = {"format": "pt", "config": json.dumps(self.settings), "facts": json.dumps(facts)}
+        tensors = {name: tensor.contiguous() for name, tensor in self.state.items()}
+        write_atomically(folder / SAFETENSORS, lambda file: save_file(tensors, file, header))
+        OmegaConf.save(OmegaConf.create(self.settings), folder / "config.yaml")
+        (folder / "metadata.json").write_text(json.dumps(
+            facts | {"weights": self.which, "scored_on": self.scored_on, "metrics": self.metrics}, indent=1) + "\n")
+
+    def published_settings(self) -> dict:
+        """The config under published names: of classes that have one, and of the dtype that `auto` came to."""
+        arch = dict(self.settings["arch"])
+        arch["name"] = published_name(arch["name"])
+        if arch.get("forward_dtype", "auto") == "auto":
+            latent = next(tensor for name, tensor in self.state.items() if name.endswith("_init"))
+            arch["forward_dtype"] = str(latent.dtype).removeprefix("torch.")
+        return {"arch": arch} | {key: self.settings[key] for key in PUBLISHED_KEYS if key in self.settings}
+
+    def card(self, repository: str) -> str:
+        """The model card: what it is, scores, data, commands, config."""
+        arch, state = self.settings["arch"], self.state.values()
+        model = arch["name"].partition("@")[0].rpartition(".")[2]
+        scored = ",".join(self.scored_on)
+        scores = "\n".join(f"| {name} | {value if isinstance(value, str) else format(value, '.6g')} |"
+                           for name, value in self.metrics.items())
+        trained = _data_rows("trained on", self.trained_on or dict.fromkeys(self.settings["data_paths"], "unknown"))
+        return f"""---
+library_name: pytorch
+tags: [tiny-recursive-model, {model}]
+---
+# {repository.partition("/")[2]}
+
+`arch={model}`, {sum(tensor.numel() for tensor in state):,} numbers (puzzle embeddings included), {self.which} weights
+after {self.step} steps.
+
+## Scores
+
+| metric | value |
+| --- | --- |
+{scores}
+
+## Data
+
+| data set | | fingerprint |
+| --- | --- | --- |
+{trained}
+{_data_rows("scored on", self.scored_on)}
+
+## Commands
+
+Scored by `python {shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])}`. To score it again, or to train it further
+with the `arch` settings of the config below:
+
+```
+python evaluate.py checkpoint=hf://{repository} data_paths="[{scored}]"
+python pretrain.py load_checkpoint=hf://{repository} data_paths="[{scored}]" arch={model}
+```
+
+## Config
+
+```yaml
+{OmegaConf.to_yaml(OmegaConf.create(self.settings)).strip()}
+```
+"""
+
+
+def published_name(name: str) -> str:
+    """The published alias of a model's class, where it has one: a second name in its module."""
+    model_class = load_class(name, "models")
+    aliases = [alias for alias, value in vars(sys.modules[model_class.__module__]).items()
+               if value is model_class and alias != model_class.__name__]
+    return f"{name.partition('@')[0]}@{(aliases or [model_class.__name__])[0]}"
+
+
+def _data_rows(what: str, fingerprints: dict[str, str]) -> str:
+    return "\n".join(f"| {path} | {what} | {fingerprint} |" for path, fingerprint in fingerprints.items())

@@ -1,0 +1,73 @@
+"""Checkpoints by name on the Hugging Face hub: `hf://owner/name`, with `@revision` and `/file or folder` behind it.
+
+    python evaluate.py checkpoint=hf://owner/name data_paths="[data/…]"
+    python evaluate.py checkpoint=checkpoints/PROJECT/RUN export=hub hub_repo=owner/name
+
+The library's own cache and environment hold: `HF_HUB_OFFLINE=1` takes what the cache has, `HF_HOME` says where it is,
+`HF_TOKEN` who uploads. It is imported when a name asks for it.
+"""
+import re
+from pathlib import Path
+
+PREFIX = "hf://"
+REPOSITORY = r"[\w.-]+/[\w.-]+"
+REFERENCE = re.compile(rf"{PREFIX}(?P<repo>{REPOSITORY})(@(?P<revision>[^/]+))?(/(?P<inside>.+))?")
+# Of a whole repository, only what a run or an export leaves; a file or folder inside comes with the config beside it.
+OF_A_RUN = ("model.safetensors", "best.ckpt", "latest.txt", "step_*", "config.yaml", "all_config.yaml")
+
+
+def is_reference(path: str | Path) -> bool:
+    return str(path).startswith(PREFIX)
+
+
+def repository_of(reference: str) -> str:
+    """`owner/name` of a reference. Raises ValueError for another form."""
+    return _parsed(reference)["repo"]
+
+
+def downloaded(reference: str) -> Path:
+    """The local copy of what a reference names; only what the cache lacks is downloaded.
+
+    Raises ValueError where it is neither there nor within reach.
+    """
+    from huggingface_hub import constants, snapshot_download
+
+    parts = _parsed(reference)
+    inside = parts["inside"]
+    folder = Path(inside or "").parent
+    wanted = [inside, f"{inside}/*", *(str(folder / name) for name in OF_A_RUN if name.endswith(".yaml"))]
+    try:
+        snapshot = snapshot_download(parts["repo"], revision=parts["revision"],
+                                     allow_patterns=wanted if inside else list(OF_A_RUN))
+    except Exception as error:  # the library's and its HTTP client's, by version; what was said is passed on
+        raise ValueError(f"{reference} is not in the cache ({constants.HF_HUB_CACHE}) and cannot be downloaded "
+                         f"({_said(error)}); check the name, the network and HF_HUB_OFFLINE, or give a local path"
+                         ) from error
+    return Path(snapshot, inside or "")
+
+
+def upload(folder: Path, repository: str) -> str:
+    """Upload a folder's files as one commit, to a new public repository where there is none. Returns its address.
+
+    Raises ValueError where the hub cannot be reached or refuses; the folder stays as it is.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().create_repo(repository, exist_ok=True)
+        return str(HfApi().upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload a checkpoint"))
+    except Exception as error:  # as in `downloaded`
+        raise ValueError(f"the upload to {repository} failed ({_said(error)}); what was to be uploaded is in {folder}: "
+                         f"with a network and HF_TOKEN set, `hf upload {repository} {folder}` does it") from error
+
+
+def _parsed(reference: str) -> dict[str, str | None]:
+    match = REFERENCE.fullmatch(reference)
+    if not match:
+        raise ValueError(f"{reference} must have the form hf://owner/name, hf://owner/name@revision or "
+                         "hf://owner/name/file or folder")
+    return match.groupdict()
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
