@@ -1,6 +1,11 @@
 """Regression: the loss head against sums written out, models of floats, causality, and whole runs."""
 import json
+import os
 import re
+import shlex
+import signal
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +13,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import pretrain
 from config.schema import PretrainConfig
 from dataset.regression_dataset import feature_statistics
-from helpers import (REGRESSION, ROOT, TINY_ARCH, assert_same_run, evaluate_config, metric_lines, pretrain_config, resume,
-                     run_script, tiny_config, write_tiny_dataset, write_tiny_episodes, write_tiny_regression)
 from evaluate import score
+from helpers import (REGRESSION, ROOT, TINY_ARCH, assert_same_run, evaluate_config, metric_lines, pretrain_config, resume,
+                     run_process, run_script, tiny_config, write_tiny_dataset, write_tiny_episodes,
+                     write_tiny_regression)
 from losses import ACTRegressionLossHead
 from models.recursive_reasoning.trm import TRM
 from pretrain import load_data, train
@@ -20,6 +27,7 @@ from train_state import build_state
 from utils.checkpoint import read_checkpoint
 from utils.distributed import World
 from utils.metrics import MetricSums, means
+from utils.preemption import Stopped
 
 THRESHOLD = 36.0  # below it are the errors of some rows of `float_batch`, not of all
 ARCHITECTURES = sorted(path.stem for path in (ROOT / "config" / "arch").glob("*.yaml"))
@@ -165,8 +173,9 @@ def test_floats_are_projected_and_predicted_with_a_bias_and_tokens_as_before():
 @pytest.mark.parametrize("flat", [False, True])
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_every_architecture_learns_floats_with_all_but_the_untrained_q_head(arch, flat):
+    cycles = [] if arch == "transformers_baseline" else ["arch.H_cycles=2", "arch.L_cycles=2"]
     config = pretrain_config(f"arch={arch}", REGRESSION, "arch.hidden_size=16", "arch.num_heads=2",
-                             "arch.halt_max_steps=3").arch
+                             "arch.halt_max_steps=3", *cycles).arch
     batch = float_batch(length=1 if flat else 6)
     if flat:
         batch = {name: value[:, 0] if value.ndim == 3 else value for name, value in batch.items()}
@@ -270,16 +279,6 @@ def test_the_name_of_the_head_alone_switches_the_task():
         pretrain_config(REGRESSION, "arch.loss.loss_type=softmax_cross_entropy")  # set by hand, and without effect
 
 
-def test_options_of_the_head_need_no_plus_on_a_real_command_line(data, tmp_path):
-    done = run_script("pretrain.py", f"data_paths=[{data}]", *RUN, REGRESSION, "arch.loss.mae_weight=0.5",
-                      "arch.keep_act_halting_head=True", "arch.loss.halt_threshold=0.5", "checkpoint.path=run",
-                      "epochs=1", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    saved = read_checkpoint(tmp_path / "run" / "best.ckpt")["config"]["arch"]["loss"]
-    assert saved == {"name": "losses@ACTRegressionLossHead", "mae_weight": 0.5, "keep_act_halting_head": True,
-                     "halt_threshold": 0.5}
-
-
 def test_a_head_for_other_data_is_an_error_that_says_what_to_set(data, episodes, tmp_path):
     puzzles = write_tiny_dataset(tmp_path / "puzzles")
     with pytest.raises(ValueError, match="hold regression data, and arch.loss.name=losses@ACTLossHead is for classification; "
@@ -324,8 +323,6 @@ def test_a_run_learns_selects_by_its_own_metric_and_is_scored_again_in_units_of_
 
 @pytest.mark.parametrize("kind", ["regression", "transitions", "windows"])
 def test_a_run_stopped_anywhere_and_resumed_is_the_same_run(data, episodes, kind, monkeypatch):
-    import pretrain
-    from utils.preemption import Stopped
     path, options = {"regression": (data, [NORMALIZED, "arch.loss.keep_act_halting_head=true",
                                            "arch.loss.halt_threshold=0.9", "arch.halt_exploration_prob=0.5"]),
                      "transitions": (episodes, ["optimizer=adamw"]), "windows": (episodes, [*WINDOWS, NORMALIZED])}[kind]
@@ -336,7 +333,6 @@ def test_a_run_stopped_anywhere_and_resumed_is_the_same_run(data, episodes, kind
     def step(state, *rest):
         if state.step + 1 in stops:
             stops.remove(state.step + 1)
-            import os, signal, time
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.05)
         return real_step(state, *rest)
@@ -352,16 +348,18 @@ def test_a_run_stopped_anywhere_and_resumed_is_the_same_run(data, episodes, kind
 
 
 def test_two_processes_train_and_score_windows_as_one(episodes, tmp_path):
-    found = {}
-    for ranks in (1, 2):
-        for script, words in (
-                ("pretrain.py", [f"data_paths=[{episodes}]", *RUN, REGRESSION, *WINDOWS, "arch.loss.normalize=true",
-                                 "optimizer=adamw", f"checkpoint.path=run{ranks}"]),
-                ("evaluate.py", [f"checkpoint=run{ranks}"])):
-            done = run_script(script, *words, cwd=tmp_path, ranks=ranks, OMP_NUM_THREADS="1")
-            assert done.returncode == 0, done.stderr
-        found[ranks] = json.loads((tmp_path / f"run{ranks}" / "evaluation" / "metrics.json").read_text())
-    assert "eval/rollout/linear/rmse@25" in found[1] and found[1] == pytest.approx(found[2], rel=1e-3)
+    """The second from a real command line, on which options of the head need no plus."""
+    options = [*RUN, REGRESSION, *WINDOWS, "arch.loss.normalize=true", "arch.loss.mae_weight=0.5", "optimizer=adamw"]
+    run_dir = train(config_of(episodes, "alone", *options), World())
+    alone = score(evaluate_config(f"checkpoint={run_dir}"), World())
+    for script, words in (("pretrain.py", [f"data_paths=[{episodes}]", *options, "checkpoint.path=run"]),
+                          ("evaluate.py", ["checkpoint=run"])):
+        done = run_script(script, *words, cwd=tmp_path, ranks=2, OMP_NUM_THREADS="1")
+        assert done.returncode == 0, done.stderr
+    together = json.loads((tmp_path / "run" / "evaluation" / "metrics.json").read_text())
+    assert "eval/rollout/linear/rmse@25" in together and together == pytest.approx(alone, rel=1e-3)
+    assert read_checkpoint(tmp_path / "run" / "best.ckpt")["config"]["arch"]["loss"] == {
+        "name": "losses@ACTRegressionLossHead", "normalize": True, "mae_weight": 0.5}
 
 
 def test_identifiers_over_several_folders_are_told_and_stored(episodes, tmp_path, capsys):
@@ -386,3 +384,19 @@ def test_normalised_weights_come_with_their_statistics(data, tmp_path):
     config = config_of(other, "second", REGRESSION, NORMALIZED, f"load_checkpoint={run_dir / 'best.ckpt'}")
     state = build_state(config, load_data(config, World())[0], World())
     assert torch.equal(state.head.target_mean, read_checkpoint(run_dir / "best.ckpt")["model_state"]["target_mean"])
+
+
+def test_the_example_in_the_readme_runs_as_printed(tmp_path):
+    text = (ROOT / "README.md").read_text()
+    example, = re.findall(r"```python\n(# my_series.py.*?)```", text, re.DOTALL)
+    assert len(example.splitlines()) <= 20
+    (tmp_path / "my_series.py").write_text(example)
+    done = run_process([sys.executable, "my_series.py"], tmp_path, PYTHONPATH=str(ROOT))
+    assert done.returncode == 0, done.stderr
+    words = {line.split()[1]: shlex.split(line)[2:] for line in re.findall(r"^python .*walks.*$", text, re.MULTILINE)}
+    paths = [f"data_paths=[{tmp_path}/data/walks]", f"log_dir={tmp_path}", f"checkpoint.path={tmp_path}/walks", "epochs=2",
+             "eval_interval=1"]
+    run_dir = train(pretrain_config(*words["pretrain.py"], *paths), World())
+    metrics = score(evaluate_config(*words["evaluate.py"], f"checkpoint={run_dir}"), World())
+    assert metrics["eval/ridge/ridge_rmse"] > 0.1 and metrics["val/r2"] > 0.2
+    assert (run_dir / "evaluation" / "solution_steps.png").is_file()
