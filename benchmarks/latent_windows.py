@@ -1,6 +1,6 @@
 """Windows of latent episodes a second from the training stream, the time an epoch's order takes, and the memory of it.
 
-    python benchmarks/latent_windows.py                              # 10,000 episodes × 1,000 latents × 64, windows of 64
+    python benchmarks/latent_windows.py                 # 10,000 episodes × 1,000 latents × 64, windows of 64
     python benchmarks/latent_windows.py --episodes 1000 --compressed
 """
 import argparse
@@ -50,8 +50,8 @@ def windows_per_second(step) -> float:
 def measure(path: Path, window: int, stride: int) -> None:
     before = memory_mb()
     started = time.perf_counter()
-    data = PuzzleDataset(PuzzleDatasetConfig(seed=0, dataset_paths=[str(path)], global_batch_size=BATCH, test_set_mode=False,
-                                             episode_window=window, episode_stride=stride))
+    data = PuzzleDataset(PuzzleDatasetConfig(seed=0, dataset_paths=[str(path)], global_batch_size=BATCH,
+                                             test_set_mode=False, episode_window=window, episode_stride=stride))
     opened = time.perf_counter() - started
     started = time.perf_counter()
     data.stream.load_state_dict({"epoch": 1, "offset": 0})

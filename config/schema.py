@@ -43,8 +43,8 @@ class ArchConfig(NamedConfig):
 
     @model_validator(mode="after")
     def _settle_loss_options(self):
-        """`keep_act_halting_head` may stand in `arch`. Where another head is named, the options that the YAML has for its
-        own are no one's."""
+        """`keep_act_halting_head` may stand in `arch`. Where another head is named, the options that the YAML has for
+        its own are no one's."""
         options = self.loss.__pydantic_extra__
         if "keep_act_halting_head" in self.options:
             options["keep_act_halting_head"] = self.__pydantic_extra__.pop("keep_act_halting_head")
@@ -100,8 +100,8 @@ class ArchConfig(NamedConfig):
             raise ValueError(f"data_paths hold {data.KIND}, and arch.loss.name={self.loss.name} is for {task}; set "
                              f"arch.loss.name={head[data.task_type]}, or data_paths to data for {task}")
         if isinstance(data, EpisodeMetadata) and not data.flat and not self.options.get("causal"):
-            raise ValueError(f"episode_window={data.seq_len}: without arch.causal=true each prediction sees the latent that "
-                             "it predicts; set it, or episode_window=1")
+            raise ValueError(f"episode_window={data.seq_len}: without arch.causal=true each prediction sees the latent "
+                             "that it predicts; set it, or episode_window=1")
 
     def build_head(self, data: SplitMetadata, batch_size: int, world: World) -> nn.Module:
         """The loss head around the model, on the device. Call it under a fixed seed: it draws the initial weights."""

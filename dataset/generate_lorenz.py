@@ -56,7 +56,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     args = parse(arguments)
     random = np.random.default_rng(args.seed)
-    with building("generate_lorenz", args, [], (args.train + args.test) * (args.length * 12 + 4096)) as (folder, counts):
+    needed_bytes = (args.train + args.test) * (args.length * 12 + 4096)
+    with building("generate_lorenz", args, [], needed_bytes) as (folder, counts):
         for split, count in (("train", args.train), ("test", args.test)):
             latents = Path(folder) / split / "latents"
             latents.mkdir(parents=True)

@@ -111,8 +111,8 @@ class EpisodeSet(RegressionSet):
             frames[row, count + 1:] = 0.0
         place = first_not_finite(frames)
         if place is not None:
-            raise ValueError(f"{self.files.arrays[episodes[place[0]]].file}: row {starts[place[0]] + place[1]} holds NaN "
-                             "or infinity; mend the episode")
+            file, row = self.files.paths[episodes[place[0]]], starts[place[0]] + place[1]
+            raise ValueError(f"{file}: row {row} holds NaN or infinity; mend the episode")
         mask = np.repeat((np.arange(W) < transitions[:, None])[:, :, None], D, axis=2)
         inputs, targets = frames[:, :-1], frames[:, 1:]  # views: copies would cost a third of the time
         if not mask.all():
@@ -142,17 +142,17 @@ def episode_files(path: str | Path, split: str) -> list[Path]:
 
 def episode_records(path: str | Path, split: str) -> list[dict]:
     """What is recorded of each episode, in order: `set`, `group` and, where it is given, `puzzle_identifier`."""
-    records, seen = [], {}
+    records, seen, folder = [], {}, Path(path) / split / "metadata"
     for file in episode_files(path, split):
         record = {"set": DEFAULT_SET, "group": None, "puzzle_identifier": None} | _record_of(path, split, file.stem)
         identifier = record["puzzle_identifier"]
         if identifier is not None:
             if type(identifier) is not int or identifier < 0:
-                raise ValueError(f"{file.stem} in {Path(path) / split / 'metadata'} has puzzle_identifier={identifier!r}, "
-                                 "which is no whole number of 0 or more; correct it, or leave it out")
+                raise ValueError(f"{file.stem} in {folder} has puzzle_identifier={identifier!r}, which is no whole "
+                                 "number of 0 or more; correct it, or leave it out")
             if identifier in seen:
-                raise ValueError(f"{seen[identifier]} and {file.stem} in {Path(path) / split / 'metadata'} have the same "
-                                 f"puzzle_identifier={identifier}; an episode is a puzzle of its own")
+                raise ValueError(f"{seen[identifier]} and {file.stem} in {folder} have the same puzzle_identifier="
+                                 f"{identifier}; an episode is a puzzle of its own")
             seen[identifier] = file.stem
         records.append(record | {"set": str(record["set"])})
     return records

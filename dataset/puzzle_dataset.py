@@ -19,8 +19,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from dataset.common import (FIELDS, IGNORE_LABEL_ID, PuzzleDatasetMetadata, RegressionMetadata, SplitMetadata,
-                            field_path)
+from dataset.common import (FIELDS, IGNORE_LABEL_ID, EpisodeMetadata, PuzzleDatasetMetadata, RegressionMetadata,
+                            SplitMetadata, field_path)
 from dataset.example_set import ExampleSet, check_integers, check_puzzles, load_field, refuse_field
 from dataset.latent_episodes import SPLITS, episode_identifiers, holds_episodes, open_episodes
 from dataset.regression_dataset import load_regression_set
@@ -138,8 +138,8 @@ def merged_metadata(metadata: dict[str, SplitMetadata]) -> SplitMetadata:
     (first_path, first), *others = metadata.items()
     for path, other in others:
         if type(first) is not type(other):
-            raise ValueError(f"data sets cannot be mixed: {first_path} holds {first.KIND}, and {path} {other.KIND}; train "
-                             "on them separately")
+            raise ValueError(f"data sets cannot be mixed: {first_path} holds {first.KIND}, and {path} {other.KIND}; "
+                             "train on them separately")
         for key in first.AGREE:
             if getattr(first, key) != getattr(other, key):
                 raise ValueError(f"data sets cannot be mixed: {key} is {getattr(first, key)} in {first_path} and "
@@ -261,6 +261,9 @@ class PuzzleDataset(torch.utils.data.IterableDataset):
                 if name in self.sets:
                     raise ValueError(f"two sets of {config.dataset_paths} would be called {name}; rename one")
                 self.sets[name] = example_set
+        if config.episode_window != 1 and not all(isinstance(m, EpisodeMetadata) for m in by_path.values()):
+            raise ValueError(f"episode_window={config.episode_window} has no effect on {config.dataset_paths}, which "
+                             "hold no latent episodes; use episode_window=1")
         self.metadata = merged_metadata(by_path).model_copy(
             update={"num_puzzle_identifiers": rows, "sets": list(self.sets)})
         self._set_ends = np.cumsum([len(s) for s in self.sets.values()])

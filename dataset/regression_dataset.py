@@ -92,8 +92,8 @@ def _check_arrays(arrays: dict[str, np.ndarray | None], split_dir: Path, name: s
         shape = (len(inputs), *metadata.row_shape(width))
         if array.shape != shape:
             dim = "input_dim" if field == "inputs" else "target_dim"
-            refuse_field(split_dir, name, field, f"expected shape {shape} by inputs, seq_len and {dim} of dataset.json, "
-                                                 f"found {array.shape}")
+            refuse_field(split_dir, name, field, f"expected shape {shape} by inputs, seq_len and {dim} of "
+                                                 f"dataset.json, found {array.shape}")
     if mask is not None and mask.shape != targets.shape:
         refuse_field(split_dir, name, "target_mask", f"has shape {mask.shape}, and the targets {targets.shape}")
 
@@ -143,8 +143,8 @@ def write_regression_dataset(path: str | Path, split: str, inputs: np.ndarray, t
     """
     inputs, targets = (_floats(name, array) for name, array in (("inputs", inputs), ("targets", targets)))
     if targets.ndim != inputs.ndim or targets.shape[:-1] != inputs.shape[:-1]:
-        raise ValueError(f"inputs of shape {inputs.shape} and targets of shape {targets.shape} must agree in all but the "
-                         "last dimension; repeat or mask targets to make them so")
+        raise ValueError(f"inputs of shape {inputs.shape} and targets of shape {targets.shape} must agree in all but "
+                         "the last dimension; repeat or mask targets to make them so")
     mask = np.ones(targets.shape, bool) if mask is None else np.asarray(mask).astype(bool)
     for name, array, shape in (("mask", mask, targets.shape), ("groups", groups, (len(inputs),)),
                                ("identifiers", identifiers, (len(inputs),))):
@@ -175,8 +175,8 @@ def write_regression_dataset(path: str | Path, split: str, inputs: np.ndarray, t
 def _floats(name: str, array: np.ndarray) -> np.ndarray:
     array = np.asarray(array)
     if array.dtype.kind not in "fiub" or array.ndim not in (2, 3) or not array.size:
-        raise ValueError(f"{name} should hold numbers in 2 or 3 dimensions (N, [L,] dim), and is {array.dtype} of shape "
-                         f"{array.shape}")
+        raise ValueError(f"{name} should hold numbers in 2 or 3 dimensions (N, [L,] dim), and is {array.dtype} of "
+                         f"shape {array.shape}")
     return array.astype(np.float32)
 
 

@@ -30,10 +30,12 @@ class Ridge:
 
     def __init__(self, data_path: str, eval_metadata: RegressionMetadata):
         if eval_metadata.task_type != "regression":
-            raise ValueError(f"ridge@Ridge is a baseline of regression data, and {data_path} holds {eval_metadata.KIND}")
+            raise ValueError(f"ridge@Ridge is a baseline of regression data, and {data_path} holds "
+                             f"{eval_metadata.KIND}; use evaluators=[]")
         width = eval_metadata.seq_len * eval_metadata.input_dim
         if width > MOST_INPUTS:
-            raise ValueError(f"ridge@Ridge takes at most {MOST_INPUTS} inputs, and an example of {data_path} has {width}")
+            raise ValueError(f"ridge@Ridge takes at most {MOST_INPUTS} inputs, and an example of {data_path} has "
+                             f"{width}; use evaluators=[]")
         self.data_path, self.metadata, self.weights = data_path, eval_metadata, None
         self.begin_eval()
 
@@ -58,7 +60,8 @@ class Ridge:
         if save_path is not None:
             by_position = (np.sqrt(s / np.where(observed, observed, np.nan)) for s in squared)
             plot_errors(dict(zip(("ridge", "model"), by_position)), "position", save_path / "ridge.png")
-        return dict(zip(("ridge_rmse", "model_rmse"), (float(s.sum() / max(observed.sum(), 1)) ** 0.5 for s in squared)))
+        ridge, model = (float(s.sum() / max(observed.sum(), 1)) ** 0.5 for s in squared)
+        return {"ridge_rmse": ridge, "model_rmse": model}
 
     def _fitted(self) -> np.ndarray:
         data = PuzzleDataset(PuzzleDatasetConfig(seed=0, dataset_paths=[self.data_path], global_batch_size=1,

@@ -91,8 +91,8 @@ class RotaryPositions(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; `rotary` turns queries and keys, None leaves them. `causal`: a position sees none after
-    it."""
+    """Multi-head self-attention; `rotary` turns queries and keys, None leaves them. `causal`: a position sees none
+    after it."""
 
     def __init__(self, width: int, heads: int, causal: bool = False):
         super().__init__()

@@ -82,9 +82,10 @@ def write_tiny_dataset(path: Path, train: list[list[int]] | None = None, test: l
 REGRESSION = "arch.loss.name=losses@ACTRegressionLossHead"
 
 
-def write_tiny_regression(path: Path, train: int = 64, test: int = 10, length: int = 6, seed: int = 0, **changes) -> Path:
-    """Sequences whose targets (L, 2) are the inputs (L, 3) of the position before, scaled and shifted; every fifth is not
-    observed."""
+def write_tiny_regression(path: Path, train: int = 64, test: int = 10, length: int = 6, seed: int = 0,
+                          **changes) -> Path:
+    """Sequences whose targets (L, 2) are the inputs (L, 3) of the position before, scaled and shifted; every fifth is
+    not observed."""
     for i, (split, count) in enumerate((("train", train), ("test", test))):
         random = np.random.default_rng(2 * seed + i)
         inputs = random.normal(size=(count, length, 3)).astype(np.float32)

@@ -25,7 +25,7 @@ def test_an_array_is_read_from_an_archive_and_where_it_stands_uncompressed_mappe
 
 
 @pytest.mark.parametrize("save, message", [
-    (lambda file: np.savez(file, a=VALUES, b=VALUES), r"data.npz holds a, b, and none is called inputs; name .* inputs=…"),
+    (lambda file: np.savez(file, a=VALUES, b=VALUES), "data.npz holds a, b, and none is called inputs; .* inputs=…"),
     (lambda file: np.savez(file, VALUES, VALUES), "data.npz holds arr_0, arr_1, and none is called inputs"),
     (lambda file: np.savez(file, inputs=np.array([{}])), "inputs.npy holds pickled objects, which are not read"),
     (lambda file: file.write_bytes(b"no archive"), "data.npz is truncated or not a NumPy array"),

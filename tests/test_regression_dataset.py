@@ -12,8 +12,8 @@ from helpers import write_tiny_dataset, write_tiny_regression
 
 def opened(*paths, split: str = "train", **more) -> PuzzleDataset:
     return PuzzleDataset(PuzzleDatasetConfig(**{
-        "seed": 3, "dataset_paths": list(map(str, paths)), "global_batch_size": 4, "test_set_mode": split == "test"} | more),
-        split)
+        "seed": 3, "dataset_paths": list(map(str, paths)), "global_batch_size": 4,
+        "test_set_mode": split == "test"} | more), split)
 
 
 @pytest.fixture
@@ -96,7 +96,8 @@ def test_other_numbers_are_cast_with_one_notice(path, capsys):
 def test_metadata_may_lack_what_only_puzzles_have(path):
     file = path / "train" / "dataset.json"
     kept = {key: json.loads(file.read_text())[key] for key in ("task_type", "input_dim", "target_dim", "sets")}
-    file.write_text(json.dumps(kept | {"vocab_size": None, "pad_id": None, "seq_len": None, "blank_identifier_id": None}))
+    null = dict.fromkeys(("vocab_size", "pad_id", "seq_len", "blank_identifier_id"))
+    file.write_text(json.dumps(kept | null))
     metadata = opened(path).metadata
     assert (metadata.seq_len, metadata.num_puzzle_identifiers, metadata.blank_identifier_id) == (6, 1, 0)
 

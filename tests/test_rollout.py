@@ -13,12 +13,12 @@ from utils.distributed import World
 
 
 def sets_of(path, split: str, window: int = 1, **more) -> list:
-    return list(PuzzleDataset(PuzzleDatasetConfig(seed=0, dataset_paths=[str(path)], global_batch_size=4, episode_window=window,
-                                                  test_set_mode=True, **more), split).sets.values())
+    return list(PuzzleDataset(PuzzleDatasetConfig(seed=0, dataset_paths=[str(path)], global_batch_size=4, **more,
+                                                  episode_window=window, test_set_mode=True), split).sets.values())
 
 
 class Rotation(torch.nn.Module):
-    """A head that turns the first two features of each position by 0.4 and adds 0.1 times the identifier to the third."""
+    """A head that turns the first two features of each position by 0.4 and adds 0.1 · identifier to the third."""
 
     config = None
 
@@ -55,7 +55,8 @@ def test_a_model_that_knows_the_system_makes_no_error_and_the_baselines_make_the
     for horizon in (1, 5, 10, 25):
         real = np.isfinite(futures[:, horizon - 1, 0])
         squares = 4 * np.sin(0.2 * horizon) ** 2 + (0.1 * identifiers[real] * horizon) ** 2
-        assert metrics[f"eval/rollout/repeat_last/rmse@{horizon}"] == pytest.approx(np.sqrt(squares.mean() / 3), rel=1e-4)
+        expected = pytest.approx(np.sqrt(squares.mean() / 3), rel=1e-4)
+        assert metrics[f"eval/rollout/repeat_last/rmse@{horizon}"] == expected
     # a linear map cannot know the identifier from one latent; from two it can
     assert (metrics["eval/rollout/linear/rmse@5"] > 0.01) == (window == 1)
     assert "open loop @25" in found.table() and "repeat last" in found.table()
@@ -65,7 +66,8 @@ def test_rollouts_start_where_a_window_is_known_and_do_not_overlap(tmp_path):
     numbered(tmp_path, [80, 30, 6, 4], "test")
     contexts, futures, identifiers = rollout_cases(sets_of(tmp_path, "test", 4)[0])
     assert identifiers.tolist() == [1, 1, 1, 1, 2, 2, 3]  # the last episode has no latent after the first window
-    assert np.allclose(contexts[:, -1, 2], [0.1 * i * t for i, t in ((1, 3), (1, 28), (1, 53), (1, 78), (2, 3), (2, 28), (3, 3))])
+    ends = ((1, 3), (1, 28), (1, 53), (1, 78), (2, 3), (2, 28), (3, 3))  # identifier, last known t
+    assert np.allclose(contexts[:, -1, 2], [0.1 * i * t for i, t in ends])
     assert np.isfinite(futures[:, :, 0]).sum(1).tolist() == [25, 25, 25, 1, 25, 1, 2]
 
 

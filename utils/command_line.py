@@ -78,8 +78,8 @@ def run_script(task: Callable[[DictConfig], None], config_name: str) -> None:
 
 
 def overrides_known_to_classes(words: Iterable[str]) -> list[str]:
-    """A command line on which Hydra lets keys below `arch` pass that the YAML lacks, such as those of another loss head:
-    the classes named there know theirs, and refuse others."""
+    """A command line on which Hydra lets keys below `arch` pass that the YAML lacks, such as those of another loss
+    head: the classes named there know theirs, and refuse others."""
     return [f"++{word}" if re.match(r"arch\.[\w.]+=", word) else word for word in words]
 
 

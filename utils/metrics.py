@@ -75,7 +75,8 @@ def _over_set(sums: dict[str, float | np.ndarray]) -> dict[str, float]:
     observed, squared_error, target_sum, target_square = (sums[name] for name in OVER_SET)
     error = float(squared_error.sum())
     variance = float((target_square - target_sum ** 2 / np.maximum(observed, 1)).sum())
-    return {"rmse": math.sqrt(error / observed.sum())} | ({"r2": 1 - error / variance} if variance > 1e-12 * target_square.sum() else {})
+    varies = variance > 1e-12 * target_square.sum()
+    return {"rmse": math.sqrt(error / observed.sum())} | ({"r2": 1 - error / variance} if varies else {})
 
 
 class TrainMeter:

@@ -19,7 +19,8 @@ def check_batch(where: str, batch: Mapping[str, Tensor], fields: Mapping[str, Ba
             raise ValueError(f"{where}: {name} should be {field.dtype} of shape {shape}, and is {value.dtype} of "
                              f"{tuple(value.shape)}")
         if field.below is not None:
-            _check_range(where, name, value[value != field.ignored] if field.ignored is not None else value, field.below)
+            counted = value if field.ignored is None else value[value != field.ignored]
+            _check_range(where, name, counted, field.below)
     if "target_mask" in batch and not batch["target_mask"].any():
         raise ValueError(f"{where}: target_mask is false everywhere, so there is nothing to learn; mend the data set")
 
