@@ -70,7 +70,7 @@ def rollouts_of(config: EvaluateConfig, settings: dict, head: nn.Module, data: P
     if not isinstance(data.metadata, EpisodeMetadata):
         return None
     train_paths = [path for path in settings["data_paths"] if (Path(path) / "train").is_dir()]
-    if not train_paths:
+    if not train_paths and world.is_main:
         print(f"notice: no linear baseline, since {settings['data_paths']} are not here to fit it on")
     train = load_split(config, settings, world, train_paths, "train").sets.values() if train_paths else ()
     return roll_out(head, list(data.sets.values()), list(train), data.local_batch_size, world)
