@@ -1,13 +1,14 @@
 # make demo    a tiny network learns 4×4 Sudoku here, in minutes
+# make demo-regression, make demo-latents    likewise noisy oscillators, and a chaotic system
 # make test    the test suite; make test-long: those of its tests that take minutes
-# Both make the virtual environment they need; SEED=1 gives the demo another seed.
+# All make the virtual environment they need; SEED=1 gives a demo another seed.
 PYTHON ?= python3
 SEED ?= 0
 PY := .venv/bin/python
 DEMO_DATA := data/demo-sudoku4
 DEMO_RUN := checkpoints/demo/seed$(SEED)
 
-.PHONY: demo test test-long clean
+.PHONY: demo demo-regression demo-latents test test-long clean
 demo: .venv/installed
 	@test -d $(DEMO_DATA) || $(PY) -m dataset.generate_sudoku --size 4 --train 16000 --test 512 --output-dir data/demo-sudoku4-csv --overwrite
 	@test -d $(DEMO_DATA) || $(PY) -m dataset.build_sudoku_dataset --source-dir data/demo-sudoku4-csv --output-dir $(DEMO_DATA)
@@ -23,6 +24,23 @@ demo: .venv/installed
 	  '  .venv/bin/python pretrain.py experiment=demo_sudoku4 arch.halt_max_steps=1 run_name=no-second-thoughts' \
 	  '  README.md, "Your own puzzles"'
 
+demo-regression: .venv/installed
+	@test -d data/demo-oscillators || $(PY) -m dataset.generate_oscillators --output-dir data/demo-oscillators
+	@$(PY) pretrain.py experiment=demo_regression seed=$(SEED) checkpoint.path=$(DEMO_RUN)-regression checkpoint.overwrite=True
+	@$(PY) evaluate.py checkpoint=$(DEMO_RUN)-regression evaluators="[{name: ridge@Ridge}]" picture=slowest
+	@printf '%s\n' '' 'The course of damped oscillators, and how it goes on, from noisy readings with gaps.' \
+	  '  against ridge regression (rmse above): $(DEMO_RUN)-regression/evaluation/ridge.png' \
+	  '  a course found step by step:           $(DEMO_RUN)-regression/evaluation/solution_steps.png' \
+	  'README.md, "Regression and latents": your own data'
+
+demo-latents: .venv/installed
+	@test -d data/demo-lorenz || $(PY) -m dataset.generate_lorenz --output-dir data/demo-lorenz
+	@$(PY) pretrain.py experiment=demo_latents seed=$(SEED) checkpoint.path=$(DEMO_RUN)-latents checkpoint.overwrite=True
+	@$(PY) evaluate.py checkpoint=$(DEMO_RUN)-latents picture=0
+	@printf '%s\n' '' 'The Lorenz system, predicted on and on; the table above has the errors and those of two baselines.' \
+	  '  errors by horizon, and one rollout: $(DEMO_RUN)-latents/evaluation/rollouts.png' \
+	  'README.md, "Regression and latents": your own episodes'
+
 test: .venv/installed
 	@$(PY) -m pytest -q -n auto --dist worksteal
 
@@ -36,4 +54,4 @@ test-long: .venv/installed
 	@touch $@
 
 clean:
-	rm -rf .venv data/demo-sudoku4 data/demo-sudoku4-csv checkpoints/demo
+	rm -rf .venv data/demo-sudoku4 data/demo-sudoku4-csv data/demo-oscillators data/demo-lorenz checkpoints/demo

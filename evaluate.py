@@ -18,16 +18,17 @@ from torch import nn
 
 from config.schema import ArchConfig, EvaluateConfig
 from dataset.build_maze_dataset import TOKEN_NAMES as MAZE_TOKENS
-from dataset.common import IGNORE_LABEL_ID, dataset_fingerprint
+from dataset.common import IGNORE_LABEL_ID, EpisodeMetadata, dataset_fingerprint
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
 from evaluators.loop import DepthCurve, evaluate, trace
 from evaluators.protocol import build_evaluators
+from evaluators.rollout import Rollouts, roll_out
 from utils.checkpoint import PUZZLE_TABLE, find_checkpoint, load_weights, read_checkpoint, weights_of
 from utils.command_line import run_script
 from utils.distributed import World, joined_world
 from utils.export import Export
 from utils.hub import is_reference, repository_of, upload
-from utils.plots import plot_solution_steps
+from utils.plots import plot_predictions, plot_rollouts, plot_sequence_steps, plot_solution_steps
 
 WATCHED = 512  # test examples among which picture=slowest chooses
 CONFIG_NAMES = ("config.yaml", "all_config.yaml")  # beside a checkpoint: ours, and the published one
@@ -47,14 +48,32 @@ def run_settings(checkpoint: Path, payload: dict) -> dict:
     return settings
 
 
-def load_test_data(config: EvaluateConfig, settings: dict, world: World) -> PuzzleDataset:
-    """The test split asked for. A run's own folders keep the identifiers they had in training."""
+def load_split(config: EvaluateConfig, settings: dict, world: World, paths: list[str], split: str) -> PuzzleDataset:
+    """A split of data sets. A run's own folders keep the identifiers they had in training."""
     run_paths = [*settings["data_paths"], *(settings.get("data_paths_test") or [])]
-    paths = config.data_paths or settings.get("data_paths_test") or settings["data_paths"]
     return PuzzleDataset(PuzzleDatasetConfig(
         seed=0, dataset_paths=paths, identifier_paths=run_paths if set(paths) <= set(run_paths) else paths,
         global_batch_size=config.global_batch_size or settings["global_batch_size"], test_set_mode=True,
-        rank=world.rank, num_replicas=world.size), split="test")
+        rank=world.rank, num_replicas=world.size, episode_window=settings.get("episode_window", 1),
+        episode_stride=settings.get("episode_stride")), split=split)
+
+
+def load_test_data(config: EvaluateConfig, settings: dict, world: World) -> PuzzleDataset:
+    """The test split asked for."""
+    paths = config.data_paths or settings.get("data_paths_test") or settings["data_paths"]
+    return load_split(config, settings, world, paths, "test")
+
+
+def rollouts_of(config: EvaluateConfig, settings: dict, head: nn.Module, data: PuzzleDataset, world: World
+                ) -> Rollouts | None:
+    """Open-loop predictions of latent episodes; None for other data."""
+    if not isinstance(data.metadata, EpisodeMetadata):
+        return None
+    train_paths = [path for path in settings["data_paths"] if (Path(path) / "train").is_dir()]
+    if not train_paths and world.is_main:
+        print(f"notice: no linear baseline, since {settings['data_paths']} are not here to fit it on")
+    train = load_split(config, settings, world, train_paths, "train").sets.values() if train_paths else ()
+    return roll_out(head, list(data.sets.values()), list(train), data.local_batch_size, world)
 
 
 def load_head(config: EvaluateConfig, settings: dict, payload: dict, data: PuzzleDataset, checkpoint: Path,
@@ -90,12 +109,14 @@ def ablate_identifiers(head: nn.Module, data: PuzzleDataset, which: str) -> None
         raise ValueError(f"puzzle_identifiers={which} has no effect: {lacking}; use puzzle_identifiers=own")
     order = np.random.default_rng(0).permutation(tested)
     table = head.puzzle_embedding.weights
-    table[order] = table[np.roll(order, 1)] if which == "shuffled" else table[blank].clone()
+    no_one = table[blank].clone() if blank >= 0 else torch.zeros_like(table[0])  # what is never trained is zero
+    table[order] = table[np.roll(order, 1)] if which == "shuffled" else no_one
 
 
 def refuse_picture(data: PuzzleDataset, choice: int | str) -> None:
     """Raise ValueError where there is no such example, or none that can be drawn: before scoring, which takes long."""
-    if round(data.metadata.seq_len**0.5)**2 != data.metadata.seq_len:
+    is_puzzle = data.metadata.task_type == "classification"
+    if is_puzzle and round(data.metadata.seq_len**0.5)**2 != data.metadata.seq_len:
         raise ValueError(f"picture: only square puzzles can be drawn; {data.config.dataset_paths} have "
                          f"{data.metadata.seq_len} cells")
     data.examples([0 if choice == "slowest" else choice])
@@ -113,6 +134,34 @@ def draw_solution(head: nn.Module, data: PuzzleDataset, choice: int | str, world
     plot_solution_steps(batch["inputs"][row].cpu().numpy(), preds[:, row].cpu().numpy(),
                         batch["labels"][row].cpu().numpy(), torch.sigmoid(q_halt[:, row]).tolist(), picture, names)
     print(f"picture: {picture}")
+
+
+def draw_regression(head: nn.Module, data: PuzzleDataset, choice: int | str, world: World, picture: Path) -> None:
+    """A sequence with its targets and the predictions after each step, by number or the one whose error falls most; of
+    single rows, all predictions at once."""
+    watched = range(min(WATCHED, data.num_examples))
+    batch = data.examples(watched if choice == "slowest" or data.metadata.seq_len == 1 else [choice])
+    preds, _ = trace(head, {name: value.to(world.device) for name, value in batch.items()})
+    preds, targets, mask = preds.cpu().numpy(), batch["targets"].numpy(), batch["target_mask"].numpy()
+    if data.metadata.seq_len == 1:
+        width = data.metadata.target_dim
+        plot_predictions(*(values.reshape(-1, width) for values in (preds[-1], targets, mask)), picture)
+    else:
+        errors = (mask * (preds - targets) ** 2).sum((2, 3))  # (steps, B)
+        row = int((errors[0] - errors[-1]).argmax())
+        plot_sequence_steps(batch["inputs"][row].numpy(), targets[row], mask[row], preds[:, row], picture)
+    print(f"picture: {picture}")
+
+
+def draw(head: nn.Module, data: PuzzleDataset, choice: int | str, rollouts: Rollouts | None, world: World,
+         output_dir: Path) -> None:
+    """What there is to see of such data: rollouts, a sequence, or a puzzle being solved."""
+    if rollouts:
+        plot_rollouts(rollouts.by_horizon, rollouts.truth, rollouts.shown, output_dir / "rollouts.png")
+        print(f"picture: {output_dir / 'rollouts.png'}")
+        return
+    draw_one = draw_regression if data.metadata.task_type == "regression" else draw_solution
+    draw_one(head, data, choice, world, output_dir / "solution_steps.png")
 
 
 def output_directory(config: EvaluateConfig, checkpoint: Path) -> Path:
@@ -149,14 +198,18 @@ def score(config: EvaluateConfig, world: World) -> dict[str, float]:
         if config.per_step else None
     metrics = evaluate(head, data, world, evaluators, config.eval_save_outputs, output_dir, curve=curve)
     by_step = curve.read() if curve else []
+    rollouts = rollouts_of(config, settings, head, data, world)
+    metrics |= rollouts.metrics() if rollouts else {}
     if world.is_main:
         told = differences(config)
         averaged = "averaged" if config.use_ema and payload.get("ema_state") else "stored"
         print(f"{checkpoint} ({', '.join([f'{averaged} weights', *(f'{k}={v}' for k, v in told.items())])}) on "
               f"{', '.join(data.config.dataset_paths)}")
         report(metrics, by_step, told, output_dir)
+        if rollouts:
+            print(rollouts.table())
         if config.picture is not None:
-            draw_solution(head, data, config.picture, world, output_dir / "solution_steps.png")
+            draw(head, data, config.picture, rollouts, world, output_dir)
         if config.export is not None:
             export(config, Export(
                 weights_of(payload, config.use_ema), settings, steps_taken(payload, checkpoint), averaged,

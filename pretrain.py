@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from config.resume import Resumed, refuse_other_data, taken_up
 from config.schema import PretrainConfig
-from dataset.common import IGNORE_LABEL_ID, dataset_fingerprint
+from dataset.common import dataset_fingerprint
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
 from evaluators.loop import evaluate, needed_outputs
 from evaluators.protocol import Evaluator, build_evaluators
@@ -154,7 +154,7 @@ class Run:
 def build_run(config: PretrainConfig, world: World, resumed: Resumed | None) -> Run:
     """Load the data, build the model and, where the run goes on, take its state from the checkpoint."""
     data, test_data = load_data(config, world)
-    facts = run_facts(config, world)
+    facts = run_facts(config, world) | {"identifier_offsets": data.identifier_offsets}
     state = build_state(config, data, world)
     if resumed:
         decided_by_main(lambda: refuse_other_data(facts["data_fingerprints"], resumed))
@@ -172,18 +172,18 @@ def load_data(config: PretrainConfig, world: World) -> tuple[PuzzleDataset, Puzz
     """The training stream and the test batches, their first batches looked at."""
     test_paths = config.data_paths_test or config.data_paths
     shared = {"seed": config.seed, "global_batch_size": config.global_batch_size, "rank": world.rank,
-              "num_replicas": world.size, "identifier_paths": [*config.data_paths, *test_paths]}
+              "num_replicas": world.size, "identifier_paths": [*config.data_paths, *test_paths],
+              "episode_window": config.episode_window, "episode_stride": config.episode_stride}
     train = PuzzleDataset(PuzzleDatasetConfig(dataset_paths=config.data_paths, test_set_mode=False, **shared), "train")
     test = PuzzleDataset(PuzzleDatasetConfig(dataset_paths=test_paths, test_set_mode=True, **shared), "test")
-    for key in ("seq_len", "vocab_size"):
+    for key in ("task_type", *train.metadata.MODEL_KEYS.values()):
         if getattr(train.metadata, key) != getattr(test.metadata, key):
             raise ValueError(f"{key} is {getattr(train.metadata, key)} in data_paths={config.data_paths} and "
                              f"{getattr(test.metadata, key)} in data_paths_test={test_paths}; one model cannot do both")
     if not config.skip_sanity_checks:
         for split, data in (("train", train), ("test", test)):
             check_batch(f"first {split} batch of {data.config.dataset_paths}", data.first_batch(),
-                        data.metadata.seq_len, data.metadata.vocab_size, data.metadata.num_puzzle_identifiers,
-                        IGNORE_LABEL_ID)
+                        data.metadata.batch_fields())
     if not train.steps_in(config.epochs):
         raise ValueError(f"the whole run is shorter than one batch: {config.epochs} epochs of "
                          f"{train.stream.examples_per_epoch:g} examples, and "
@@ -240,6 +240,9 @@ def open_log(config: PretrainConfig, run_dir: Path, state: TrainState, total_ste
                   "puzzle_embedding": 0 if embedding is None else embedding.weights.numel()}
     log = RunLog(config, run_dir, config.model_dump(), parameters, total_steps, writes=world.is_main,
                  first_step=state.step)
+    for path, offset in state.data.identifier_offsets.items():
+        if offset:
+            log.say(f"notice: identifiers of {path} are those stored there plus {offset}")
     for notice in config.arch.notices():
         log.say(f"notice: {notice}")
     for line in resumed.notices(world.size) if resumed else []:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from config.schema import PretrainConfig
 from dataset.puzzle_dataset import Batch, PuzzleDataset
+from dataset.regression_dataset import feature_statistics
+from losses import ACTRegressionLossHead
 from models.act import Carry
 from models.ema import EMA
 from models.sparse_embedding import SparseSignSGD
@@ -86,6 +88,8 @@ def build_state(config: PretrainConfig, data: PuzzleDataset, world: World) -> Tr
                          f"examples of each process (global_batch_size={config.global_batch_size} over {world.size})")
     torch.manual_seed(config.seed)  # the same initial weights on every rank
     head = config.arch.build_head(data.metadata, data.local_batch_size, world)
+    if isinstance(head, ACTRegressionLossHead) and head.config.normalize:
+        head.set_normalization(feature_statistics(list(data.sets.values())))
     if config.load_checkpoint is not None:
         file = find_checkpoint(config.load_checkpoint)
         load_weights(head, weights_of(read_checkpoint(file), use_ema=True), file, resize_puzzle_table=True)

@@ -20,8 +20,8 @@ from utils.run_directory import newest_checkpoint, runs_there_are
 OF_THE_INVOCATION = ("device", "debug", "load_checkpoint", "checkpoint.path", "checkpoint.resume",
                      "checkpoint.resume_from", "checkpoint.overwrite")
 # What the saved state depends on, by the start of the key; all else (epochs, intervals, rates, logging) may change.
-FIXED = ("arch", "data_paths", "data_paths_test", "global_batch_size", "seed", "optimizer", "weight_decay_on",
-         "ema", "freeze_weights")
+FIXED = ("arch", "data_paths", "data_paths_test", "episode_window", "episode_stride", "global_batch_size", "seed",
+         "optimizer", "weight_decay_on", "ema", "freeze_weights")
 FORK = "start a new run from its weights with load_checkpoint=… instead, or leave the setting as it was"
 
 

@@ -9,9 +9,9 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import nn
 
-from dataset.common import PuzzleDatasetMetadata
+from dataset.common import EpisodeMetadata, PuzzleDatasetMetadata, RegressionMetadata, SplitMetadata
 from utils.checkpoint import CheckpointConfig
-from utils.command_line import describe_validation, flat_keys
+from utils.command_line import CONFIG_DIR, describe_validation, flat_keys
 from utils.curriculum import Stage, check_order
 from utils.distributed import World
 from utils.hub import REPOSITORY
@@ -19,7 +19,9 @@ from utils.optim import OptimConfig
 from utils.resolve import load_class
 from utils.run_log import LogConfig
 
-DATA_KEYS = ("batch_size", "seq_len", "vocab_size", "num_puzzle_identifiers")  # a model's keys that the data decide
+# a model's keys that the data decide
+DATA_KEYS = ("batch_size", *(PuzzleDatasetMetadata.MODEL_KEYS | RegressionMetadata.MODEL_KEYS))
+DEFAULT_EVALUATOR = "arc@ARC"
 
 
 class NamedConfig(BaseModel):
@@ -38,6 +40,19 @@ class ArchConfig(NamedConfig):
     """A model and its loss head."""
 
     loss: NamedConfig
+
+    @model_validator(mode="after")
+    def _settle_loss_options(self):
+        """`keep_act_halting_head` may stand in `arch`. Where another head is named, the options that the YAML has for
+        its own are no one's."""
+        options = self.loss.__pydantic_extra__
+        if "keep_act_halting_head" in self.options:
+            options["keep_act_halting_head"] = self.__pydantic_extra__.pop("keep_act_halting_head")
+        of_yaml = OmegaConf.load(CONFIG_DIR / "arch" / "trm.yaml").loss
+        for key in options.keys() & of_yaml.keys() - self.head_class.Config.model_fields.keys():
+            if options[key] == of_yaml[key]:
+                del options[key]
+        return self
 
     @property
     def short_name(self) -> str:
@@ -77,14 +92,25 @@ class ArchConfig(NamedConfig):
         return [f"arch.{key} has no effect with arch.name={self.name}" for key in unused] + \
             self.model_class.Config(**self.options).notices()
 
-    def build_head(self, data: PuzzleDatasetMetadata, batch_size: int, world: World) -> nn.Module:
+    def check_data(self, data: SplitMetadata) -> None:
+        """Raises ValueError where model and head are not for such data."""
+        task = getattr(self.head_class, "TASK", data.task_type)
+        if task != data.task_type:
+            head = {"regression": "losses@ACTRegressionLossHead", "classification": "losses@ACTLossHead"}
+            raise ValueError(f"data_paths hold {data.KIND}, and arch.loss.name={self.loss.name} is for {task}; set "
+                             f"arch.loss.name={head[data.task_type]}, or data_paths to data for {task}")
+        if isinstance(data, EpisodeMetadata) and not data.flat and not self.options.get("causal"):
+            raise ValueError(f"episode_window={data.seq_len}: without arch.causal=true each prediction sees the latent "
+                             "that it predicts; set it, or episode_window=1")
+
+    def build_head(self, data: SplitMetadata, batch_size: int, world: World) -> nn.Module:
         """The loss head around the model, on the device. Call it under a fixed seed: it draws the initial weights."""
+        self.check_data(data)
         options = self.options
         if options.get("forward_dtype", "auto") == "auto":  # bfloat16 is many times slower than float32 on a CPU
             options["forward_dtype"] = "bfloat16" if world.device.type == "cuda" else "float32"
-        from_data = {"batch_size": batch_size, "seq_len": data.seq_len, "vocab_size": data.vocab_size,
-                     "num_puzzle_identifiers": data.num_puzzle_identifiers}
-        return self.head_class(self.model_class(options | from_data), **self.loss.options).to(world.device)
+        model = self.model_class(options | {"batch_size": batch_size} | data.model_sizes())
+        return self.head_class(model, **self.loss.options).to(world.device)
 
 
 class SharedConfig(BaseModel):
@@ -117,6 +143,9 @@ class PretrainConfig(SharedConfig, OptimConfig, LogConfig):
     # training data set folders, and those to test on (empty: the test splits of the former)
     data_paths: list[str] = Field(min_length=1)
     data_paths_test: list[str]
+    # of latent episodes: transitions in an example, and from the start of one to that of the next (null: the window)
+    episode_window: int = Field(gt=0)
+    episode_stride: int | None = Field(gt=0)
     # examples in a step, over all processes
     global_batch_size: int = Field(gt=0)
     # examples that a process computes at a time, its share of a step in several parts, to save memory; null: all
@@ -148,6 +177,8 @@ class PretrainConfig(SharedConfig, OptimConfig, LogConfig):
     @model_validator(mode="after")
     def _check(self):
         self.arch.check()
+        if getattr(self.arch.head_class, "TASK", None) == "regression":  # which the default evaluator does not know
+            self.evaluators = [evaluator for evaluator in self.evaluators if evaluator.name != DEFAULT_EVALUATOR]
         check_order(self.depth_curriculum)
         for stage in self.depth_curriculum:
             self.arch.check_cycles(stage.cycles)

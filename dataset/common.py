@@ -1,15 +1,16 @@
-"""The published on-disk format of a puzzle dataset: metadata, names of files, writing, fingerprint.
+"""The on-disk format of a data set, for puzzles the published one: metadata, names of files, writing, fingerprint.
 
     <dataset>/identifiers.json            name of each puzzle identifier; entry 0 is "<blank>"
     <dataset>/test_puzzles.json           ARC: the test tasks by id, as in their files, answers included
     <dataset>/source.json                 what built it: command, source files and their SHA-256, row counts (ours)
-    <dataset>/<split>/dataset.json        `PuzzleDatasetMetadata`
+    <dataset>/<split>/dataset.json        `PuzzleDatasetMetadata`, or `RegressionMetadata`
     <dataset>/<split>/<set>__<field>.npy  one array a field of `FIELDS`
 
 A *group* holds puzzles that are augmentations of one another; a *puzzle* holds examples; an *example* is one row of
 `inputs` and `labels`, (N, L) integers below the vocabulary size. `group_indices` (groups + 1) and `puzzle_indices`
 (puzzles + 1) hold the first puzzle of each group and the first example of each puzzle; `puzzle_identifiers` has one
-entry a puzzle.
+entry a puzzle. Regression data (dataset/regression_dataset.py) hold floats, and `targets` in place of labels; a split
+of latent episodes (dataset/latent_episodes.py) has files of its own.
 """
 import hashlib
 import json
@@ -19,30 +20,31 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 FIELDS = ("inputs", "labels", "puzzle_identifiers", "puzzle_indices", "group_indices")
 BLANK_IDENTIFIER = "<blank>"
 IGNORE_LABEL_ID = -100  # what a label becomes, once loaded, where no answer is asked for (PyTorch's convention)
 
 
-class PuzzleDatasetMetadata(BaseModel):
-    """`dataset.json` of one split. Keys that we do not know, written by others, are kept out of the way."""
+class SplitMetadata(BaseModel):
+    """What is known of one split, whatever its task. Keys that we do not know, written by others, are kept out of the
+    way."""
 
     model_config = ConfigDict(extra="ignore")
 
-    # token that fills `inputs` where a batch is padded
-    pad_id: int
-    # label value on disk that means "no answer asked here"; None: every cell counts
-    ignore_label_id: int | None
-    # puzzle identifier that no puzzle owns, shared by all puzzles that have no embedding of their own
+    KIND: ClassVar[str]  # what the data are, in messages
+    AGREE: ClassVar[tuple[str, ...]]  # keys in which data sets must agree to be mixed
+    MODEL_KEYS: ClassVar[dict[str, str]]  # keys of a model's config that the data decide, and theirs here
+
+    # puzzle identifier that no puzzle owns, shared by all puzzles that have no embedding of their own; -1: none
     blank_identifier_id: int
-    # number of tokens V; every input and label is below it
-    vocab_size: int
-    # length L of a sequence, in tokens
+    # length L of a sequence
     seq_len: int
     # rows of the puzzle-embedding table, the blank included
     num_puzzle_identifiers: int
@@ -52,6 +54,94 @@ class PuzzleDatasetMetadata(BaseModel):
     total_puzzles: int
     # names of the sets in this split
     sets: list[str]
+
+    def model_sizes(self) -> dict[str, int]:
+        """What the data decide of a model's config."""
+        return {key: getattr(self, of_data) for key, of_data in self.MODEL_KEYS.items()}
+
+    def batch_fields(self) -> dict[str, "BatchField"]:
+        """What a batch holds."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class BatchField:
+    """Shape of a row, dtype by name and, of integers, the number that all are below and the one that is no value."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    below: int | None = None
+    ignored: int | None = None
+
+
+class PuzzleDatasetMetadata(SplitMetadata):
+    """`dataset.json` of one split of puzzles."""
+
+    task_type: ClassVar[str] = "classification"
+    KIND = "puzzles"
+    AGREE = ("vocab_size", "seq_len", "pad_id", "ignore_label_id", "blank_identifier_id")
+    MODEL_KEYS = {key: key for key in ("seq_len", "vocab_size", "num_puzzle_identifiers")}
+
+    # token that fills `inputs` where a batch is padded
+    pad_id: int
+    # label value on disk that means "no answer asked here"; None: every cell counts
+    ignore_label_id: int | None
+    # number of tokens V; every input and label is below it
+    vocab_size: int
+
+    def batch_fields(self) -> dict[str, BatchField]:
+        cells = BatchField((self.seq_len,), "int32", self.vocab_size)
+        return {"inputs": cells, "labels": replace(cells, ignored=IGNORE_LABEL_ID),
+                "puzzle_identifiers": BatchField((), "int32", self.num_puzzle_identifiers)}
+
+
+class RegressionMetadata(SplitMetadata):
+    """`dataset.json` of one split of regression data; keys of puzzles may be absent or null."""
+
+    KIND = "regression data"
+    AGREE = ("input_dim", "target_dim", "seq_len", "input_pad_value", "target_pad_value", "blank_identifier_id")
+    MODEL_KEYS = {"seq_len": "seq_len", "latent_dim": "input_dim", "output_dim": "target_dim",
+                  "num_puzzle_identifiers": "num_puzzle_identifiers"}
+
+    task_type: Literal["regression"]
+    # floats at a position of the inputs, and of the targets
+    input_dim: int = Field(gt=0)
+    target_dim: int = Field(gt=0)
+    # what fills inputs where there are none, and targets where they are not observed
+    input_pad_value: float = 0.0
+    target_pad_value: float = 0.0
+
+    blank_identifier_id: int = 0
+    num_puzzle_identifiers: int = 1
+    # filled from the arrays where they are absent
+    seq_len: int = 0
+    total_groups: int = 0
+    mean_puzzle_examples: float = 0.0
+    total_puzzles: int = 0
+    # examples are rows (dim,), sequences of length 1
+    flat: bool = Field(False, exclude=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, values: Any):
+        return {key: value for key, value in values.items() if value is not None}
+
+    def batch_fields(self) -> dict[str, BatchField]:
+        inputs, targets = (self.row_shape(width) for width in (self.input_dim, self.target_dim))
+        return {"inputs": BatchField(inputs, "float32"), "targets": BatchField(targets, "float32"),
+                "target_mask": BatchField(targets, "bool"),
+                "puzzle_identifiers": BatchField((), "int32", self.num_puzzle_identifiers)}
+
+    def row_shape(self, width: int) -> tuple[int, ...]:
+        return (width,) if self.flat else (self.seq_len, width)
+
+
+class EpisodeMetadata(RegressionMetadata):
+    """A split of latent episodes: no file has it, it is read off the episodes. The targets are the next inputs."""
+
+    KIND = "latent episodes"
+    AGREE = ("input_dim", "seq_len")
+    blank_identifier_id: int = -1
 
 
 def field_path(split_dir: Path, set_name: str, field: str) -> Path:

@@ -1,8 +1,9 @@
-"""Puzzle data sets as batches: an endless, seeded training stream and padded test batches, sharded by rank.
+"""Data sets as batches: an endless, seeded training stream and padded test batches, sharded by rank.
 
 Training: each epoch is a permutation of the groups; from each group one puzzle at random, its examples in random order;
-the examples of all epochs form one stream, packed into global batches across epoch boundaries. The stream is a
-function of the seed alone; its cursor (epoch, offset) is all there is to save.
+of latent episodes it is a permutation of all examples. The examples of all epochs form one stream, packed into global
+batches across epoch boundaries. The stream is a function of the seed alone; its cursor (epoch, offset) is all there is
+to save.
 
 Testing: every example once, in order, set by set; the last batch is padded.
 
@@ -15,12 +16,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from dataset.common import FIELDS, IGNORE_LABEL_ID, PuzzleDatasetMetadata, field_path
+from dataset.common import (FIELDS, IGNORE_LABEL_ID, EpisodeMetadata, PuzzleDatasetMetadata, RegressionMetadata,
+                            SplitMetadata, field_path)
+from dataset.example_set import ExampleSet, check_integers, check_puzzles, load_field, refuse_field
+from dataset.latent_episodes import SPLITS, episode_identifiers, holds_episodes, open_episodes
+from dataset.regression_dataset import load_regression_set
 
 Batch = dict[str, Tensor]
+METADATA = {"classification": PuzzleDatasetMetadata, "regression": RegressionMetadata}  # by task_type
 
 
 class PuzzleDatasetConfig(BaseModel):
@@ -40,6 +46,9 @@ class PuzzleDatasetConfig(BaseModel):
     num_replicas: int = 1
     # all folders that share one embedding table, in the order of their identifiers; empty: `dataset_paths`
     identifier_paths: list[str] = []
+    # transitions in an example of latent episodes, and from the start of one to that of the next (null: the window)
+    episode_window: int = Field(default=1, gt=0)
+    episode_stride: int | None = Field(default=None, gt=0)
 
     def local_batch_size(self) -> int:
         if self.global_batch_size % self.num_replicas:
@@ -50,33 +59,22 @@ class PuzzleDatasetConfig(BaseModel):
 
 
 @dataclass
-class PuzzleSet:
-    """The arrays of one set, inputs and labels memory-mapped, and where they come from."""
+class PuzzleSet(ExampleSet):
+    """The arrays of one set of puzzles, inputs and labels memory-mapped."""
 
-    path: str
-    split_dir: Path
-    name: str
-    metadata: PuzzleDatasetMetadata
     inputs: np.ndarray  # (N, L)
     labels: np.ndarray  # (N, L)
-    puzzle_identifiers: np.ndarray  # (puzzles,)
-    puzzle_indices: np.ndarray  # (puzzles + 1,)
-    group_indices: np.ndarray  # (groups + 1,)
-    identifier_offset: int  # what is added to identifiers other than the blank
 
-    def fetch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """int32 fields of the examples numbered `rows`; raises ValueError for a token beyond the vocabulary."""
-        puzzles = np.searchsorted(self.puzzle_indices, rows, side="right") - 1
+    def fields(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """int32 tokens; raises ValueError for one beyond the vocabulary."""
         inputs, labels = self._tokens("inputs", rows), self._tokens("labels", rows)
         if self.metadata.ignore_label_id is not None:
             labels[labels == self.metadata.ignore_label_id] = IGNORE_LABEL_ID
-        return {"inputs": inputs, "labels": labels, "puzzle_identifiers": self.shared_identifiers(puzzles)}
+        return {"inputs": inputs, "labels": labels}
 
-    def shared_identifiers(self, puzzles: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """int32 identifiers of puzzles by number, as all data sets together number them."""
-        identifiers = self.puzzle_identifiers[puzzles].astype(np.int32)
-        identifiers[identifiers != self.metadata.blank_identifier_id] += self.identifier_offset
-        return identifiers
+    def padding(self) -> dict[str, int]:
+        return {"inputs": self.metadata.pad_id, "labels": IGNORE_LABEL_ID,
+                "puzzle_identifiers": self.metadata.blank_identifier_id}
 
     def _tokens(self, field: str, rows: np.ndarray) -> np.ndarray:
         tokens = getattr(self, field)[rows].astype(np.int32)
@@ -90,69 +88,59 @@ class PuzzleSet:
         return tokens
 
 
-def load_metadata(path: str | Path, split: str) -> PuzzleDatasetMetadata:
+def load_metadata(path: str | Path, split: str) -> SplitMetadata:
     """`dataset.json` of a split. Raises ValueError naming what is missing and where."""
     file = Path(path) / split / "dataset.json"
     if not Path(path).is_dir():
         raise ValueError(f"no data set at {path}: the folder does not exist; build it first, or correct data_paths")
     if not file.is_file():
-        raise ValueError(f"{path} has no {split} split: {file} does not exist")
+        raise ValueError(f"{path} has no {split} split: {file} does not exist, nor a folder of latents beside it")
     try:
-        return PuzzleDatasetMetadata(**json.loads(file.read_text()))
-    except (json.JSONDecodeError, ValidationError, TypeError) as error:
-        raise ValueError(f"{file} does not describe a puzzle data set: {error}") from error
+        stored = json.loads(file.read_text())
+        task = stored.get("task_type") or "classification"
+        if task not in METADATA:
+            raise ValueError(f"task_type is {task!r}, and there are {', '.join(METADATA)}")
+        return METADATA[task](**stored)
+    except (ValueError, TypeError, AttributeError) as error:  # of JSON and of types, too
+        raise ValueError(f"{file} does not describe a data set: {error}") from error
+
+
+def open_split(config: PuzzleDatasetConfig, path: str, split: str, identifier_offset: int
+               ) -> tuple[SplitMetadata, list[ExampleSet]]:
+    """Metadata and sets of one data set's split, whatever it holds."""
+    is_main = config.rank == 0
+    if holds_episodes(path, split):
+        return open_episodes(path, split, identifier_offset, config.episode_window, config.episode_stride, is_main)
+    metadata = load_metadata(path, split)
+    if metadata.task_type == "regression":
+        return metadata, [load_regression_set(path, split, name, metadata, identifier_offset, is_main)
+                          for name in metadata.sets]
+    return metadata, [load_set(path, split, name, metadata, identifier_offset) for name in metadata.sets]
 
 
 def load_set(path: str, split: str, name: str, metadata: PuzzleDatasetMetadata, identifier_offset: int) -> PuzzleSet:
     """Open one set's arrays and check that they fit together."""
     split_dir = Path(path) / split
-    arrays = {field: _open_array(field_path(split_dir, name, field), mapped=field in ("inputs", "labels"))
-              for field in FIELDS}
-    _check_arrays(arrays, split_dir, name, metadata)
+    arrays = {field: load_field(split_dir, name, field, mapped=field in ("inputs", "labels")) for field in FIELDS}
+    for field in ("inputs", "labels"):
+        check_integers(arrays[field], 2, lambda problem, field=field: refuse_field(split_dir, name, field, problem))
+    check_puzzles(arrays, len(arrays["inputs"]), split_dir, name, metadata)
+    expected = len(arrays["inputs"]), metadata.seq_len
+    for field in ("inputs", "labels"):
+        if arrays[field].shape != expected:
+            refuse_field(split_dir, name, field, f"expected shape {expected} by inputs and seq_len of dataset.json, "
+                                                 f"found {arrays[field].shape}")
     return PuzzleSet(path, split_dir, name, metadata, **arrays, identifier_offset=identifier_offset)
 
 
-def _open_array(file: Path, mapped: bool) -> np.ndarray:
-    if not file.is_file():
-        raise ValueError(f"{file} is missing; build the data set again")
-    try:
-        return np.load(file, mmap_mode="r" if mapped else None, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:  # what NumPy says of it advises to load pickles
-        raise ValueError(f"{file} is truncated or not a NumPy array; build the data set again") from error
-
-
-def _check_arrays(arrays: dict[str, np.ndarray], split_dir: Path, name: str, metadata: PuzzleDatasetMetadata) -> None:
-    def refuse(field: str, problem: str):
-        raise ValueError(f"{field_path(split_dir, name, field)}: {problem}; build the data set again")
-
-    for field, array in arrays.items():
-        dimensions = 2 if field in ("inputs", "labels") else 1
-        if array.ndim != dimensions or not np.issubdtype(array.dtype, np.integer):
-            refuse(field, f"expected integers in {dimensions} dimensions, found {array.dtype} of shape {array.shape}")
-    examples, puzzles = len(arrays["inputs"]), len(arrays["puzzle_identifiers"])
-    if not examples:
-        refuse("inputs", "the split is empty: it has no examples")
-    for field in ("inputs", "labels"):
-        if arrays[field].shape != (examples, metadata.seq_len):
-            refuse(field, f"expected shape {(examples, metadata.seq_len)} by inputs and seq_len of dataset.json, "
-                          f"found {arrays[field].shape}")
-    for field, ends, kind in (("puzzle_indices", examples, "example"), ("group_indices", puzzles, "puzzle")):
-        indices = arrays[field]
-        if len(indices) < 2 or indices[0] != 0 or indices[-1] != ends or (np.diff(indices) <= 0).any():
-            refuse(field, f"must rise from 0 to {ends}, the number of {kind}s")
-    if len(arrays["puzzle_indices"]) != puzzles + 1:
-        refuse("puzzle_indices", f"has {len(arrays['puzzle_indices'])} entries for {puzzles} puzzles; needs one more")
-    identifiers = arrays["puzzle_identifiers"]
-    if identifiers.min() < 0 or identifiers.max() >= metadata.num_puzzle_identifiers:
-        refuse("puzzle_identifiers", f"holds {identifiers.min()} to {identifiers.max()}, but dataset.json has "
-                                     f"num_puzzle_identifiers={metadata.num_puzzle_identifiers}")
-
-
-def merged_metadata(metadata: dict[str, PuzzleDatasetMetadata]) -> PuzzleDatasetMetadata:
-    """One description of several data sets, by path. They must agree in tokens and length, else ValueError."""
+def merged_metadata(metadata: dict[str, SplitMetadata]) -> SplitMetadata:
+    """One description of several data sets, by path. They must agree in kind and sizes, else ValueError."""
     (first_path, first), *others = metadata.items()
     for path, other in others:
-        for key in ("vocab_size", "seq_len", "pad_id", "ignore_label_id", "blank_identifier_id"):
+        if type(first) is not type(other):
+            raise ValueError(f"data sets cannot be mixed: {first_path} holds {first.KIND}, and {path} {other.KIND}; "
+                             "train on them separately")
+        for key in first.AGREE:
             if getattr(first, key) != getattr(other, key):
                 raise ValueError(f"data sets cannot be mixed: {key} is {getattr(first, key)} in {first_path} and "
                                  f"{getattr(other, key)} in {path}; train on them separately")
@@ -164,31 +152,42 @@ def merged_metadata(metadata: dict[str, PuzzleDatasetMetadata]) -> PuzzleDataset
 
 
 def identifier_offsets(paths: Sequence[str]) -> tuple[dict[str, int], int]:
-    """Offset of each path's identifiers in the shared table, and the table's rows. The blank, 0, is shared."""
-    offsets, rows = {}, 1
-    for path in paths:
-        if path in offsets:
-            continue
-        split = "train" if (Path(path) / "train" / "dataset.json").is_file() else "test"
-        offsets[path] = rows - 1
-        rows += load_metadata(path, split).num_puzzle_identifiers - 1
+    """Offset of each path's identifiers in the shared table, and the table's rows. The blank, 0, is shared; of latent
+    episodes, which have none, every identifier is shifted."""
+    counts = {path: _identifiers_of(path) for path in paths}
+    offsets, rows = {}, int(any(blank for _, blank in counts.values()))
+    for path, (count, blank) in counts.items():
+        offsets[path] = rows - blank
+        rows += count - blank
     return offsets, rows
+
+
+def _identifiers_of(path: str) -> tuple[int, bool]:
+    """How many identifiers a data set has in all its splits, the blank included, and whether there is a blank."""
+    if any(holds_episodes(path, split) for split in SPLITS):
+        return 1 + max(max(numbers, default=-1) for numbers in episode_identifiers(path).values()), False
+    there = [split for split in SPLITS if (Path(path) / split / "dataset.json").is_file()]
+    return max(load_metadata(path, split).num_puzzle_identifiers for split in there or ["train"]), True
 
 
 class TrainStream:
     """Row numbers of the training examples, over all sets, as one endless seeded stream with a cursor."""
 
-    def __init__(self, sets: Sequence[PuzzleSet], seed: int):
+    def __init__(self, sets: Sequence[ExampleSet], seed: int):
         self.seed, self.epoch, self.offset = seed, 0, 0
-        self.starts, self.sizes, self.group_starts, self.group_sizes = self._concatenated(sets)
-        mean_sizes = np.add.reduceat(self.sizes, self.group_starts) / self.group_sizes
-        self.examples_per_epoch = float(mean_sizes.sum())  # expected, where a group's puzzles differ in size
+        self.examples_per_epoch = self._take_up(sets)
         self._order = self._epoch_order()
 
+    def _take_up(self, sets: Sequence[ExampleSet]) -> float:
+        """Returns the examples to be expected in an epoch, which differ where a group's puzzles differ in size."""
+        self.starts, self.sizes, self.group_starts, self.group_sizes = self._concatenated(sets)
+        mean_sizes = np.add.reduceat(self.sizes, self.group_starts) / self.group_sizes
+        return float(mean_sizes.sum())
+
     @staticmethod
-    def _concatenated(sets: Sequence[PuzzleSet]):
+    def _concatenated(sets: Sequence[ExampleSet]):
         """First row and size of every puzzle, first puzzle and size of every group, numbered over all sets."""
-        rows = np.cumsum([0] + [len(s.inputs) for s in sets])
+        rows = np.cumsum([0] + [len(s) for s in sets])
         puzzles = np.cumsum([0] + [len(s.puzzle_identifiers) for s in sets])
         return (np.concatenate([s.puzzle_indices[:-1] + r for s, r in zip(sets, rows)]),
                 np.concatenate([np.diff(s.puzzle_indices) for s in sets]),
@@ -227,11 +226,23 @@ class TrainStream:
         self._order = self._epoch_order()
 
 
+class WindowStream(TrainStream):
+    """The same where an epoch is every example once: of 10 million, the order of an epoch takes 80 MB."""
+
+    def _take_up(self, sets: Sequence[ExampleSet]) -> float:
+        self.examples = sum(map(len, sets))
+        return float(self.examples)
+
+    def _epoch_order(self) -> np.ndarray:
+        return np.random.default_rng((self.seed, self.epoch)).permutation(self.examples)
+
+
 class PuzzleDataset(torch.utils.data.IterableDataset):
     """One split of one or more data sets. Yields (set name, this rank's batch, examples in the global batch).
 
-    A batch holds int32 `inputs` and `labels` (B, L), ignored labels as -100, and `puzzle_identifiers` (B,). Iterating
-    a training split gives the batches of the next `epochs_per_iter` epochs, and goes on where it stopped.
+    A batch of puzzles holds int32 `inputs` and `labels` (B, L), ignored labels as -100; one of regression data float32
+    `inputs` and `targets` (B, [L,] dim) and bool `target_mask`; both int32 `puzzle_identifiers` (B,). Iterating a
+    training split gives the batches of the next `epochs_per_iter` epochs, and goes on where it stopped.
     """
 
     def __init__(self, config: PuzzleDatasetConfig, split: str = "train"):
@@ -240,18 +251,28 @@ class PuzzleDataset(torch.utils.data.IterableDataset):
             raise ValueError("no data set given: data_paths is empty")
         self.config, self.split = config, split
         self.local_batch_size = config.local_batch_size()
-        by_path = {path: load_metadata(path, split) for path in config.dataset_paths}
-        offsets, rows = identifier_offsets([*config.identifier_paths, *config.dataset_paths])
-        self.sets: dict[str, PuzzleSet] = {}
-        for i, (path, metadata) in enumerate(by_path.items()):
-            for name in metadata.sets:
-                unique = f"{name}{i}" if name in self.sets else name
-                self.sets[unique] = load_set(path, split, name, metadata, offsets[path])
+        self.identifier_offsets, rows = identifier_offsets([*config.identifier_paths, *config.dataset_paths])
+        self.sets: dict[str, ExampleSet] = {}
+        by_path = {}
+        for i, path in enumerate(dict.fromkeys(config.dataset_paths)):
+            by_path[path], sets = open_split(config, path, split, self.identifier_offsets[path])
+            for example_set in sets:
+                name = f"{example_set.name}{i}" if example_set.name in self.sets else example_set.name
+                if name in self.sets:
+                    raise ValueError(f"two sets of {config.dataset_paths} would be called {name}; rename one")
+                self.sets[name] = example_set
+        if config.episode_window != 1 and not all(isinstance(m, EpisodeMetadata) for m in by_path.values()):
+            raise ValueError(f"episode_window={config.episode_window} has no effect on {config.dataset_paths}, which "
+                             "hold no latent episodes; use episode_window=1")
         self.metadata = merged_metadata(by_path).model_copy(
             update={"num_puzzle_identifiers": rows, "sets": list(self.sets)})
-        self._set_ends = np.cumsum([len(s.inputs) for s in self.sets.values()])
-        self.stream = None if config.test_set_mode else TrainStream(list(self.sets.values()), config.seed)
+        self._set_ends = np.cumsum([len(s) for s in self.sets.values()])
+        self.stream = None if config.test_set_mode else self._stream()
         self._epochs_iterated = self._batches_taken = 0
+
+    def _stream(self) -> TrainStream:
+        sets = list(self.sets.values())
+        return (TrainStream if sets[0].ONE_PUZZLE_A_GROUP else WindowStream)(sets, self.config.seed)
 
     def __iter__(self) -> Iterator[tuple[str, Batch, int]]:
         if self.config.test_set_mode:
@@ -297,7 +318,7 @@ class PuzzleDataset(torch.utils.data.IterableDataset):
         for i, puzzle_set in enumerate(self.sets.values()):
             mine = np.flatnonzero(owner == i)
             if len(mine):
-                parts.append(puzzle_set.fetch(rows[mine] - (self._set_ends[i] - len(puzzle_set.inputs))))
+                parts.append(puzzle_set.fetch(rows[mine] - (self._set_ends[i] - len(puzzle_set))))
                 order.append(mine)
         if len(parts) == 1:
             return parts[0]
@@ -307,7 +328,7 @@ class PuzzleDataset(torch.utils.data.IterableDataset):
     def _test_batches(self) -> Iterator[tuple[str, Batch, int]]:
         size = self.config.global_batch_size
         for name, puzzle_set in self.sets.items():
-            examples = len(puzzle_set.inputs)
+            examples = len(puzzle_set)
             for start in range(0, examples, size):
                 end = min(start + size, examples)
                 first = start + self.config.rank * self.local_batch_size
@@ -316,8 +337,7 @@ class PuzzleDataset(torch.utils.data.IterableDataset):
 
     def _padded(self, fields: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         missing = self.local_batch_size - len(fields["inputs"])
-        fill = {"inputs": self.metadata.pad_id, "labels": IGNORE_LABEL_ID,
-                "puzzle_identifiers": self.metadata.blank_identifier_id}
+        fill = next(iter(self.sets.values())).padding()
         return {name: np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1), constant_values=fill[name])
                 for name, array in fields.items()}
 

@@ -13,8 +13,6 @@ from losses.classification import scores
 from utils.distributed import World
 from utils.metrics import MetricSums, means
 
-SAVED_FROM_BATCH = ("inputs", "labels", "puzzle_identifiers")
-
 
 def supervision_steps(head: nn.Module, batch: Batch, keys: Sequence[str], first_row: int = 0
                       ) -> Iterator[tuple[dict, dict[str, Tensor]]]:
@@ -41,7 +39,7 @@ class DepthCurve:
     OUTPUTS = ("preds", "q_halt_logits")
 
     def __init__(self, head: nn.Module, depth: int, world: World):
-        if not set(self.OUTPUTS) <= set(head.OUTPUTS):
+        if "labels" not in head.BATCH_FIELDS or not set(self.OUTPUTS) <= set(head.OUTPUTS):
             raise ValueError(f"per_step scores answers of discrete tokens, and {type(head).__name__} has none")
         self.sums = [MetricSums(world.device) for _ in range(depth)]
 
@@ -64,12 +62,12 @@ def needed_outputs(head: nn.Module, evaluators: dict[str, tuple[str, Evaluator]]
     """Outputs of the head that will be asked for. Raises ValueError for one that it does not have."""
     asked = {name: set(evaluator.required_outputs) for name, (_, evaluator) in evaluators.items()}
     asked["eval_save_outputs"] = set(save_outputs)
-    there_are = {*SAVED_FROM_BATCH, *head.OUTPUTS}
+    there_are = {*head.BATCH_FIELDS, *head.OUTPUTS}
     for who, keys in asked.items():
         if not keys <= there_are:
             raise ValueError(f"{who} asks for {', '.join(sorted(keys - there_are))}; there are "
                              f"{', '.join(sorted(there_are))}")
-    return set().union(*asked.values()) - set(SAVED_FROM_BATCH)
+    return set().union(*asked.values()) - set(head.BATCH_FIELDS)
 
 
 def evaluate(head: nn.Module, dataset: PuzzleDataset, world: World,

@@ -1,4 +1,5 @@
 """Loss heads, by the names that configs use: `losses@ACTLossHead`."""
 from losses.classification import ACTLossHead
+from losses.regression import ACTRegressionLossHead
 
-__all__ = ["ACTLossHead"]
+__all__ = ["ACTLossHead", "ACTRegressionLossHead"]

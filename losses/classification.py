@@ -10,9 +10,10 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from dataset.common import IGNORE_LABEL_ID
+from losses.head import LossHead
 
 
 class ACTLossConfig(BaseModel):
@@ -52,35 +53,12 @@ def scores(preds: Tensor, q_halt_logits: Tensor, labels: Tensor, counted: Tensor
             "q_halt_accuracy": (counted & ((q_halt_logits >= 0) == solved)).sum()}
 
 
-class ACTLossHead(nn.Module):
-    """`Class(model, **loss)`; the metrics are sums over rows, for `utils.metrics.means` to divide."""
-
-    Config = ACTLossConfig
-    OUTPUTS = ("preds", "logits", "q_halt_logits", "q_continue_logits")  # what `return_keys` can name
-
-    def __init__(self, model: nn.Module, **loss):
-        super().__init__()
-        self.model = model
-        self.config = ACTLossConfig(**loss)
-
-    @property
-    def puzzle_embedding(self):
-        """The model's `SparseEmbedding`, or None."""
-        return self.model.puzzle_embedding
-
-    def compile_recursion(self) -> None:
-        self.model.compile_recursion()
-
-    def recursing(self, **cycles: int):
-        """See `models.act.ACTModel.recursing`."""
-        return self.model.recursing(**cycles)
-
-    def initial_carry(self, batch: dict[str, Tensor], **noise):
-        """See `models.act.ACTModel.initial_carry`."""
-        return self.model.initial_carry(batch, **noise)
+class ACTLossHead(LossHead):
+    Config, TASK = ACTLossConfig, "classification"
+    BATCH_FIELDS = ("inputs", "labels", "puzzle_identifiers")
+    OUTPUTS = ("preds", "logits", "q_halt_logits", "q_continue_logits")
 
     def forward(self, *, carry, batch: dict[str, Tensor], return_keys):
-        """One supervision step -> carry, loss, metrics, the outputs named by `return_keys`, whether all rows halted."""
         carry, outputs = self.model(carry, batch)
         labels, answered = carry.current_data["labels"], carry.current_data["labels"] != IGNORE_LABEL_ID
         cells = answered.sum(-1)
@@ -88,23 +66,16 @@ class ACTLossHead(nn.Module):
         outputs["preds"] = outputs["logits"].argmax(-1)
         solved = (~answered | (outputs["preds"] == labels)).all(-1)
 
-        def halting_loss(logits: Tensor, target: Tensor) -> Tensor:
-            return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="none")
-
         smoothing, decay = self.config.label_smoothing, self.config.supervision_decay
         losses = {  # each (B,)
             "lm_loss": (cell_cross_entropy(outputs["logits"], labels, self.config.loss_type, smoothing).sum(-1)
                         / cells.clamp(min=1)),
-            "q_halt_loss": halting_loss(outputs["q_halt_logits"], solved)}
-        if "target_q_continue" in outputs:
-            losses["q_continue_loss"] = halting_loss(outputs["q_continue_logits"], outputs["target_q_continue"])
+            **self.halting_losses(outputs, solved)}
         weights = decay ** (carry.steps - 1) if self.training and decay < 1 else 1
         losses = {name: (weights * value).sum() for name, value in losses.items()}
         loss = losses["lm_loss"] + 0.5 * (losses["q_halt_loss"] + losses.get("q_continue_loss", 0))
 
-        metrics = {name: value.detach() for name, value in losses.items()} | {
-            "loss": loss.detach(), "rows": cells.new_tensor(len(cells))} | scores(
+        metrics = losses | {"loss": loss, "rows": cells.new_tensor(len(cells))} | scores(
             outputs["preds"], outputs["q_halt_logits"], labels, carry.halted) | {
             "steps": (carry.halted * (cells > 0) * carry.steps).sum()}
-        kept = {name: outputs[name].detach() for name in return_keys if name in outputs}
-        return carry, loss, metrics, kept, carry.halted.all()
+        return self.result(carry, loss, metrics, outputs, return_keys)

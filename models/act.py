@@ -116,7 +116,7 @@ class ACTModel(nn.Module):
     def initial_carry(self, batch: dict[str, Tensor], seed: int = 0, first_row: int = 0) -> Carry:
         """All rows halted, so that the first step takes the batch. `first_row`: number of this rank's first row."""
         inputs = batch["inputs"]
-        B, positions = len(inputs), self.inner.P + inputs.shape[1]
+        B, positions = len(inputs), self.inner.P + self.config.seq_len
         empty = torch.zeros(B, positions, self.config.hidden_size, dtype=self.inner.dtype, device=inputs.device)
         return Carry(
             latents=tuple(empty for _ in self.inner.initial_latents()),

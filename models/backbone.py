@@ -4,6 +4,8 @@
     y = z_H, the answer latent, and z = z_L, the reasoning latent, start from fixed vectors
     logits = lm_head(y), and two halting logits from y's first position
 
+Regression data have floats in place of tokens: `embed_tokens` projects them, and `lm_head` gives the predictions.
+
 An architecture subclasses `Backbone` and adds the networks and the recursion that make it differ; an example of one is
 in docs/your-own-model.md.
 """
@@ -43,6 +45,8 @@ class BackboneConfig(BaseModel):
     pos_encodings: Literal["none", "rope", "rope2d", "learned"]
     # mix positions by a SwiGLU along the sequence instead of attention
     mlp_t: bool = False
+    # positions see none after them, as a prediction of the next latent needs; the halting logits then read the last
+    causal: bool = False
     # width of a puzzle's embedding; 0: puzzles have none
     puzzle_emb_ndim: int = Field(ge=0)
     # positions P before the sequence that hold it; 0: as many as its width needs
@@ -69,6 +73,9 @@ class BackboneConfig(BaseModel):
     batch_size: int = 0
     seq_len: int = 0
     vocab_size: int = 0
+    # of regression data, in place of V: floats at a position of the input, and of the target
+    latent_dim: int = 0
+    output_dim: int = 0
     num_puzzle_identifiers: int = 0
 
     def model_post_init(self, _context) -> None:
@@ -79,6 +86,12 @@ class BackboneConfig(BaseModel):
     def _check(self):
         if not self.mlp_t and self.hidden_size < self.num_heads:
             raise ValueError(f"hidden_size={self.hidden_size} leaves no width for num_heads={self.num_heads}")
+        if self.causal and self.mlp_t:
+            raise ValueError("mlp_t=True mixes all positions, so nothing in it can be causal; use mlp_t=False, or "
+                             "causal=False")
+        if self.causal and self.act_inference:
+            raise ValueError("act_inference=True halts by the whole sequence, so with causal=True an early prediction "
+                             "would depend on later inputs; use act_inference=False")
         rope, turned = self.pos_encodings, {"rope": 2, "rope2d": 4}.get(self.pos_encodings)
         if turned and self.mlp_t:
             raise ValueError(f"pos_encodings={rope} has no effect with mlp_t=True; use pos_encodings=none")
@@ -119,8 +132,14 @@ class Backbone(nn.Module):
         D, P, positions = config.hidden_size, config.prefix_len, config.prefix_len + config.seq_len
         self.dtype = getattr(torch, config.forward_dtype)
         self.scale = math.sqrt(D)
-        self.embed_tokens = Embedding(config.vocab_size, D, std=1 / self.scale, dtype=self.dtype)
-        self.lm_head = Linear(D, config.vocab_size)
+        if config.latent_dim:
+            self.embed_tokens = Linear(config.latent_dim, D, bias=True)
+            with torch.no_grad():
+                self.embed_tokens.weight /= self.scale  # as an embedding's, which `embed` scales up
+            self.lm_head = Linear(D, config.output_dim, bias=True)
+        else:
+            self.embed_tokens = Embedding(config.vocab_size, D, std=1 / self.scale, dtype=self.dtype)
+            self.lm_head = Linear(D, config.vocab_size)
         self.q_head = Linear(D, 2, bias=True)
         nn.init.zeros_(self.q_head.weight)
         nn.init.constant_(self.q_head.bias, Q_HEAD_BIAS)
@@ -153,7 +172,7 @@ class Backbone(nn.Module):
     def stack(self, layers: int) -> "Stack":
         c = self.config
         positions = self.P + c.seq_len
-        return Stack([Block(c.hidden_size, positions, c.num_heads, c.expansion, c.mlp_t, self.SHORT_CONV)
+        return Stack([Block(c.hidden_size, positions, c.num_heads, c.expansion, c.mlp_t, self.SHORT_CONV, c.causal)
                       for _ in range(layers)])
 
     def supervision_step(self, latents: tuple[Tensor, ...], x: Tensor, update: "Passes") -> tuple[Tensor, ...]:
@@ -167,8 +186,12 @@ class Backbone(nn.Module):
         return tuple(z.detach() for z in latents), *self.heads(latents[0])
 
     def embed(self, data: dict[str, Tensor]) -> Tensor:
-        """The question x (B, P+L, D) from `inputs` (B, L) and `puzzle_identifiers` (B,)."""
-        x = self.embed_tokens(data["inputs"])
+        """The question x (B, P+L, D) from `inputs`, tokens (B, L) or floats (B, [L,] width), and `puzzle_identifiers`
+        (B,)."""
+        inputs = data["inputs"]
+        if self.config.latent_dim:
+            inputs = inputs.view(len(inputs), self.config.seq_len, -1).to(self.dtype)
+        x = self.embed_tokens(inputs)
         if self.P:
             x = torch.cat((self._prefix(data["puzzle_identifiers"], x), x), dim=1)
         if self.config.pos_encodings == "learned":
@@ -185,7 +208,8 @@ class Backbone(nn.Module):
 
     def heads(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, L, V) and the halting logits (B, 2): halt, continue; the latter in float32."""
-        return self.lm_head(y)[:, self.P:], self.q_head(y[:, 0]).float()
+        sees_all = y[:, -1 if self.config.causal else 0]
+        return self.lm_head(y)[:, self.P:], self.q_head(sees_all).float()
 
 
 class Passes:

@@ -91,11 +91,12 @@ class RotaryPositions(nn.Module):
 
 
 class Attention(nn.Module):
-    """Full (non-causal) multi-head self-attention; `rotary` turns queries and keys, None leaves them."""
+    """Multi-head self-attention; `rotary` turns queries and keys, None leaves them. `causal`: a position sees none
+    after it."""
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int, causal: bool = False):
         super().__init__()
-        self.heads, self.head_width = heads, width // heads
+        self.heads, self.head_width, self.causal = heads, width // heads, causal
         self.qkv_proj = Linear(width, 3 * heads * self.head_width)
         self.o_proj = Linear(heads * self.head_width, width)
 
@@ -105,7 +106,7 @@ class Attention(nn.Module):
         q, k, v = self.qkv_proj(x).view(B, positions, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4)
         if rotary is not None:
             q, k = rotary.rotate(q), rotary.rotate(k)
-        mixed = F.scaled_dot_product_attention(q, k, v)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         return self.o_proj(mixed.transpose(1, 2).reshape(B, positions, -1))
 
 
@@ -150,12 +151,12 @@ class Block(nn.Module):
     """
 
     def __init__(self, width: int, positions: int, heads: int, expansion: float, mlp_t: bool,
-                 short_conv: bool = False):
+                 short_conv: bool = False, causal: bool = False):
         super().__init__()
         if mlp_t:
             self.mlp_t = SwiGLU(positions, expansion)
         else:
-            self.self_attn = Attention(width, heads)
+            self.self_attn = Attention(width, heads, causal)
         self.mixes_by_mlp = mlp_t
         self.mlp = (ConvSwiGLU if short_conv else SwiGLU)(width, expansion)
 

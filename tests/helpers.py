@@ -15,8 +15,10 @@ import torch
 from config.resume import taken_up
 from config.schema import EvaluateConfig, PretrainConfig
 from dataset.common import PuzzleDatasetMetadata, write_split
+from dataset.regression_dataset import write_regression_dataset
 from pretrain import train
 from utils.checkpoint import read_checkpoint
+from utils.command_line import overrides_known_to_classes
 from utils.distributed import World
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,6 +76,46 @@ def write_tiny_dataset(path: Path, train: list[list[int]] | None = None, test: l
         write_split(Path(path) / split, arrays, vocab_size, puzzles + 1 if identifiers else 1)
     names = ["<blank>", *(f"puzzle{i}" for i in range(1, puzzles + 1))] if identifiers else ["<blank>"]
     (Path(path) / "identifiers.json").write_text(json.dumps(names))
+    return Path(path)
+
+
+REGRESSION = "arch.loss.name=losses@ACTRegressionLossHead"
+
+
+def write_tiny_regression(path: Path, train: int = 64, test: int = 10, length: int = 6, seed: int = 0,
+                          **changes) -> Path:
+    """Sequences whose targets (L, 2) are the inputs (L, 3) of the position before, scaled and shifted; every fifth is
+    not observed."""
+    for i, (split, count) in enumerate((("train", train), ("test", test))):
+        random = np.random.default_rng(2 * seed + i)
+        inputs = random.normal(size=(count, length, 3)).astype(np.float32)
+        targets = 4 + 3 * np.roll(inputs, 1, axis=1)[..., :2]
+        write_regression_dataset(path, split, **{"inputs": inputs, "targets": targets,
+                                                 "mask": random.random(targets.shape) >= 0.2} | changes)
+    return Path(path)
+
+
+def write_episode(path: Path, split: str, number: int, latents: np.ndarray, compressed: bool = False, **record) -> Path:
+    """One episode, and its metadata where there are any."""
+    folder = Path(path) / split
+    for name in ("latents", "metadata"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    file = folder / "latents" / f"episode_{number:03d}.npz"
+    (np.savez_compressed if compressed else np.savez)(file, latents=latents)
+    if record:
+        (folder / "metadata" / f"{file.stem}.json").write_text(json.dumps(record))
+    return file
+
+
+def write_tiny_episodes(path: Path, train: list[int] | None = None, test: list[int] | None = None, width: int = 3,
+                        seed: int = 0) -> Path:
+    """Episodes of so many latents each, which turn in a plane and grow by a constant."""
+    random = np.random.default_rng(seed)
+    for split, lengths in (("train", train or [20] * 4), ("test", test or [12, 9])):
+        for number, length in enumerate(lengths):
+            angle = random.uniform(0, 6) + 0.4 * np.arange(length)
+            latents = np.stack([np.cos(angle), np.sin(angle), *np.full((width - 2, length), 0.5)], axis=1)
+            write_episode(path, split, number, latents.astype(np.float32))
     return Path(path)
 
 
@@ -137,7 +179,7 @@ def assert_equal(a, b, where: str = "payload") -> None:
 
 def _composed(name: str, overrides: tuple[str, ...]):
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "config")):
-        return hydra.compose(name, list(overrides))
+        return hydra.compose(name, overrides_known_to_classes(overrides))
 
 
 def run_process(command: list[str], cwd: Path, **environment: str | None) -> subprocess.CompletedProcess:

@@ -69,7 +69,9 @@ def test_every_source_file_stands_in_the_readme_and_has_a_test():
         assert file.name in tree, f"README.md has no gloss for {path}"
         tested_as = {"loop": "evaluators", "protocol": "evaluators", "sudoku": "evaluators", "maze": "evaluators",
                      "classification": "losses", "train_state": "resume",
-                     "arc_votes": "evaluator_arc", "arc_gallery": "evaluator_arc"}.get(file.stem, file.stem)
+                     "head": "losses",
+                     "example_set": "puzzle_dataset", "arc_votes": "evaluator_arc", "arc_gallery": "evaluator_arc"}.get(
+                         file.stem, file.stem)
         if path.startswith("models/recursive_reasoning/") and file.stem != "trm":
             tested_as = "family"
         if path == "evaluators/arc.py":  # test_arc.py is that of dataset/arc.py

@@ -61,3 +61,24 @@ def test_the_rate_leaves_out_what_is_paused(monkeypatch):
         now[0] += 50
     now[0] += 1
     assert meter.read_window()["train/examples_per_s"] == pytest.approx(10)
+
+
+def test_rmse_and_r2_are_of_all_targets_of_a_set_each_feature_about_its_own_mean():
+    """Targets 1, 3 and 10, 10, 13 of two features, predicted with errors 1, 1 and 0, 0, 2."""
+    meter = MetricSums(CPU)
+    for observed, error, total, square in (([1, 2], [1, 0], [1, 20], [1, 200]), ([1, 1], [1, 4], [3, 13], [9, 169])):
+        meter.add({"observed": torch.tensor(observed), "squared_error": torch.tensor(error),
+                   "target_sum": torch.tensor(total), "target_square": torch.tensor(square), **sums(rows=1, count=1)})
+    found = means(meter.read())
+    assert found == {"rmse": pytest.approx((6 / 5) ** 0.5), "r2": pytest.approx(1 - 6 / (2 + 6))}
+
+
+def test_without_targets_there_is_no_rmse_and_without_their_variance_no_r2():
+    def of(observed: float, value: float) -> dict:
+        meter = MetricSums(CPU)
+        meter.add({name: torch.tensor([sum_], dtype=torch.float64) for name, sum_ in (
+            ("observed", observed), ("squared_error", observed), ("target_sum", observed * value),
+            ("target_square", observed * value**2))})
+        return means(meter.read() | {"rows": 0, "count": 0})
+
+    assert of(0, 0) == {} and of(7, 1e6 / 3) == {"rmse": 1}

@@ -116,3 +116,49 @@ def test_many_steps_fill_rows(tmp_path, drawn):
     grid = np.full(16, 2)
     plots.plot_solution_steps(grid, np.tile(grid, (16, 1)), grid, [0.5] * 16, tmp_path / "picture.png")
     assert sum(bool(axis.get_title()) for axis in drawn[0].axes) == 18 and len(drawn[0].axes) == 18
+
+
+def test_of_regression_the_second_panel_is_the_squared_error(tmp_path, drawn):
+    metrics = write_metrics(tmp_path / "metrics.jsonl", {"step": 1, "train/loss": 1.0, "train/mse": 4.0},
+                            {"step": 2, "val/loss": 1.0, "val/mse": 2.0})
+    plots.plot_train_vs_val(metrics, tmp_path / "picture.png")
+    assert is_picture(tmp_path / "picture.png")
+    loss, error = drawn[0].axes
+    assert [line.get_xydata().tolist() for line in error.lines] == [[[1, 4]], [[2, 2]]]
+    assert loss.get_yscale() == error.get_yscale() == "log"
+
+
+def test_a_sequence_shows_inputs_each_step_and_the_observed_targets(tmp_path, drawn):
+    random = np.random.default_rng(0)
+    inputs, targets, steps = random.normal(size=(7, 3)), random.normal(size=(7, 2)), random.normal(size=(4, 7, 2))
+    mask = np.ones((7, 2), bool)
+    mask[2, 1] = False
+    plots.plot_sequence_steps(inputs, targets, mask, steps, tmp_path / "picture.png")
+    assert is_picture(tmp_path / "picture.png")
+    given, first, second = drawn[0].axes
+    assert [np.array_equal(line.get_ydata(), inputs[:, i]) for i, line in enumerate(given.lines)] == [True] * 3
+    for feature, axis in enumerate((first, second)):
+        *predictions, truth = axis.lines
+        assert np.array_equal([line.get_ydata() for line in predictions], steps[:, :, feature])
+        assert np.array_equal(truth.get_xdata(), np.flatnonzero(mask[:, feature]))
+        assert np.array_equal(truth.get_ydata(), targets[mask[:, feature], feature])
+
+
+def test_single_rows_are_predictions_against_observed_targets(tmp_path, drawn):
+    targets, mask = np.arange(12.0).reshape(6, 2), np.arange(12).reshape(6, 2) % 5 > 0
+    plots.plot_predictions(targets + 1, targets, mask, tmp_path / "picture.png")
+    assert is_picture(tmp_path / "picture.png")
+    for feature, axis in enumerate(drawn[0].axes):
+        seen = targets[mask[:, feature], feature]
+        assert axis.lines[0].get_xydata().tolist() == [[t, t + 1] for t in seen]
+
+
+def test_rollouts_show_errors_by_horizon_and_one_rollout_within_reach_of_the_truth(tmp_path, drawn):
+    truth = np.stack([np.arange(25.0), np.full(25, 3.0)], axis=1)
+    shown = {"model": truth + 1, "linear": truth * 1e9}
+    plots.plot_rollouts({who: np.arange(1.0, 26) for who in shown}, truth, shown, tmp_path / "picture.png")
+    assert is_picture(tmp_path / "picture.png")
+    errors, first, second = drawn[0].axes
+    assert errors.get_yscale() == "log" and [line.get_label() for line in errors.lines] == ["model", "linear"]
+    assert errors.lines[0].get_xydata()[0].tolist() == [1, 1] and first.get_ylim() == pytest.approx((-12, 36))
+    assert np.array_equal(first.lines[-1].get_ydata(), truth[:, 0]) and len(second.lines) == 3

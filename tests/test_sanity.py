@@ -2,13 +2,17 @@
 import pytest
 import torch
 
+from dataset.common import PuzzleDatasetMetadata, RegressionMetadata
 from helpers import tiny_batch
 from utils.sanity import check_batch
 
+METADATA = PuzzleDatasetMetadata(pad_id=0, ignore_label_id=0, blank_identifier_id=0, vocab_size=5, seq_len=6,
+                                 num_puzzle_identifiers=4, total_groups=1, mean_puzzle_examples=1, total_puzzles=1,
+                                 sets=["all"])
 
-def check(batch: dict, **changes) -> None:
-    check_batch("first train batch", batch, **{"seq_len": 6, "vocab_size": 5, "num_identifiers": 4,
-                                               "ignored_label": -100} | changes)
+
+def check(batch: dict) -> None:
+    check_batch("first train batch", batch, METADATA.batch_fields())
 
 
 def spoilt(field: str, change) -> dict:
@@ -52,3 +56,30 @@ def test_shapes_types_and_numbers_that_are_none_are_named(field, change, message
 def test_the_label_that_asks_for_nothing_is_none_of_the_inputs():
     with pytest.raises(ValueError, match="inputs holds -100"):
         check(spoilt("inputs", lambda value: torch.full_like(value, -100)))
+
+
+FLOATS = RegressionMetadata(task_type="regression", input_dim=3, target_dim=2, seq_len=6, num_puzzle_identifiers=4,
+                            sets=["all"])
+
+
+def float_batch(**changes) -> dict:
+    return {"inputs": torch.zeros(4, 6, 3), "targets": torch.zeros(4, 6, 2),
+            "target_mask": torch.ones(4, 6, 2, dtype=torch.bool),
+            "puzzle_identifiers": torch.zeros(4, dtype=torch.int32)} | changes
+
+
+def test_a_sound_batch_of_floats_passes():
+    check_batch("first train batch", float_batch(), FLOATS.batch_fields())
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"inputs": torch.full((4, 6, 3), float("nan"))}, "inputs holds NaN or infinity"),
+    ({"targets": torch.full((4, 6, 2), float("inf"))}, "targets holds NaN or infinity"),
+    ({"inputs": torch.zeros(4, 6, 2)}, r"inputs should be float32 of shape \(4, 6, 3\), and is .* \(4, 6, 2\)"),
+    ({"targets": torch.zeros(4, 6, 2, dtype=torch.float64)}, "targets should be float32 .* is torch.float64"),
+    ({"target_mask": torch.ones(4, 6, 2)}, "target_mask should be bool"),
+    ({"target_mask": torch.zeros(4, 6, 2, dtype=torch.bool)}, "target_mask is false everywhere"),
+    ({"puzzle_identifiers": torch.full((4,), 4, dtype=torch.int32)}, "puzzle_identifiers holds 4 to 4, outside")])
+def test_what_is_wrong_with_floats_is_named(changes, message):
+    with pytest.raises(ValueError, match=f"first train batch: {message}"):
+        check_batch("first train batch", float_batch(**changes), FLOATS.batch_fields())

@@ -6,8 +6,8 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from config.schema import EvaluateConfig, PretrainConfig
-from dataset.common import PuzzleDatasetMetadata
+from config.schema import DATA_KEYS, EvaluateConfig, PretrainConfig
+from dataset.common import PuzzleDatasetMetadata, RegressionMetadata
 from helpers import ROOT, evaluate_config, pretrain_config
 from utils.command_line import flat_keys
 from utils.distributed import World
@@ -52,8 +52,7 @@ def test_every_key_that_the_types_know_stands_in_the_yaml(name, model):
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_every_key_of_an_architecture_stands_in_its_yaml(arch):
     config = pretrain_config(f"arch={arch}").arch
-    from_data = {"batch_size", "seq_len", "vocab_size", "num_puzzle_identifiers"}
-    assert set(config.options) == set(config.model_class.Config.model_fields) - from_data
+    assert set(config.options) == set(config.model_class.Config.model_fields) - set(DATA_KEYS)
     assert set(config.loss.options) == set(config.head_class.Config.model_fields)
 
 
@@ -61,10 +60,14 @@ def test_every_key_of_an_architecture_stands_in_its_yaml(arch):
 def test_every_experiment_builds_its_model_and_names_no_run(experiment):
     config = pretrain_config(f"experiment={experiment}")
     assert config.run_name is None
-    cells = 16 if "sudoku4" in experiment else 81 if "sudoku" in experiment else 900
-    data = PuzzleDatasetMetadata(pad_id=0, ignore_label_id=0, blank_identifier_id=0, vocab_size=11, seq_len=cells,
-                                 num_puzzle_identifiers=1, total_groups=1, mean_puzzle_examples=1, total_puzzles=1,
-                                 sets=["all"])
+    length = {"demo_regression": 32, "demo_latents": config.episode_window}.get(
+        experiment, 16 if "sudoku4" in experiment else 81 if "sudoku" in experiment else 900)
+    if config.arch.head_class.TASK == "regression":
+        data = RegressionMetadata(task_type="regression", input_dim=2, target_dim=1, seq_len=length, sets=["all"])
+    else:
+        data = PuzzleDatasetMetadata(pad_id=0, ignore_label_id=0, blank_identifier_id=0, vocab_size=11, seq_len=length,
+                                     num_puzzle_identifiers=1, total_groups=1, mean_puzzle_examples=1, total_puzzles=1,
+                                     sets=["all"])
     head = config.arch.build_head(data, batch_size=2, world=World())
     assert isinstance(head.model, config.arch.model_class)
     options = config.arch.options

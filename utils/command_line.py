@@ -71,9 +71,16 @@ def run_script(task: Callable[[DictConfig], None], config_name: str) -> None:
         with user_errors(config_name):  # inside as well: Hydra would print a line of its own about the error
             task(cfg)
 
+    sys.argv[1:] = overrides_known_to_classes(sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors of composing to us rather than print half a traceback
     with user_errors(config_name):
         hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(guarded)()
+
+
+def overrides_known_to_classes(words: Iterable[str]) -> list[str]:
+    """A command line on which Hydra lets keys below `arch` pass that the YAML lacks, such as those of another loss
+    head: the classes named there know theirs, and refuse others."""
+    return [f"++{word}" if re.match(r"arch\.[\w.]+=", word) else word for word in words]
 
 
 def flat_keys(cfg: DictConfig) -> list[str]:

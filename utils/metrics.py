@@ -1,44 +1,56 @@
 """Sums of metrics on the device, summed over ranks and read by the host only when somebody asks for means."""
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from utils.distributed import all_reduce_sum_
 
 
+# Sums over all observed targets of a set, by feature, from which `means` makes rmse and r2.
+OVER_SET = ("observed", "squared_error", "target_sum", "target_square")
+
+
+def widest_float(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
+
+
 class MetricSums:
-    """Adds up dictionaries of scalar tensors that always have the same names. Nothing here waits for the GPU until
-    `read`."""
+    """Adds up dictionaries of tensors, scalars or those of `OVER_SET`, that always have the same names and shapes.
+    Nothing here waits for the GPU until `read`."""
 
     def __init__(self, device: torch.device):
-        self.dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
-        self.device = device
+        self.dtype, self.device = widest_float(device), device
         self.names: tuple[str, ...] = ()
+        self.sizes: tuple[int, ...] = ()
         self.sums: Tensor | None = None
 
     def add(self, metrics: dict[str, Tensor]) -> None:
-        row = torch.stack([value.to(self.dtype) for value in metrics.values()])
+        row = torch.cat([value.to(self.dtype).view(-1) for value in metrics.values()])
         if self.sums is None:
             self.names, self.sums = tuple(metrics), row
+            self.sizes = tuple(value.numel() for value in metrics.values())
         else:
             self.sums += row
 
-    def read(self) -> dict[str, float]:
+    def read(self) -> dict[str, float | np.ndarray]:
         """Sums over all ranks, by name, as numbers. Every rank must call it, with the same names or none."""
         names = self.names
         sums = self.sums.clone() if names else torch.zeros(0, dtype=self.dtype, device=self.device)
         all_reduce_sum_([sums])
-        return dict(zip(names, sums.tolist()))
+        parts = sums.cpu().split(self.sizes)
+        return {name: part.numpy() if name in OVER_SET else part.item() for name, part in zip(names, parts)}
 
     def state_dict(self) -> dict[str, float]:
         """This rank's own sums."""
         return dict(zip(self.names, self.sums.tolist())) if self.names else {}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        self.names = tuple(state)
+        self.names, self.sizes = tuple(state), (1,) * len(state)
         self.sums = torch.tensor(list(state.values()), dtype=self.dtype, device=self.device) if state else None
 
     def clear(self) -> None:
@@ -50,8 +62,21 @@ def means(sums: dict[str, float]) -> dict[str, float]:
 
     A metric without rows is left out, never NaN.
     """
-    divisors = {name: sums["rows" if name.endswith("loss") else "count"] for name in sums.keys() - {"rows", "count"}}
-    return {name: sums[name] / divisors[name] for name in sums if divisors.get(name)}
+    divisors = {name: sums["rows" if name.endswith("loss") else "count"]
+                for name in sums.keys() - {"rows", "count", *OVER_SET}}
+    return {name: sums[name] / divisors[name] for name in sums if divisors.get(name)} | _over_set(sums)
+
+
+def _over_set(sums: dict[str, float | np.ndarray]) -> dict[str, float]:
+    """Root of the mean squared error, and the share of the targets' variance, each feature about its own mean, that
+    the predictions explain; each left out where it has no meaning."""
+    if not np.any(sums.get("observed", 0)):
+        return {}
+    observed, squared_error, target_sum, target_square = (sums[name] for name in OVER_SET)
+    error = float(squared_error.sum())
+    variance = float((target_square - target_sum ** 2 / np.maximum(observed, 1)).sum())
+    varies = variance > 1e-12 * target_square.sum()
+    return {"rmse": math.sqrt(error / observed.sum())} | ({"r2": 1 - error / variance} if varies else {})
 
 
 class TrainMeter:

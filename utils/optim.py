@@ -65,12 +65,13 @@ def build_optimizers(module: nn.Module, config: OptimConfig) -> list[torch.optim
 
 
 def split_parameters(module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """The matrices between embeddings and heads, and all other parameters: embeddings (`embedding_weight`), the weights
-    of output heads (`…_head`), short convolutions (`conv_weight`) and vectors, by the names of models/layers.py."""
+    """The matrices between embeddings and heads, and all other parameters: embeddings (`embedding_weight`, and of
+    floats `embed_tokens`), the weights of output heads (`…_head`), short convolutions (`conv_weight`) and vectors, by
+    the names of models/layers.py."""
     matrices, others = [], []
     for name, parameter in module.named_parameters():
         owner, _, kind = name.rpartition(".")
-        is_matrix = kind == "weight" and parameter.ndim == 2 and not owner.endswith("_head")
+        is_matrix = kind == "weight" and parameter.ndim == 2 and not owner.endswith(("_head", "embed_tokens"))
         (matrices if is_matrix else others).append(parameter)
     return matrices, others
 

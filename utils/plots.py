@@ -1,4 +1,5 @@
-"""Pictures: the curves of a run, and one puzzle being solved step by step. Matplotlib is imported when one is drawn."""
+"""Pictures: the curves of runs, puzzles and sequences being solved step by step, rollouts. Matplotlib is imported when
+one is drawn."""
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,12 +16,20 @@ def _pyplot():
     return matplotlib.pyplot
 
 
+def _save(figure, picture: Path) -> None:
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    figure.tight_layout()
+    figure.savefig(picture, dpi=120, bbox_inches="tight")
+    _pyplot().close(figure)
+
+
 def plot_train_vs_val(metrics_file: Path, picture: Path) -> None:
-    """Loss and, where it is measured, exact accuracy of training and validation over the steps of a whole run."""
+    """Loss and, where it is measured, exact accuracy or squared error of training and validation over the steps of a
+    whole run."""
     import pandas as pd
 
     history = pd.DataFrame([json.loads(line) for line in metrics_file.read_text().splitlines()])
-    panels = [name for name in ("loss", "exact_accuracy") if f"val/{name}" in history]
+    panels = [name for name in ("loss", "exact_accuracy", "mse") if f"val/{name}" in history]
     plt = _pyplot()
     figure, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 4), squeeze=False)
     for axis, name in zip(axes[0], panels):
@@ -31,13 +40,11 @@ def plot_train_vs_val(metrics_file: Path, picture: Path) -> None:
         axis.set(xlabel="step", ylabel=name.replace("_", " "), title=f"{name.replace('_', ' ')}, train and validation")
         axis.grid(alpha=0.3)
         axis.legend()
-    axes[0][0].set_yscale("log")
-    if "exact_accuracy" in panels:
-        axes[0][-1].set_ylim(-0.03, 1.03)
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    figure.tight_layout()
-    figure.savefig(picture, dpi=120)
-    plt.close(figure)
+        if name == "exact_accuracy":
+            axis.set_ylim(-0.03, 1.03)
+        else:
+            axis.set_yscale("log")
+    _save(figure, picture)
 
 
 def plot_solution_steps(question: np.ndarray, steps: np.ndarray, answer: np.ndarray, confidence: list[float],
@@ -63,13 +70,10 @@ def plot_solution_steps(question: np.ndarray, steps: np.ndarray, answer: np.ndar
         shape = (side, side)
         (_draw_digits if side <= 9 else _draw_colours)(axis, grid.reshape(shape), question.reshape(shape),
                                                        answer.reshape(shape))
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    figure.tight_layout()
     if side > 9:
         tokens = np.unique(np.concatenate([grid for _, grid in grids])).tolist()
         _add_legend(figure, {token: token_names[token] if token_names else f"token {token}" for token in tokens})
-    figure.savefig(picture, dpi=120, bbox_inches="tight")
-    plt.close(figure)
+    _save(figure, picture)
 
 
 def _draw_digits(axis, grid: np.ndarray, question: np.ndarray, answer: np.ndarray) -> None:
@@ -124,7 +128,77 @@ def plot_comparison(curves: dict[str, list[tuple[list[int], list[float]]]], metr
     right.invert_yaxis()
     for axis in (left, right):
         axis.grid(alpha=0.3)
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    figure.tight_layout()
-    figure.savefig(picture, dpi=110)
-    plt.close(figure)
+    _save(figure, picture)
+
+MOST_FEATURES = 4  # of a sequence or latent that are drawn
+
+
+def plot_sequence_steps(inputs: np.ndarray, targets: np.ndarray, mask: np.ndarray, steps: np.ndarray,
+                        picture: Path) -> None:
+    """A sequence: inputs (L, input_dim), targets (L, target_dim), which are observed, and the predictions after each
+    supervision step (steps, L, target_dim), the later the darker."""
+    features = min(targets.shape[1], MOST_FEATURES)
+    plt = _pyplot()
+    figure, axes = plt.subplots(1 + features, 1, figsize=(8, 2.4 * (1 + features)), sharex=True, squeeze=False)
+    for feature in range(min(inputs.shape[1], MOST_FEATURES)):
+        axes[0][0].plot(inputs[:, feature], ".-", linewidth=0.6, label=f"input {feature}")
+    for feature, axis in enumerate(axes[1:, 0]):
+        for i, step in enumerate(steps):
+            axis.plot(step[:, feature], color=plt.get_cmap("Blues")((i + 2) / (len(steps) + 1)), label=f"step {i + 1}")
+        seen = np.flatnonzero(mask[:, feature])
+        axis.plot(seen, targets[seen, feature], "k.", markersize=5, label="target")
+        axis.set_ylabel(f"target {feature}")
+    for axis in axes[:, 0]:
+        axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+        axis.grid(alpha=0.3)
+    axes[-1][0].set_xlabel("position")
+    _save(figure, picture)
+
+
+def plot_predictions(predictions: np.ndarray, targets: np.ndarray, mask: np.ndarray, picture: Path) -> None:
+    """Predictions against observed targets, (examples, target_dim) each: a panel a feature."""
+    features = min(targets.shape[1], MOST_FEATURES)
+    plt = _pyplot()
+    figure, axes = plt.subplots(1, features, figsize=(4 * features, 4), squeeze=False)
+    for feature, axis in enumerate(axes[0]):
+        seen = mask[:, feature].astype(bool)
+        truth = targets[seen, feature]
+        axis.plot(truth, predictions[seen, feature], ".", markersize=4)
+        ends = [truth.min(), truth.max()]
+        axis.plot(ends, ends, "k--", linewidth=0.8)
+        axis.set(xlabel=f"target {feature}", ylabel="prediction")
+    _save(figure, picture)
+
+
+def plot_rollouts(errors: dict[str, np.ndarray], truth: np.ndarray, shown: dict[str, np.ndarray],
+                  picture: Path) -> None:
+    """Root mean squared error of each predictor by horizon (steps,), and one rollout (steps, D) beside the truth."""
+    features = min(truth.shape[1], MOST_FEATURES)
+    plt = _pyplot()
+    figure, axes = plt.subplots(1, 1 + features, figsize=(4 * (1 + features), 3.4), squeeze=False)
+    horizon = np.arange(1, len(truth) + 1)
+    _draw_errors(axes[0][0], errors, "horizon", first=1)
+    for feature, axis in enumerate(axes[0][1:]):
+        for who, rows in shown.items():
+            axis.plot(horizon, rows[:, feature], label=who.replace("_", " "))
+        axis.plot(horizon, truth[:, feature], "k--", linewidth=1, label="truth")
+        low, high = np.nanmin(truth[:, feature]), np.nanmax(truth[:, feature])
+        margin = 0.5 * (high - low) + 1e-6  # a prediction that leaves it is far off
+        axis.set(xlabel="horizon", title=f"one rollout, feature {feature}", ylim=(low - margin, high + margin))
+        axis.legend(fontsize=7)
+    _save(figure, picture)
+
+
+def plot_errors(errors: dict[str, np.ndarray], along: str, picture: Path) -> None:
+    """Root mean squared error of each predictor, (places,) along positions, say."""
+    figure, axis = _pyplot().subplots(figsize=(6, 4))
+    _draw_errors(axis, errors, along, first=0)
+    _save(figure, picture)
+
+
+def _draw_errors(axis, errors: dict[str, np.ndarray], along: str, first: int) -> None:
+    for who, curve in errors.items():
+        axis.plot(np.arange(first, first + len(curve)), curve, ".-", label=who.replace("_", " "))
+    axis.set(xlabel=along, ylabel="rmse", yscale="log", title=f"error by {along}")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=7)

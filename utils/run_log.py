@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
-ON_BAR = ("loss", "exact_accuracy")
+ON_BAR = ("loss", "exact_accuracy", "mse")
 SOURCE_FOLDERS = ("config", "dataset", "evaluators", "losses", "models", "utils")
 
 
@@ -58,7 +58,7 @@ class RunLog:
             self.bar.update()
 
     def log(self, step: int, epoch: int, metrics: dict[str, float]) -> None:
-        """One line of flat metrics; loss and exact accuracy of training go beside the bar."""
+        """One line of flat metrics; loss and accuracy or error of training go beside the bar."""
         if not self.writes:
             return
         line = {"step": step, "epoch": epoch, **metrics}

@@ -1,22 +1,31 @@
 """A look at the first batch of every split before hours are spent on it."""
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
+from dataset.common import BatchField
 
-def check_batch(where: str, batch: dict[str, Tensor], seq_len: int, vocab_size: int, num_identifiers: int,
-                ignored_label: int) -> None:
+
+def check_batch(where: str, batch: Mapping[str, Tensor], fields: Mapping[str, BatchField]) -> None:
     """Shapes, dtypes, value ranges, NaN and infinity of one batch. Raises ValueError naming `where` and the field."""
     rows = len(batch["inputs"])
-    expected = {"inputs": ((rows, seq_len), 0, vocab_size), "labels": ((rows, seq_len), 0, vocab_size),
-                "puzzle_identifiers": ((rows,), 0, num_identifiers)}
-    for field, value in batch.items():
+    for name, value in batch.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
-            raise ValueError(f"{where}: {field} holds NaN or infinity; mend the data set")
-        shape, low, high = expected[field]
-        if tuple(value.shape) != shape or value.dtype != torch.int32:
-            raise ValueError(f"{where}: {field} should be int32 of shape {shape}, and is {value.dtype} of "
+            raise ValueError(f"{where}: {name} holds NaN or infinity; mend the data set")
+        field = fields[name]
+        shape = (rows, *field.shape)
+        if tuple(value.shape) != shape or value.dtype != getattr(torch, field.dtype):
+            raise ValueError(f"{where}: {name} should be {field.dtype} of shape {shape}, and is {value.dtype} of "
                              f"{tuple(value.shape)}")
-        counted = value[value != ignored_label] if field == "labels" else value
-        if counted.numel() and not low <= counted.min() <= counted.max() < high:
-            raise ValueError(f"{where}: {field} holds {counted.min()} to {counted.max()}, outside {low} to {high - 1}; "
-                             "mend the data set or its dataset.json")
+        if field.below is not None:
+            counted = value if field.ignored is None else value[value != field.ignored]
+            _check_range(where, name, counted, field.below)
+    if "target_mask" in batch and not batch["target_mask"].any():
+        raise ValueError(f"{where}: target_mask is false everywhere, so there is nothing to learn; mend the data set")
+
+
+def _check_range(where: str, name: str, values: Tensor, below: int) -> None:
+    if values.numel() and not 0 <= values.min() <= values.max() < below:
+        raise ValueError(f"{where}: {name} holds {values.min()} to {values.max()}, outside 0 to {below - 1}; mend the "
+                         "data set or its dataset.json")

@@ -1,0 +1,113 @@
+"""What a set of examples is to the training stream and the test batches, whatever its examples are made of."""
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from dataset.arrays import open_npy, open_npz
+from dataset.common import SplitMetadata, field_path
+
+
+@dataclass
+class ExampleSet:
+    """One set of a split: its puzzles, and their examples by number. Subclasses say what an example holds."""
+
+    path: str
+    split_dir: Path
+    name: str
+    metadata: SplitMetadata
+    puzzle_identifiers: np.ndarray  # (puzzles,)
+    puzzle_indices: np.ndarray  # (puzzles + 1,)
+    group_indices: np.ndarray  # (groups + 1,)
+    identifier_offset: int  # what is added to identifiers other than the blank
+
+    ONE_PUZZLE_A_GROUP: ClassVar[bool] = True  # an epoch takes one puzzle of each group; if not, every example
+
+    def __len__(self) -> int:
+        return int(self.puzzle_indices[-1])
+
+    def fetch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Fields of the examples numbered `rows`; raises ValueError for values that cannot be."""
+        puzzles = np.searchsorted(self.puzzle_indices, rows, side="right") - 1
+        return self.fields(rows) | {"puzzle_identifiers": self.shared_identifiers(puzzles)}
+
+    def fields(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        raise NotImplementedError
+
+    def padding(self) -> dict[str, float]:
+        """What fills each field where a batch is padded."""
+        raise NotImplementedError
+
+    def shared_identifiers(self, puzzles: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """int32 identifiers of puzzles by number, as all data sets together number them."""
+        identifiers = self.puzzle_identifiers[puzzles].astype(np.int32)
+        identifiers[identifiers != self.metadata.blank_identifier_id] += self.identifier_offset
+        return identifiers
+
+
+def load_field(split_dir: Path, set_name: str, field: str, mapped: bool = False) -> np.ndarray:
+    """`<set>__<field>.npy`, or what an `.npz` beside it holds under that name or without one."""
+    file = field_path(split_dir, set_name, field)
+    if file.is_file():
+        return open_npy(file, mapped)
+    if file.with_suffix(".npz").is_file():
+        return open_npz(file.with_suffix(".npz"), field).load(mapped)
+    raise ValueError(f"{file} is missing; build the data set again")
+
+
+def refuse_field(split_dir: Path, set_name: str, field: str, problem: str):
+    raise ValueError(f"{field_path(split_dir, set_name, field)}: {problem}; build the data set again")
+
+
+def check_puzzles(arrays: Mapping[str, np.ndarray], examples: int, split_dir: Path, name: str,
+                  metadata: SplitMetadata) -> None:
+    """Do groups, puzzles and identifiers fit together, and the number of examples? Raises ValueError if not."""
+    def refuse(field: str, problem: str):
+        refuse_field(split_dir, name, field, problem)
+
+    for field in ("puzzle_identifiers", "puzzle_indices", "group_indices"):
+        check_integers(arrays[field], 1, lambda problem: refuse(field, problem))
+    if not examples:
+        refuse("inputs", "the split is empty: it has no examples")
+    puzzles = len(arrays["puzzle_identifiers"])
+    for field, ends, kind in (("puzzle_indices", examples, "example"), ("group_indices", puzzles, "puzzle")):
+        indices = arrays[field]
+        if len(indices) < 2 or indices[0] != 0 or indices[-1] != ends or (np.diff(indices) <= 0).any():
+            refuse(field, f"must rise from 0 to {ends}, the number of {kind}s")
+    if len(arrays["puzzle_indices"]) != puzzles + 1:
+        refuse("puzzle_indices", f"has {len(arrays['puzzle_indices'])} entries for {puzzles} puzzles; needs one more")
+    identifiers = arrays["puzzle_identifiers"]
+    if identifiers.min() < 0 or identifiers.max() >= metadata.num_puzzle_identifiers:
+        refuse("puzzle_identifiers", f"holds {identifiers.min()} to {identifiers.max()}, but dataset.json has "
+                                     f"num_puzzle_identifiers={metadata.num_puzzle_identifiers}")
+
+
+def check_integers(array: np.ndarray, dimensions: int, refuse) -> None:
+    if array.ndim != dimensions or not np.issubdtype(array.dtype, np.integer):
+        refuse(f"expected integers in {dimensions} dimensions, found {array.dtype} of shape {array.shape}")
+
+
+def first_not_finite(array: np.ndarray) -> tuple[int, ...] | None:
+    """Place of the first NaN or infinity; None where there is none."""
+    finite = np.isfinite(array)
+    return None if finite.all() else tuple(int(i) for i in np.argwhere(~finite)[0])
+
+
+def cast_notice(where: str, dtypes: Mapping[str, np.dtype]) -> None:
+    """Say, once, which fields of a data set are stored otherwise than they are used."""
+    cast = [f"{field} ({dtype})" for field, dtype in dtypes.items() if dtype not in (np.float32, np.float16)]
+    if cast:
+        _say_once(f"notice: {where}: {', '.join(cast)} cast to float32")
+
+
+@cache
+def _say_once(line: str) -> None:
+    print(line)
+
+
+def evenly(total: int, at_most: int) -> np.ndarray:
+    """Up to so many of `total` numbers, evenly spaced from 0 on."""
+    return np.unique(np.linspace(0, total - 1, min(total, at_most)).astype(np.int64))

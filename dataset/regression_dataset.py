@@ -1,0 +1,196 @@
+"""Regression data sets: sequences of floats in, sequences of floats out, some of the targets observed.
+
+    <set>__inputs.npy       (N, L, input_dim), or (N, input_dim) for sequences of length 1
+    <set>__targets.npy      (N, L, target_dim), or (N, target_dim)
+    <set>__target_mask.npy  the shape of the targets, bool or 0/1: which are observed; without the file, all are
+
+and the arrays that number puzzles and groups, as in puzzle data (dataset/common.py). In place of an `.npy` there may be
+an `.npz`. Unobserved targets may be NaN. `write_regression_dataset` makes a split of arrays.
+"""
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dataset.common import RegressionMetadata, field_path, new_dataset_directory, write_json
+from dataset.example_set import (ExampleSet, cast_notice, check_puzzles, evenly, first_not_finite, load_field,
+                                 refuse_field)
+
+STATISTICS_ROWS = 100_000  # training examples, evenly spaced, of which means and deviations are taken
+CHUNK = 1024
+
+
+@dataclass
+class RegressionSet(ExampleSet):
+    """The arrays of one set, memory-mapped."""
+
+    inputs: np.ndarray  # (N, [L,] input_dim)
+    targets: np.ndarray  # (N, [L,] target_dim)
+    target_mask: np.ndarray | None  # the same; None: all are observed
+
+    def fields(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Floats as float32, `target_mask` as bool; targets that are not observed are the pad value."""
+        inputs, targets = (getattr(self, field)[rows].astype(np.float32) for field in ("inputs", "targets"))
+        mask = np.ones(targets.shape, bool) if self.target_mask is None else self._checked_mask(rows)
+        targets[~mask] = self.metadata.target_pad_value
+        for field, values in (("inputs", inputs), ("targets", targets)):
+            place = first_not_finite(values)
+            if place is not None:
+                self._refuse_row(field, rows[place[0]], "holds NaN or infinity"
+                                 + (" where target_mask is true" if field == "targets" else ""))
+        return {"inputs": inputs, "targets": targets, "target_mask": mask}
+
+    def _checked_mask(self, rows: np.ndarray) -> np.ndarray:
+        stored = self.target_mask[rows]
+        mask = stored.astype(bool)
+        if not np.array_equal(mask, stored):
+            self._refuse_row("target_mask", rows[np.argwhere(mask != stored)[0][0]], "holds other values than 0 and 1")
+        return mask
+
+    def _refuse_row(self, field: str, row: int, problem: str):
+        raise ValueError(f"{field_path(self.split_dir, self.name, field)}: row {row} {problem}; mend the array")
+
+    def padding(self) -> dict[str, float]:
+        return {"inputs": self.metadata.input_pad_value, "targets": self.metadata.target_pad_value,
+                "target_mask": False, "puzzle_identifiers": 0}
+
+    def known_inputs(self, fields: dict[str, np.ndarray]) -> np.ndarray:
+        """Which positions of the inputs count in their statistics, with the shape of the inputs but for the last."""
+        return np.ones(fields["inputs"].shape[:-1], bool)
+
+
+def load_regression_set(path: str, split: str, name: str, metadata: RegressionMetadata, identifier_offset: int,
+                        say_casts: bool) -> RegressionSet:
+    """Open one set's arrays and check that they fit together; the metadata are completed by them."""
+    split_dir = Path(path) / split
+    arrays = {field: load_field(split_dir, name, field, mapped=True) for field in ("inputs", "targets")}
+    has_mask = any(field_path(split_dir, name, "target_mask").with_suffix(s).is_file() for s in (".npy", ".npz"))
+    arrays["target_mask"] = load_field(split_dir, name, "target_mask", mapped=True) if has_mask else None
+    _check_arrays(arrays, split_dir, name, metadata)
+    numbering = {field: load_field(split_dir, name, field)
+                 for field in ("puzzle_identifiers", "puzzle_indices", "group_indices")}
+    check_puzzles(numbering, len(arrays["inputs"]), split_dir, name, metadata)
+    if say_casts:
+        cast_notice(path, {field: arrays[field].dtype for field in ("inputs", "targets")})
+    return RegressionSet(path, split_dir, name, metadata, identifier_offset=identifier_offset, **numbering, **arrays)
+
+
+def _check_arrays(arrays: dict[str, np.ndarray | None], split_dir: Path, name: str,
+                  metadata: RegressionMetadata) -> None:
+    """Raises ValueError for shapes and dtypes that cannot be; takes the length from the arrays if it is not known."""
+    for field, array in arrays.items():
+        if array is not None and array.dtype.kind not in "fiub":
+            refuse_field(split_dir, name, field, f"holds {array.dtype}, not numbers")
+    inputs, targets, mask = arrays["inputs"], arrays["targets"], arrays["target_mask"]
+    if inputs.ndim not in (2, 3):
+        refuse_field(split_dir, name, "inputs", f"expected (N, {metadata.input_dim}) or (N, L, {metadata.input_dim}), "
+                                                f"found {inputs.shape}")
+    metadata.flat = inputs.ndim == 2
+    metadata.seq_len = metadata.seq_len or (1 if metadata.flat else inputs.shape[1])
+    for field, array, width in (("inputs", inputs, metadata.input_dim), ("targets", targets, metadata.target_dim)):
+        shape = (len(inputs), *metadata.row_shape(width))
+        if array.shape != shape:
+            dim = "input_dim" if field == "inputs" else "target_dim"
+            refuse_field(split_dir, name, field, f"expected shape {shape} by inputs, seq_len and {dim} of "
+                                                 f"dataset.json, found {array.shape}")
+    if mask is not None and mask.shape != targets.shape:
+        refuse_field(split_dir, name, "target_mask", f"has shape {mask.shape}, and the targets {targets.shape}")
+
+
+def feature_statistics(sets: Sequence[RegressionSet]) -> dict[str, np.ndarray]:
+    """Mean and deviation (features,) of inputs and of observed targets, by `input_mean`, `input_std`, `target_mean`,
+    `target_std`; the deviation of a feature that never changes is 1."""
+    share = STATISTICS_ROWS // len(sets)
+    sums: dict[str, list] = {"input": [], "target": []}
+    for example_set in sets:
+        for rows in np.array_split(evenly(len(example_set), share), -(-min(len(example_set), share) // CHUNK)):
+            fields = example_set.fields(rows)
+            known = np.broadcast_to(example_set.known_inputs(fields)[..., None], fields["inputs"].shape)
+            sums["input"].append(_moments(fields["inputs"], known))
+            sums["target"].append(_moments(fields["targets"], fields["target_mask"]))
+    statistics = {}
+    for kind, parts in sums.items():
+        counts, means, squares = (np.stack(column) for column in zip(*parts))
+        count = np.maximum(counts.sum(0), 1)
+        mean = (counts * means).sum(0) / count
+        variance = (squares + counts * (means - mean) ** 2).sum(0) / count
+        std = np.sqrt(variance)
+        statistics |= {f"{kind}_mean": mean, f"{kind}_std": np.where(std > 1e-6 * np.abs(mean), std, 1.0)}
+    return statistics
+
+
+def _moments(values: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Count, mean and sum of squares about the mean (features,) of the known values, in float64."""
+    features = values.shape[-1]
+    values, known = values.reshape(-1, features).astype(np.float64), known.reshape(-1, features)
+    count = known.sum(0)
+    mean = (values * known).sum(0) / np.maximum(count, 1)
+    return count, mean, (((values - mean) * known) ** 2).sum(0)
+
+
+def write_regression_dataset(path: str | Path, split: str, inputs: np.ndarray, targets: np.ndarray,
+                             mask: np.ndarray | None = None, groups: np.ndarray | None = None,
+                             identifiers: np.ndarray | None = None, set_name: str = "all",
+                             input_pad_value: float = 0.0, target_pad_value: float = 0.0,
+                             overwrite: bool = False) -> RegressionMetadata:
+    """Write `<path>/<split>` from arrays: inputs (N, [L,] input_dim), targets (N, [L,] target_dim), mask of the
+    targets' shape (true: observed; without it, all are).
+
+    `groups` (N,): examples of one group are variants of one another, of which an epoch takes one. `identifiers` (N,):
+    examples of one identifier are one puzzle, which learns an embedding of its own; 0: none. Without them each example
+    is a puzzle and a group of its own. Raises ValueError for arrays that do not fit, and where the split exists.
+    """
+    inputs, targets = (_floats(name, array) for name, array in (("inputs", inputs), ("targets", targets)))
+    if targets.ndim != inputs.ndim or targets.shape[:-1] != inputs.shape[:-1]:
+        raise ValueError(f"inputs of shape {inputs.shape} and targets of shape {targets.shape} must agree in all but "
+                         "the last dimension; repeat or mask targets to make them so")
+    mask = np.ones(targets.shape, bool) if mask is None else np.asarray(mask).astype(bool)
+    for name, array, shape in (("mask", mask, targets.shape), ("groups", groups, (len(inputs),)),
+                               ("identifiers", identifiers, (len(inputs),))):
+        if array is not None and np.shape(array) != shape:
+            raise ValueError(f"{name} has shape {np.shape(array)}, and should have {shape}")
+    for name, array in (("inputs", inputs), ("targets", np.where(mask, targets, 0))):
+        place = first_not_finite(array)
+        if place is not None:
+            raise ValueError(f"{name}: row {place[0]} holds NaN or infinity")
+    if identifiers is not None and np.min(identifiers) < 0:
+        raise ValueError(f"identifiers should be 0 or more, and hold {np.min(identifiers)}")
+    order, numbering = _numbered(len(inputs), groups, identifiers)
+    metadata = RegressionMetadata(
+        task_type="regression", input_dim=inputs.shape[-1], target_dim=targets.shape[-1],
+        input_pad_value=input_pad_value, target_pad_value=target_pad_value,
+        seq_len=1 if inputs.ndim == 2 else inputs.shape[1],
+        num_puzzle_identifiers=int(numbering["puzzle_identifiers"].max()) + 1,
+        total_groups=len(numbering["group_indices"]) - 1, total_puzzles=len(numbering["puzzle_identifiers"]),
+        mean_puzzle_examples=len(inputs) / len(numbering["puzzle_identifiers"]), sets=[set_name])
+    arrays = {"inputs": inputs[order], "targets": targets[order], "target_mask": mask[order], **numbering}
+    with new_dataset_directory(Path(path) / split, sum(a.nbytes for a in arrays.values()), overwrite) as folder:
+        write_json(folder / "dataset.json", metadata.model_dump())
+        for field, array in arrays.items():
+            np.save(field_path(folder, set_name, field), array)
+    return metadata
+
+
+def _floats(name: str, array: np.ndarray) -> np.ndarray:
+    array = np.asarray(array)
+    if array.dtype.kind not in "fiub" or array.ndim not in (2, 3) or not array.size:
+        raise ValueError(f"{name} should hold numbers in 2 or 3 dimensions (N, [L,] dim), and is {array.dtype} of "
+                         f"shape {array.shape}")
+    return array.astype(np.float32)
+
+
+def _numbered(examples: int, groups: np.ndarray | None, identifiers: np.ndarray | None):
+    """An order of the examples in which those of a group, and in it those of a puzzle, stand together, and the arrays
+    that number them."""
+    identifiers = np.zeros(examples, np.int32) if identifiers is None else np.asarray(identifiers, np.int32)
+    alone = identifiers.max() + 1 + np.arange(examples)
+    puzzles = np.where(identifiers == 0, alone, identifiers)
+    groups = puzzles if groups is None else np.unique(groups, return_inverse=True)[1]
+    order = np.lexsort((puzzles, groups))
+    puzzle_starts = np.flatnonzero(np.diff(puzzles[order], prepend=-1) | np.diff(groups[order], prepend=-1))
+    group_of_puzzle = groups[order][puzzle_starts]
+    group_starts = np.flatnonzero(np.diff(group_of_puzzle, prepend=-1))
+    return order, {"puzzle_identifiers": identifiers[order][puzzle_starts],
+                   "puzzle_indices": np.append(puzzle_starts, examples).astype(np.int32),
+                   "group_indices": np.append(group_starts, len(puzzle_starts)).astype(np.int32)}

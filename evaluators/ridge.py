@@ -1,0 +1,99 @@
+"""A baseline of regression data: ridge regression from all inputs to each target, `evaluators="[{name: ridge@Ridge}]"`.
+
+`ridge.png` shows its error and the model's by position.
+
+Fitted on the training split of the data set that is tested, each target on the examples that observe it; the strength
+of the penalty, one for all, is the best of `STRENGTHS` on the last tenth of the training examples.
+"""
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dataset.common import RegressionMetadata
+from dataset.example_set import evenly
+from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
+from utils.distributed import all_reduce_sum_
+from utils.plots import plot_errors
+
+STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+EXAMPLES = 20_000  # of training, evenly spaced
+MOST_INPUTS = 2048  # more would take a minute
+
+
+class Ridge:
+    """`ridge_rmse` and, over the same targets, `model_rmse`."""
+
+    required_outputs = {"preds"}
+
+    def __init__(self, data_path: str, eval_metadata: RegressionMetadata):
+        if eval_metadata.task_type != "regression":
+            raise ValueError(f"ridge@Ridge is a baseline of regression data, and {data_path} holds "
+                             f"{eval_metadata.KIND}; use evaluators=[]")
+        width = eval_metadata.seq_len * eval_metadata.input_dim
+        if width > MOST_INPUTS:
+            raise ValueError(f"ridge@Ridge takes at most {MOST_INPUTS} inputs, and an example of {data_path} has "
+                             f"{width}; use evaluators=[]")
+        self.data_path, self.metadata, self.weights = data_path, eval_metadata, None
+        self.begin_eval()
+
+    def begin_eval(self) -> None:
+        # observed targets, squared errors of the ridge and of the model, by position
+        self.sums = torch.zeros(3, self.metadata.seq_len, dtype=torch.float64)
+
+    def update_batch(self, batch: dict[str, Tensor], outputs: dict[str, Tensor]) -> None:
+        if self.weights is None:
+            self.weights = self._fitted()
+        targets, mask, preds = (_rows(values) for values in (batch["targets"], batch["target_mask"], outputs["preds"]))
+        ridge = _with_one(_rows(batch["inputs"])) @ self.weights
+        terms = np.stack([mask, *(mask * (p - targets) ** 2 for p in (ridge, preds))])
+        self.sums += torch.from_numpy(terms.reshape(3, len(mask), self.metadata.seq_len, -1).sum((1, 3)))
+
+    def result(self, save_path: Path | None, rank: int, world_size: int, group) -> dict[str, float] | None:
+        sums = self.sums.clone()
+        all_reduce_sum_([sums])
+        if rank != 0:
+            return None
+        observed, *squared = sums.numpy()
+        if save_path is not None:
+            by_position = (np.sqrt(s / np.where(observed, observed, np.nan)) for s in squared)
+            plot_errors(dict(zip(("ridge", "model"), by_position)), "position", save_path / "ridge.png")
+        ridge, model = (float(s.sum() / max(observed.sum(), 1)) ** 0.5 for s in squared)
+        return {"ridge_rmse": ridge, "model_rmse": model}
+
+    def _fitted(self) -> np.ndarray:
+        data = PuzzleDataset(PuzzleDatasetConfig(seed=0, dataset_paths=[self.data_path], global_batch_size=1,
+                                                 test_set_mode=True), "train")
+        batch = data.examples(evenly(data.num_examples, EXAMPLES))
+        inputs = _with_one(_rows(batch["inputs"]))
+        targets, mask = _rows(batch["targets"]), _rows(batch["target_mask"])
+        fitted = slice(0, max(1, round(0.9 * len(inputs))))
+        held_out = slice(fitted.stop, None)
+        candidates = ridge_weights(inputs[fitted], targets[fitted], mask[fitted], STRENGTHS)
+        errors = [(mask[held_out] * (inputs[held_out] @ weights - targets[held_out]) ** 2).sum()
+                  for weights in candidates]
+        return ridge_weights(inputs, targets, mask, [STRENGTHS[int(np.argmin(errors))]])[0]
+
+
+def ridge_weights(inputs: np.ndarray, targets: np.ndarray, mask: np.ndarray, strengths: Sequence[float]) -> np.ndarray:
+    """Weights (strengths, inputs, targets) of the least squares with the penalty strength · examples · |weights|², the
+    constant input, which is the last, free of it. Each target counts where it is observed."""
+    penalty = np.diag(np.append(np.ones(inputs.shape[1] - 1), 1e-12))
+    weights = np.zeros((len(strengths), inputs.shape[1], targets.shape[1]))
+    for target in range(targets.shape[1]):
+        seen = mask[:, target].astype(bool)
+        x = inputs[seen]
+        gram, moment = x.T @ x, x.T @ targets[seen, target]
+        for row, strength in zip(weights, strengths):
+            row[:, target] = np.linalg.solve(gram + strength * max(len(x), 1) * penalty, moment)
+    return weights
+
+
+def _rows(values: Tensor) -> np.ndarray:
+    return values.cpu().numpy().reshape(len(values), -1).astype(np.float64)
+
+
+def _with_one(rows: np.ndarray) -> np.ndarray:
+    return np.concatenate([rows, np.ones((len(rows), 1))], axis=1)

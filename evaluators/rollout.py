@@ -1,0 +1,191 @@
+"""Latent episodes rolled out: from W latents of a test episode on, predict the next, take it for true, predict on.
+
+Beside the model stand two baselines: to repeat the last latent, and a linear autoregression fitted on the training
+episodes by least squares, on half of the window ((W + 1) // 2 latents, at most 16). Errors are root mean squares over
+features, in the units of the data: of one step, wherever in the test examples so many latents are known, each true; and
+of open-loop rollouts, at the horizon itself.
+"""
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dataset.example_set import evenly
+from dataset.latent_episodes import EpisodeSet
+from evaluators.loop import supervision_steps
+from utils.distributed import World, all_reduce_sum_
+
+HORIZONS = (1, 5, 10, 25)
+STEPS = max(HORIZONS)
+STARTS = 1024  # of rollouts, evenly spaced among those that do not overlap
+ONE_STEP_EXAMPLES = 20_000  # evenly spaced
+FITTED_EXAMPLES = 50_000
+
+Predictor = Callable[[np.ndarray, np.ndarray], np.ndarray]  # latents (B, W, D), identifiers (B,) -> the next (B, D)
+
+
+@dataclass
+class LinearAutoregression:
+    """x[t+1] ≈ weights of (x[t], x[t−1], …, 1)."""
+
+    weights: np.ndarray  # (order · D + 1, D)
+    order: int
+
+    @classmethod
+    def fit(cls, sets: Sequence[EpisodeSet]) -> "LinearAutoregression":
+        order = linear_order(sets[0].window)
+        designs, targets = [], []
+        for episodes in sets:
+            inputs, following, known = one_step_cases(episodes, evenly(len(episodes), FITTED_EXAMPLES // len(sets)))
+            designs.append(cls._design(inputs[known]))
+            targets.append(following[known])
+        weights, *_ = np.linalg.lstsq(np.concatenate(designs), np.concatenate(targets), rcond=None)
+        return cls(weights, order)
+
+    @staticmethod
+    def _design(latents: np.ndarray) -> np.ndarray:
+        """Rows (B, order · D + 1) of latents (B, order, D)."""
+        return np.concatenate([latents.reshape(len(latents), -1), np.ones((len(latents), 1))], axis=1)
+
+    def __call__(self, latents: np.ndarray, _identifiers: np.ndarray) -> np.ndarray:
+        return self._design(latents[:, -self.order:]) @ self.weights
+
+
+def linear_order(window: int) -> int:
+    return min((window + 1) // 2, 16)
+
+
+def repeat_last(latents: np.ndarray, _identifiers: np.ndarray) -> np.ndarray:
+    return latents[:, -1]
+
+
+@dataclass
+class ModelPredictor:
+    head: nn.Module
+    window: int
+    batch_size: int
+    device: torch.device
+
+    def __call__(self, latents: np.ndarray, identifiers: np.ndarray) -> np.ndarray:
+        return self.every_position(latents[:, -self.window:], identifiers)[:, -1]
+
+    @torch.no_grad()
+    def every_position(self, latents: np.ndarray, identifiers: np.ndarray) -> np.ndarray:
+        """Predictions (B, W, D) of the latent after each of (B, W, D)."""
+        parts = [self._batch(latents[i:i + self.batch_size], identifiers[i:i + self.batch_size])
+                 for i in range(0, len(latents), self.batch_size)]
+        return np.concatenate(parts)
+
+    def _batch(self, latents: np.ndarray, identifiers: np.ndarray) -> np.ndarray:
+        inputs = torch.from_numpy(latents.astype(np.float32)).to(self.device)
+        inputs = inputs[:, 0] if self.window == 1 else inputs
+        batch = {"inputs": inputs, "targets": torch.zeros_like(inputs),
+                 "target_mask": torch.zeros_like(inputs, dtype=torch.bool),
+                 "puzzle_identifiers": torch.from_numpy(identifiers).to(self.device)}
+        *_, (_, outputs) = supervision_steps(self.head, batch, ("preds",))
+        return outputs["preds"].cpu().numpy().reshape(latents.shape)
+
+
+@dataclass
+class Rollouts:
+    """Errors by predictor, NaN where no episode is long enough, and one rollout to look at."""
+
+    one_step: dict[str, float]
+    by_horizon: dict[str, np.ndarray]  # (STEPS,) each
+    truth: np.ndarray  # (STEPS, D), NaN behind the end of the episode
+    shown: dict[str, np.ndarray]  # (STEPS, D) each
+
+    def metrics(self) -> dict[str, float]:
+        found = {f"eval/rollout/{who}/one_step_rmse": error for who, error in self.one_step.items()}
+        found |= {f"eval/rollout/{who}/rmse@{h}": float(errors[h - 1])
+                  for who, errors in self.by_horizon.items() for h in HORIZONS}
+        return {name: value for name, value in found.items() if np.isfinite(value)}
+
+    def table(self) -> str:
+        """A line a predictor."""
+        lines = [f"  {'rmse':16}{'one step':>11}" + "".join(f"{f'open loop @{h}':>15}" for h in HORIZONS)]
+        for who, errors in self.by_horizon.items():
+            cells = "".join(f"{errors[h - 1]:15.5g}" for h in HORIZONS)
+            lines.append(f"  {who.replace('_', ' '):16}{self.one_step[who]:11.5g}{cells}")
+        return "\n".join(lines)
+
+
+def roll_out(head: nn.Module, test_sets: Sequence[EpisodeSet], train_sets: Sequence[EpisodeSet], batch_size: int,
+             world: World) -> Rollouts:
+    """The same on every rank, each of which takes its share. Without training sets there is no linear baseline."""
+    model = ModelPredictor(head.eval(), test_sets[0].window, batch_size, world.device)
+    predictors: dict[str, Predictor] = {"model": model, "repeat_last": repeat_last}
+    if train_sets:
+        predictors["linear"] = LinearAutoregression.fit(train_sets)
+    contexts, futures, identifiers = (np.concatenate(parts) for parts in zip(*map(rollout_cases, test_sets)))
+    mine = slice(world.rank, None, world.size)
+    rolled = {who: open_loop(predict, contexts[mine], identifiers[mine]) for who, predict in predictors.items()}
+    return Rollouts(_one_step_errors(model, predictors, test_sets, world),
+                    {who: _root_mean_square(rows, futures[mine], world) for who, rows in rolled.items()},
+                    next(iter(futures), np.empty((0, contexts.shape[2]))),
+                    {who: rows[0] for who, rows in rolled.items() if len(rows)})
+
+
+def open_loop(predict: Predictor, contexts: np.ndarray, identifiers: np.ndarray) -> np.ndarray:
+    """Predictions (B, STEPS, D) from latents (B, W, D), each step taking those before it for true."""
+    W, rolled = contexts.shape[1], contexts.astype(np.float64)
+    if not len(contexts):
+        return np.empty((0, STEPS, contexts.shape[2]))
+    for _ in range(STEPS):
+        following = predict(rolled[:, -W:], identifiers)
+        rolled = np.concatenate([rolled, following[:, None]], axis=1)
+    return rolled[:, W:]
+
+
+def rollout_cases(episodes: EpisodeSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Latents (B, W, D) to start from, those that truly follow (B, STEPS, D), NaN behind an episode's end, and shared
+    identifiers (B,)."""
+    W, lengths = episodes.window, episodes.files.lengths
+    starts = [(episode, first) for episode, length in enumerate(lengths) for first in range(0, length - W, STEPS)]
+    starts = [starts[i] for i in evenly(len(starts), STARTS)] if starts else []
+    frames = np.full((len(starts), W + STEPS, episodes.metadata.input_dim), np.nan, np.float32)
+    for row, (episode, first) in enumerate(starts):
+        episodes.files.read(episode, first, frames[row, :lengths[episode] - first])
+    owners = np.array([episode for episode, _ in starts], int)
+    return frames[:, :W], frames[:, W:], episodes.shared_identifiers(owners)
+
+
+def one_step_cases(episodes: EpisodeSet, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of examples: the last `order` latents (B, places, order, D) at each place that has so many, those that follow
+    (B, places, D), and which are real (B, places)."""
+    fields = {name: values.reshape(len(rows), episodes.window, -1) for name, values in episodes.fields(rows).items()}
+    order = linear_order(episodes.window)
+    latents = np.lib.stride_tricks.sliding_window_view(fields["inputs"], order, axis=1).transpose(0, 1, 3, 2)
+    return latents, fields["targets"][:, order - 1:], fields["target_mask"][:, order - 1:, 0]
+
+
+def _one_step_errors(model: ModelPredictor, predictors: dict[str, Predictor], test_sets: Sequence[EpisodeSet],
+                     world: World) -> dict[str, float]:
+    order = linear_order(model.window)
+    width = test_sets[0].metadata.input_dim
+    found: dict[str, list] = {who: [np.empty((0, width))] for who in (*predictors, "truth")}
+    for episodes in test_sets:
+        rows = evenly(len(episodes), ONE_STEP_EXAMPLES)[world.rank::world.size]
+        if not len(rows):
+            continue
+        latents, following, real = one_step_cases(episodes, rows)
+        inputs = episodes.fields(rows)["inputs"].reshape(len(rows), model.window, -1)
+        identifiers = episodes.fetch(rows)["puzzle_identifiers"]
+        found["truth"].append(following[real])
+        found["model"].append(model.every_position(inputs, identifiers)[:, order - 1:][real])
+        for who in predictors.keys() - {"model"}:
+            found[who].append(predictors[who](latents[real], identifiers))
+    rows = {who: np.concatenate(parts)[:, None] for who, parts in found.items()}
+    return {who: float(_root_mean_square(rows[who], rows["truth"], world)[0]) for who in predictors}
+
+
+def _root_mean_square(predicted: np.ndarray, truth: np.ndarray, world: World) -> np.ndarray:
+    """Of the error over rows (B, steps, D) of all ranks and over features: (steps,), NaN where there is no truth."""
+    real = np.isfinite(truth)
+    sums = torch.from_numpy(np.stack([(np.where(real, predicted - truth, 0) ** 2).sum((0, 2)), real.sum((0, 2))]))
+    on_device = sums.to(torch.float32 if world.device.type == "mps" else torch.float64).to(world.device)
+    all_reduce_sum_([on_device])
+    squares, counts = on_device.cpu().numpy()
+    return np.sqrt(np.where(counts > 0, squares / np.maximum(counts, 1), np.nan))

@@ -1,0 +1,57 @@
+"""What every loss head shares: the model inside it, the halting loss, and what a supervision step returns."""
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class LossHead(nn.Module):
+    """`Class(model, **loss)`: a model with its head is a training objective.
+
+    `head(carry=, batch=, return_keys=)` is one supervision step -> carry, loss, metrics, the outputs named by
+    `return_keys`, whether all rows halted. The metrics are sums over rows, for `utils.metrics.means` to divide.
+    """
+
+    Config: type
+    TASK: str  # `task_type` of the data it is for
+    BATCH_FIELDS: tuple[str, ...]  # of a batch
+    OUTPUTS: tuple[str, ...]  # what `return_keys` can name
+
+    def __init__(self, model: nn.Module, **loss):
+        super().__init__()
+        self.model = model
+        self.config = self.Config(**loss)
+
+    @property
+    def puzzle_embedding(self):
+        """The model's `SparseEmbedding`, or None."""
+        return self.model.puzzle_embedding
+
+    def compile_recursion(self) -> None:
+        self.model.compile_recursion()
+
+    def recursing(self, **cycles: int):
+        """See `models.act.ACTModel.recursing`."""
+        return self.model.recursing(**cycles)
+
+    def initial_carry(self, batch: dict[str, Tensor], **noise):
+        """See `models.act.ACTModel.initial_carry`."""
+        return self.model.initial_carry(batch, **noise)
+
+    @staticmethod
+    def halting_losses(outputs: dict[str, Tensor], right: Tensor) -> dict[str, Tensor]:
+        """BCE (B,) of q_halt against `right` (B,), and of q_continue against its target where it has one."""
+        def bce(logits: Tensor, target: Tensor) -> Tensor:
+            return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="none")
+
+        losses = {"q_halt_loss": bce(outputs["q_halt_logits"], right)}
+        if "target_q_continue" in outputs:
+            losses["q_continue_loss"] = bce(outputs["q_continue_logits"], outputs["target_q_continue"])
+        return losses
+
+    @staticmethod
+    def result(carry, loss: Tensor, metrics: dict[str, Tensor], outputs: dict[str, Tensor],
+               return_keys: Sequence[str]):
+        """What `forward` returns; metrics and outputs without gradient."""
+        kept = {name: outputs[name].detach() for name in return_keys if name in outputs}
+        return carry, loss, {name: value.detach() for name, value in metrics.items()}, kept, carry.halted.all()

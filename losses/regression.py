@@ -1,0 +1,116 @@
+"""Squared and absolute error over the observed targets, plus the halting loss where the Q head is kept.
+
+    loss = Σ over rows of [mse_weight · mean squared error + mae_weight · mean absolute error + ½ · BCE of q_halt]
+
+Means are over a row's observed targets (`target_mask`); a row without any counts as nothing. Without the Q head every
+example takes N_sup supervision steps. With it, q_halt learns whether the row's own weighted error (the bracket without
+the BCE) is below `halt_threshold`, and training halts rows whose q_halt is positive.
+
+With `normalize`, the network sees inputs and targets of mean 0 and deviation 1 in each feature of the training data;
+loss and `halt_threshold` are in these units, predictions and all other metrics in those of the data.
+"""
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+from losses.head import LossHead
+from utils.metrics import widest_float
+
+
+class ACTRegressionLossConfig(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    # weights of the mean squared and the mean absolute error
+    mse_weight: float = Field(1.0, ge=0)
+    mae_weight: float = Field(0.0, ge=0)
+    # train the Q head, and halt by it; may stand in `arch`, too
+    keep_act_halting_head: bool = False
+    # weighted error below which an example is good enough to halt
+    halt_threshold: float | None = Field(None, gt=0)
+    # shift and scale each feature by its mean and deviation in the training data, which travel with the weights
+    normalize: bool = False
+
+    @model_validator(mode="after")
+    def _check(self):
+        if not self.mse_weight + self.mae_weight:
+            raise ValueError("mse_weight=0 and mae_weight=0 leave nothing to learn; give one of them a weight")
+        if self.keep_act_halting_head and self.halt_threshold is None:
+            raise ValueError("keep_act_halting_head=True needs halt_threshold, the error below which an example is "
+                             "good enough to halt; set arch.loss.halt_threshold=…, or leave the head off")
+        if self.halt_threshold is not None and not self.keep_act_halting_head:
+            raise ValueError(f"halt_threshold={self.halt_threshold} has no effect without the halting head; set "
+                             "arch.loss.keep_act_halting_head=True, or remove it")
+        return self
+
+
+class ACTRegressionLossHead(LossHead):
+    Config, TASK = ACTRegressionLossConfig, "regression"
+    BATCH_FIELDS = ("inputs", "targets", "target_mask", "puzzle_identifiers")
+    OUTPUTS = ("preds", "q_halt_logits", "q_continue_logits")
+
+    def __init__(self, model: nn.Module, **loss):
+        super().__init__(model, **loss)
+        if not self.config.keep_act_halting_head:  # an untrained q says nothing
+            if model.config.act_inference:
+                raise ValueError("arch.act_inference=True halts by the Q head; train it with "
+                                 "arch.loss.keep_act_halting_head=True and arch.loss.halt_threshold=…")
+            model.config.act_enabled, model.config.no_ACT_continue = False, True
+        if self.config.normalize:
+            for field, width in (("input", model.config.latent_dim), ("target", model.config.output_dim)):
+                self.register_buffer(f"{field}_mean", torch.zeros(width))
+                self.register_buffer(f"{field}_std", torch.ones(width))
+
+    def set_normalization(self, statistics: dict[str, np.ndarray]) -> None:
+        """Take means and deviations of the training data, from `dataset.regression_dataset.feature_statistics`."""
+        for name, value in statistics.items():
+            getattr(self, name).copy_(torch.from_numpy(value))
+
+    def _scaled(self, field: str, values: Tensor) -> Tensor:
+        if not self.config.normalize:
+            return values
+        return (values - getattr(self, f"{field}_mean")) / getattr(self, f"{field}_std")
+
+    def forward(self, *, carry, batch: dict[str, Tensor], return_keys):
+        carry, outputs = self.model(carry, batch | {"inputs": self._scaled("input", batch["inputs"])})
+        targets, mask = carry.current_data["targets"], carry.current_data["target_mask"]
+        scaled = outputs.pop("logits").float().view_as(targets)
+        outputs["preds"] = scaled * self.target_std + self.target_mean if self.config.normalize else scaled
+
+        observed = mask.flatten(1).sum(-1)
+        done = carry.halted & (observed > 0)
+        error = self._weighted(*_row_errors(scaled - self._scaled("target", targets), mask, observed))
+        halting, q_metrics = {}, {}
+        if self.config.keep_act_halting_head:
+            good = error.detach() < self.config.halt_threshold
+            halting = {name: value.sum() for name, value in self.halting_losses(outputs, good).items()}
+            q_metrics["q_halt_accuracy"] = (done & ((outputs["q_halt_logits"] >= 0) == good)).sum()
+        loss = error.sum() + 0.5 * sum(halting.values())
+
+        residual = outputs["preds"].detach() - targets
+        squared, absolute = _row_errors(residual, mask, observed)
+        metrics = {"regression_loss": error.sum(), **halting, "loss": loss, "rows": (observed > 0).sum(),
+                   "count": done.sum(), "mse": (done * squared).sum(), "mae": (done * absolute).sum(),
+                   "steps": (done * carry.steps).sum(), **q_metrics}
+        if not self.training:
+            metrics |= _sums_over_set(residual, targets, mask & done.view(-1, *[1] * (mask.ndim - 1)))
+        return self.result(carry, loss, metrics, outputs, return_keys)
+
+    def _weighted(self, squared: Tensor, absolute: Tensor) -> Tensor:
+        return self.config.mse_weight * squared + self.config.mae_weight * absolute
+
+
+def _row_errors(residual: Tensor, mask: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean squared and mean absolute error (B,) of each row's observed targets; 0 for a row without any."""
+    residual = (residual * mask).flatten(1)
+    counted = observed.clamp(min=1)
+    return residual.square().sum(-1) / counted, residual.abs().sum(-1) / counted
+
+
+def _sums_over_set(residual: Tensor, targets: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """For rmse and r2 of a whole set: sums over its observed targets, (features,) each."""
+    wide = widest_float(targets.device)
+    features = targets.shape[-1]
+    residual, targets, mask = (t.reshape(-1, features).to(wide) for t in (residual, targets, mask))
+    return {"observed": mask.sum(0), "squared_error": (mask * residual.square()).sum(0),
+            "target_sum": (mask * targets).sum(0), "target_square": (mask * targets.square()).sum(0)}
