@@ -34,7 +34,7 @@ from utils.curriculum import cycles_at
 from utils.distributed import World, any_rank, broadcast_object, decided_by_main, joined_world
 from utils.optim import learning_rate
 from utils.plots import plot_train_vs_val
-from utils.preemption import STOPPED, Stopped, StopRequest
+from utils.preemption import GAVE_UP, STOPPED, Stopped, StopRequest
 from utils.run_directory import adopt, claimed, logged_evaluation, restored_best, set_aside_after, set_aside_run
 from utils.run_log import RunLog, unique_run_name
 from utils.sanity import check_batch
@@ -125,9 +125,10 @@ class Run:
         self.checkpoints.save(self.state.state_dict() | self.facts, self.state.step)
 
     def stop_if(self, asked: bool) -> None:
-        """Raise Stopped, the state being saved, where any rank has had a signal."""
+        """Raise Stopped, once the state is saved, where any rank has had a signal."""
         if asked:
-            raise Stopped(f"stopped after step {self.state.step} of {self.total_steps}")
+            saved = broadcast_object(self.checkpoints.wait()) and self.config.checkpoint.enabled
+            raise Stopped(f"stopped after step {self.state.step} of {self.total_steps}", saved)
 
     def evaluate(self, logged: dict[str, float] | None = None) -> None:
         """Evaluate by the averaged weights where there are such; `logged`: it is done and in the log already."""
@@ -266,8 +267,9 @@ def main(cfg: DictConfig) -> None:
             train(config, world, resumed)
         except Stopped as stopped:
             if world.is_main:
-                print(f"{stopped}; go on with checkpoint.resume=true", file=sys.stderr)
-            sys.exit(STOPPED)
+                print(f"{stopped}; {'go on with checkpoint.resume=true' if stopped.saved else 'it is not saved'}",
+                      file=sys.stderr)
+            sys.exit(STOPPED if stopped.saved else GAVE_UP)
 
 
 if __name__ == "__main__":

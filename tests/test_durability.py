@@ -92,6 +92,12 @@ def test_a_signal_ends_with_the_documented_status(folder):
     assert "Traceback" not in done.stderr and read_checkpoint(folder / "run" / "step_00000007.ckpt")["step"] == 7
 
 
+def test_a_stop_that_cannot_be_saved_says_so(folder):
+    done = run_script(SCRIPT, *words("run"), cwd=folder, FAULT_SIGNAL="TERM:7", FAULT_FULL_DISK="7:7", **ONE_THREAD)
+    assert done.returncode == GAVE_UP and "stopped after step 7 of 16; it is not saved" in done.stderr
+    assert {file.name for file in (folder / "run").glob("step_*")} == {"step_00000005.ckpt"}
+
+
 def test_a_step_that_outlasts_the_grace_is_given_up_and_the_last_checkpoint_is_unharmed(folder):
     process = start_script(SCRIPT, *words("run", "preempt_grace_s=1"), cwd=folder, **ONE_THREAD, FAULT_SLOW_STEP="1.6")
     wait_for(lambda: (folder / "run" / "latest.txt").exists(), process)

@@ -117,8 +117,8 @@ class Checkpoints:
         for old in sorted(self.directory.glob(STEP_FILES))[:-self.config.keep_last] if self.config.keep_last else []:
             old.unlink()
 
-    def wait(self) -> None:
-        """Until the write under way has ended. One that failed is said, and due again after `RETRY_S`."""
+    def wait(self) -> bool:
+        """Until the write under way has ended; False where it failed, which is said, and due again after `RETRY_S`."""
         pending, self._pending = self._pending, None
         try:
             if pending is not None:
@@ -127,6 +127,8 @@ class Checkpoints:
             self._save_at = time.monotonic() + RETRY_S
             self.say(f"warning: the checkpoint could not be written to {self.directory} ({error}); training goes on, "
                      f"the checkpoints before are as they were, and it is tried again in {RETRY_S:g} s")
+            return False
+        return True
 
     def keep_if_best(self, step: int, metrics: dict[str, float]) -> None:
         """Mirror the checkpoint of `step` to best.ckpt if its metrics improve. Raises ValueError if they lack the

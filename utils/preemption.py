@@ -5,8 +5,8 @@
             step()
             if stop.requested: save(); exit with STOPPED
 
-Exit statuses: STOPPED, the run is saved and can be resumed; GAVE_UP, the step or the save outlasted the grace, and the
-checkpoints written before are as they were. A second signal ends the process at once (128 + its number).
+Exit statuses: STOPPED, the run is saved and can be resumed; GAVE_UP, the step or the save outlasted the grace, or could
+not be saved, and the checkpoints written before are as they were. A second signal ends the process at once (128 + its number).
 """
 import os
 import signal
@@ -21,7 +21,11 @@ SAME_REQUEST_S = 1.0  # Ctrl-C reaches a process under torchrun twice: from the 
 
 
 class Stopped(Exception):
-    """The run ends early, as asked. Its message says where it stands."""
+    """The run ends early, as asked. Its message says where it stands, `saved` whether it can go on from there."""
+
+    def __init__(self, message: str, saved: bool):
+        super().__init__(message)
+        self.saved = saved
 
 
 class StopRequest:
