@@ -43,7 +43,7 @@ def start(data: Path, name: str, *overrides: str) -> Path:
 @pytest.fixture
 def stop_in(monkeypatch):
     """Makes the run get a signal, in a training step or in the evaluation after one."""
-    real_step, real_evaluation = pretrain.train_step, evaluators.loop._last_step
+    real_step, real_evaluation = pretrain.train_step, evaluators.loop._steps
     stops: dict[str, list[int]] = {"step": [], "evaluation": []}
     at = [0]
 
@@ -63,7 +63,7 @@ def stop_in(monkeypatch):
         return real_evaluation(*args, **kwargs)
 
     monkeypatch.setattr(pretrain, "train_step", step)
-    monkeypatch.setattr(evaluators.loop, "_last_step", evaluation)
+    monkeypatch.setattr(evaluators.loop, "_steps", evaluation)
     return lambda **where: stops.update(where)
 
 
