@@ -114,7 +114,8 @@ class Run:
 
     def log_training(self) -> None:
         step, config = self.state.step, self.config
-        metrics = self.state.meter.read_window() | {"train/lr": learning_rate(step, config.lr, self.total_steps, config)}
+        rate = learning_rate(step, config.lr, self.total_steps, config)
+        metrics = self.state.meter.read_window() | {"train/lr": rate}
         if config.depth_curriculum:
             cycles = cycles_at(step, self.total_steps, config.depth_curriculum) or config.arch.options
             metrics |= {f"train/{key}": cycles[key] for key in ("H_cycles", "L_cycles")}

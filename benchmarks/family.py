@@ -1,13 +1,13 @@
 """Every architecture on generated 4×4 Sudokus, at equal parameters and at equal compute: how many it solves, and at
 what cost.
 
-    python benchmarks/family.py --results family.jsonl              # the whole table: 33 runs, an hour beside other jobs
-    python benchmarks/family.py --results family.jsonl --table      # the table of the runs there are
+    python benchmarks/family.py --results family.jsonl          # the whole table: 33 runs, an hour beside other jobs
+    python benchmarks/family.py --results family.jsonl --table                  # the table of the runs there are
     python benchmarks/family.py --results few.jsonl --steps 32 --seeds 1 --architectures trm urm        # a minute
 
 All networks are two blocks of one width (HRM: one in each of its two networks), which makes parameters equal but for
-URM's convolutions. At equal parameters each takes as many steps as TRM; at equal compute as many as TRM's operations pay
-for: those of the matrix products of a training step, counted. TRM's runs are the same in both.
+URM's convolutions. At equal parameters each takes as many steps as TRM; at equal compute as many as TRM's operations
+pay for: those of the matrix products of a training step, counted. TRM's runs are the same in both.
 
 A run is `pretrain.py` in a process of its own with one thread, on the same puzzles, which all seeds share. What it found
 is a line of the results file as soon as it ends; a run whose line is there is not made again.
@@ -121,7 +121,7 @@ def found(results: list[dict], settings: list[str], steps: int) -> dict[int, dic
 def print_table(facts: dict[str, dict], args: argparse.Namespace, results: list[dict]) -> None:
     for budget, lengths in budgets(facts, args.steps).items():
         print(f"\n### {budget.capitalize()}\n\n| architecture | exact, % (each seed) | cells, % | network | embedding | "
-              "steps | GFLOP a step | steps/s | peak MB |\n|" + " --- |" * 9)
+              "steps | GFLOP a step | steps/s, at best | peak MB |\n|" + " --- |" * 9)
         for arch, steps in lengths.items():
             fact = facts[arch]
             runs = list(found(results, fact["settings"], steps).values())
@@ -133,7 +133,7 @@ def print_table(facts: dict[str, dict], args: argparse.Namespace, results: list[
             each = ", ".join(f"{100 * value:.1f}" for value in exact)
             print(f"| `{arch}` | {100 * statistics.mean(exact):.1f}{spread} ({each}) | "
                   f"{100 * statistics.mean(cells):.1f} | {fact['network']:,} | {fact['embedding']} | {steps} | "
-                  f"{fact['flops'] / 1e9:.2f} | {statistics.median(speed):.1f} | {max(peak):.0f} |")
+                  f"{fact['flops'] / 1e9:.2f} | {max(speed):.1f} | {max(peak):.0f} |")
 
 
 def main() -> None:

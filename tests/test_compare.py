@@ -24,7 +24,8 @@ def write_run(directory: Path, ends_at: float, **settings) -> Path:
 @pytest.fixture
 def runs(tmp_path) -> list[Path]:
     return [write_run(tmp_path / "e", 0.3, ema=False), write_run(tmp_path / "a", 0.8),
-            write_run(tmp_path / "b", 0.6, seed=1), write_run(tmp_path / "c", 0.5, arch={"name": "trm@TRM", "L_cycles": 1}),
+            write_run(tmp_path / "b", 0.6, seed=1),
+            write_run(tmp_path / "c", 0.5, arch={"name": "trm@TRM", "L_cycles": 1}),
             write_run(tmp_path / "d", 0.7, arch={"name": "trm@TRM", "L_cycles": 1}, lr=2.0)]
 
 

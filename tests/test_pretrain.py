@@ -190,7 +190,8 @@ def test_frozen_weights_leave_all_but_the_puzzle_embeddings(data):
 
 @pytest.mark.parametrize("overrides", [
     ["optimizer=lion", "weight_decay=1.0"], ["optimizer=adamw", "arch.loss.loss_type=softmax_cross_entropy"],
-    ["optimizer=adam_atan2", "arch.no_ACT_continue=False"], ["optimizer=muon", "adamw_lr=3e-3", "grad_clip=1"], ["arch.mlp_t=True", "arch.pos_encodings=none"],
+    ["optimizer=adam_atan2", "arch.no_ACT_continue=False"], ["optimizer=muon", "adamw_lr=3e-3", "grad_clip=1"],
+    ["arch.mlp_t=True", "arch.pos_encodings=none"],
     ["arch.puzzle_emb_ndim=0", "arch.puzzle_emb_len=0", "arch.pos_encodings=learned"]])
 def test_every_choice_learns_to_copy(data, overrides):
     data = write_tiny_dataset(data.parent / "larger", train=[[1]] * 400, identifiers=False)

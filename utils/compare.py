@@ -2,7 +2,7 @@
 
     python pretrain.py -m experiment=ablate_sudoku4 seed=0,1                        # or any runs
     python -m utils.compare checkpoints/ablate-sudoku4/* --output ablations         # ablations.md, .csv and .png
-    python -m utils.compare votes_0 votes_30 --metrics eval/arc/pass@2 --output votes       # what evaluate.py has written
+    python -m utils.compare votes_0 votes_30 --metrics eval/arc/pass@2 --output votes           # of evaluate.py
 
 Runs that differ in nothing but their seed, name and place are one row. A row is named by what it does not have in
 common with most of the runs, an evaluation by its folder. The first metric is drawn.
@@ -121,7 +121,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="directories of runs")
     parser.add_argument("--metrics", nargs="+", default=METRICS, help="columns, by their names in metrics.jsonl")
-    parser.add_argument("--output", type=Path, required=True, help="path of the files to write, without .md, .csv, .png")
+    parser.add_argument("--output", type=Path, required=True, help="path of what to write, without .md, .csv, .png")
     args = parser.parse_args(argv)
     try:
         compare(args.runs, args.metrics, args.output)
