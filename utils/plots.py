@@ -185,7 +185,7 @@ def plot_rollouts(errors: dict[str, np.ndarray], truth: np.ndarray, shown: dict[
         low, high = np.nanmin(truth[:, feature]), np.nanmax(truth[:, feature])
         margin = 0.5 * (high - low) + 1e-6  # a prediction that leaves it is far off
         axis.set(xlabel="horizon", title=f"one rollout, feature {feature}", ylim=(low - margin, high + margin))
-        axis.legend(fontsize=7)
+    axes[0][-1].legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     _save(figure, picture)
 
 
