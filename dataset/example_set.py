@@ -1,5 +1,5 @@
 """What a set of examples is to the training stream and the test batches, whatever its examples are made of."""
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path

@@ -13,7 +13,6 @@ from their place; a compressed one must be read whole, and stays in a cache of b
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,7 +77,7 @@ class EpisodeView:
         return self.shape[0]
 
     def __getitem__(self, rows) -> np.ndarray:
-        numbers = np.arange(len(self))[rows]
+        numbers = np.asarray(rows if isinstance(rows, (list, np.ndarray)) else range(len(self))[rows])
         values = self.episodes.fields(np.atleast_1d(numbers))[self.name]
         return values if np.ndim(numbers) else values[0]
 
@@ -122,13 +121,6 @@ class EpisodeSet(RegressionSet):
 
     def known_inputs(self, fields: dict[str, np.ndarray]) -> np.ndarray:
         return fields["target_mask"][..., 0]
-
-    def episodes(self) -> Iterator[np.ndarray]:
-        """The frames (T, D) of one episode after the other."""
-        for number, length in enumerate(self.files.lengths):
-            frames = np.empty((length, self.metadata.input_dim), np.float32)
-            self.files.read(number, 0, frames)
-            yield frames
 
 
 def holds_episodes(path: str | Path, split: str) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dataset.example_set import evenly
 from dataset.latent_episodes import EpisodeSet

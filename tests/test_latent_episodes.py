@@ -109,7 +109,7 @@ def test_views_are_read_where_they_are_indexed(tmp_path):
     assert episodes.inputs.shape == (3, 3, 2) and len(episodes.targets) == 3 and episodes.target_mask.dtype == bool
     assert episodes.inputs[1].tolist() == [[1, 0], [1, 1], [1, 2]]
     assert episodes.targets[-2:][1].tolist() == [[1, 4], [1, 5], [0, 0]]
-    assert episodes.target_mask[[2, 0], ][0].tolist() == [[True] * 2, [True] * 2, [False] * 2]
+    assert episodes.target_mask[[2, 0]][0].tolist() == [[True] * 2, [True] * 2, [False] * 2]
 
 
 def test_compressed_episodes_stay_in_a_cache_of_bounded_size(tmp_path):
