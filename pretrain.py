@@ -248,6 +248,8 @@ def open_log(config: PretrainConfig, run_dir: Path, state: TrainState, total_ste
         log.say(f"notice: {notice}")
     for line in resumed.notices(world.size) if resumed else []:
         log.say(line)
+    if resumed and state.step >= total_steps:
+        log.say("notice: the run is complete; more epochs prolong it")
     return log
 
 

@@ -23,6 +23,7 @@ OF_THE_INVOCATION = ("device", "debug", "load_checkpoint", "checkpoint.path", "c
 FIXED = ("arch", "data_paths", "data_paths_test", "episode_window", "episode_stride", "global_batch_size", "seed",
          "optimizer", "weight_decay_on", "ema", "freeze_weights")
 FORK = "start a new run from its weights with load_checkpoint=… instead, or leave the setting as it was"
+OTHER_MODEL = "start a new run, under another run_name or checkpoint.path, or leave the setting as it was"
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,8 @@ def refuse_what_would_be_wrong(changed: dict[str, tuple], file: Path) -> None:
     wrong = [f"{key}={new} (was {old})" for key, (old, new) in changed.items()
              if key.partition(".")[0] in FIXED and not _same_data_elsewhere(key, old, new)]
     if wrong:
-        raise ValueError(f"{file} cannot go on with {', '.join(wrong)}: {FORK}")
+        other_model = any(key.startswith("arch.") for key in changed)
+        raise ValueError(f"{file} cannot go on with {', '.join(wrong)}: {OTHER_MODEL if other_model else FORK}")
 
 
 def _same_data_elsewhere(key: str, old, new) -> bool:

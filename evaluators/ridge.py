@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataset.common import RegressionMetadata
+from dataset.common import EpisodeMetadata, RegressionMetadata
 from dataset.example_set import evenly
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
 from utils.distributed import all_reduce_sum_
@@ -32,6 +32,9 @@ class Ridge:
         if eval_metadata.task_type != "regression":
             raise ValueError(f"ridge@Ridge is a baseline of regression data, and {data_path} holds "
                              f"{eval_metadata.KIND}; use evaluators=[]")
+        if isinstance(eval_metadata, EpisodeMetadata):  # windows of it overlap, in data that no split writes down
+            raise ValueError(f"ridge@Ridge does not take the latent episodes of {data_path}, whose baselines stand in the "
+                             "table of evaluate.py; use evaluators=[]")
         width = eval_metadata.seq_len * eval_metadata.input_dim
         if width > MOST_INPUTS:
             raise ValueError(f"ridge@Ridge takes at most {MOST_INPUTS} inputs, and an example of {data_path} has "

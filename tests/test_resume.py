@@ -149,6 +149,9 @@ def test_more_epochs_prolong_a_run_and_what_changes_is_said(data, capsys):
     assert last["config"]["checkpoint"]["monitor"] == "val/accuracy" and last["config"]["global_batch_size"] == 24
     group = last["optimizer_states"][1]["param_groups"][0]
     assert group["lr"] < 5e-4 and group["weight_decay"] == 0.7
+    assert "the run is complete" not in out
+    resume(run)
+    assert "notice: the run is complete; more epochs prolong it" in capsys.readouterr().out
 
 
 def test_a_run_goes_on_in_another_directory_and_leaves_the_first_as_it_was(data):
@@ -163,7 +166,7 @@ def test_a_run_goes_on_in_another_directory_and_leaves_the_first_as_it_was(data)
 
 
 @pytest.mark.parametrize("overrides, message", [
-    (["arch.hidden_size=32"], "step_00000016.ckpt cannot go on with arch.hidden_size=32 .was 16.*load_checkpoint="),
+    (["arch.hidden_size=32"], "step_00000016.ckpt cannot go on with arch.hidden_size=32 .was 16.*start a new run, under"),
     (["global_batch_size=12", "seed=3"], "global_batch_size=12 .was 24., seed=3 .was 0."),
     (["ema=False"], "ema=False .was True."), (["optimizer=adamw"], "optimizer=adamw .was lion."),
     (["data_paths=[a,b]"], "data_paths="), (["arch=trm"], "arch.hidden_size=512 .was 16."),

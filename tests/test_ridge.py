@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import torch
 
+from dataset.common import EpisodeMetadata
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig, load_metadata
 from dataset.regression_dataset import write_regression_dataset
 from evaluators.ridge import Ridge, ridge_weights
@@ -48,3 +49,6 @@ def test_other_data_are_refused(tmp_path):
     write_regression_dataset(tmp_path / "wide", "test", np.ones((2, 3000)), np.ones((2, 1)))
     with pytest.raises(ValueError, match="takes at most 2048 inputs, and an example of .*wide has 3000"):
         Ridge(str(tmp_path / "wide"), load_metadata(tmp_path / "wide", "test"))
+    episodes = EpisodeMetadata(task_type="regression", input_dim=3, target_dim=3, seq_len=8, sets=["latentset"])
+    with pytest.raises(ValueError, match="does not take the latent episodes of .*; use evaluators="):
+        Ridge(str(tmp_path), episodes)

@@ -101,9 +101,11 @@ def markdown(rows: list[dict[str, str]]) -> str:
 def compare(directories: Sequence[Path], metrics: Sequence[str], output: Path) -> None:
     """Print the table, and write it as `output`.md and .csv, and the curves of the first metric as .png."""
     runs = [read_run(directory) for directory in directories]
-    if not any(run.curve(metrics[0])[0] for run in runs):
-        names = sorted({name for run in runs for line in run.lines for name in line})
-        raise ValueError(f"no run has {metrics[0]}; there are {', '.join(names)}")
+    names = sorted({name for run in runs for line in run.lines for name in line})
+    needed = metrics[:1] if metrics is METRICS else metrics  # of the usual ones, some runs have some
+    missing = [metric for metric in needed if metric not in names]
+    if missing:
+        raise ValueError(f"no run has {', '.join(missing)}; there are {', '.join(names)}")
     groups = grouped(runs)
     rows = table(groups, metrics)
     print(markdown(rows), end="")

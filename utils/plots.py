@@ -3,6 +3,7 @@ one is drawn."""
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 
@@ -124,7 +125,8 @@ def plot_comparison(curves: dict[str, list[tuple[list[int], list[float]]]], metr
         right.barh(i, np.mean(ends) if ends else 0, color=colour, alpha=0.6)
         right.plot(ends, [i] * len(ends), "k.", markersize=4)
     left.set(xlabel="step", ylabel=metric, title="each run")
-    right.set(yticks=range(len(curves)), yticklabels=curves, xlabel=metric, title="at the end: mean, and each run")
+    labels = [fill(name, 45) for name in curves]
+    right.set(yticks=range(len(curves)), yticklabels=labels, xlabel=metric, title="at the end: mean, and each run")
     right.invert_yaxis()
     for axis in (left, right):
         axis.grid(alpha=0.3)
