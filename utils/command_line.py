@@ -1,4 +1,5 @@
 """Errors of users as one message and a non-zero exit: no traceback, unless `debug=true`."""
+import atexit
 import difflib
 import os
 import re
@@ -6,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
@@ -73,8 +75,24 @@ def run_script(task: Callable[[DictConfig], None], config_name: str) -> None:
 
     sys.argv[1:] = overrides_known_to_classes(sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors of composing to us rather than print half a traceback
-    with user_errors(config_name):
-        hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(guarded)()
+    status = 0
+    try:
+        with user_errors(config_name):
+            hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(guarded)()
+    except SystemExit as end:
+        status = end.code
+    if "LOCAL_RANK" in os.environ and isinstance(status, int):
+        _leave(status)
+    sys.exit(status)
+
+
+def _leave(status: int) -> NoReturn:
+    """End one process of several without taking the interpreter apart: a thread of torch.distributed that wants it
+    meanwhile aborts ("terminate called without an active exception"), and torchrun would call the run failed."""
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def overrides_known_to_classes(words: Iterable[str]) -> list[str]:
