@@ -16,6 +16,7 @@ from dataset.example_set import evenly
 from dataset.latent_episodes import EpisodeSet
 from evaluators.loop import supervision_steps
 from utils.distributed import World, all_reduce_sum_
+from utils.metrics import widest_float
 
 HORIZONS = (1, 5, 10, 25)
 STEPS = max(HORIZONS)
@@ -38,7 +39,8 @@ class LinearAutoregression:
         order = linear_order(sets[0].window)
         designs, targets = [], []
         for episodes in sets:
-            inputs, following, known = one_step_cases(episodes, evenly(len(episodes), FITTED_EXAMPLES // len(sets)))
+            inputs, following, known = one_step_cases(
+                episodes, episodes.fields(evenly(len(episodes), FITTED_EXAMPLES // len(sets))))
             designs.append(cls._design(inputs[known]))
             targets.append(following[known])
         weights, *_ = np.linalg.lstsq(np.concatenate(designs), np.concatenate(targets), rcond=None)
@@ -152,13 +154,15 @@ def rollout_cases(episodes: EpisodeSet) -> tuple[np.ndarray, np.ndarray, np.ndar
     return frames[:, :W], frames[:, W:], episodes.shared_identifiers(owners)
 
 
-def one_step_cases(episodes: EpisodeSet, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of examples: the last `order` latents (B, places, order, D) at each place that has so many, those that follow
+def one_step_cases(episodes: EpisodeSet, fields: dict[str, np.ndarray]
+                   ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of the fields of examples: the last `order` latents (B, places, order, D) at each place that has so many, those that follow
     (B, places, D), and which are real (B, places)."""
-    fields = {name: values.reshape(len(rows), episodes.window, -1) for name, values in episodes.fields(rows).items()}
+    inputs, targets, mask = (fields[name].reshape(len(fields[name]), episodes.window, -1)
+                             for name in ("inputs", "targets", "target_mask"))
     order = linear_order(episodes.window)
-    latents = np.lib.stride_tricks.sliding_window_view(fields["inputs"], order, axis=1).transpose(0, 1, 3, 2)
-    return latents, fields["targets"][:, order - 1:], fields["target_mask"][:, order - 1:, 0]
+    latents = np.lib.stride_tricks.sliding_window_view(inputs, order, axis=1).transpose(0, 1, 3, 2)
+    return latents, targets[:, order - 1:], mask[:, order - 1:, 0]
 
 
 def _one_step_errors(model: ModelPredictor, predictors: dict[str, Predictor], test_sets: Sequence[EpisodeSet],
@@ -170,9 +174,10 @@ def _one_step_errors(model: ModelPredictor, predictors: dict[str, Predictor], te
         rows = evenly(len(episodes), ONE_STEP_EXAMPLES)[world.rank::world.size]
         if not len(rows):
             continue
-        latents, following, real = one_step_cases(episodes, rows)
-        inputs = episodes.fields(rows)["inputs"].reshape(len(rows), model.window, -1)
-        identifiers = episodes.fetch(rows)["puzzle_identifiers"]
+        fields = episodes.fetch(rows)
+        latents, following, real = one_step_cases(episodes, fields)
+        inputs = fields["inputs"].reshape(len(rows), model.window, -1)
+        identifiers = fields["puzzle_identifiers"]
         found["truth"].append(following[real])
         found["model"].append(model.every_position(inputs, identifiers)[:, order - 1:][real])
         for who in predictors.keys() - {"model"}:
@@ -185,7 +190,7 @@ def _root_mean_square(predicted: np.ndarray, truth: np.ndarray, world: World) ->
     """Of the error over rows (B, steps, D) of all ranks and over features: (steps,), NaN where there is no truth."""
     real = np.isfinite(truth)
     sums = torch.from_numpy(np.stack([(np.where(real, predicted - truth, 0) ** 2).sum((0, 2)), real.sum((0, 2))]))
-    on_device = sums.to(torch.float32 if world.device.type == "mps" else torch.float64).to(world.device)
+    on_device = sums.to(widest_float(world.device)).to(world.device)
     all_reduce_sum_([on_device])
     squares, counts = on_device.cpu().numpy()
     return np.sqrt(np.where(counts > 0, squares / np.maximum(counts, 1), np.nan))

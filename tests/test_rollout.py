@@ -93,7 +93,8 @@ def test_the_linear_baseline_is_the_least_squares_of_the_training_transitions(tm
 
 def test_one_step_takes_the_places_with_enough_latents_before_them_and_no_padding(tmp_path):
     numbered(tmp_path, [7], "test")  # windows of 4 transitions: 0 to 3, and 4, 5 with two of padding
-    latents, following, real = one_step_cases(sets_of(tmp_path, "test", 4)[0], np.arange(2))
+    episodes = sets_of(tmp_path, "test", 4)[0]
+    latents, following, real = one_step_cases(episodes, episodes.fields(np.arange(2)))
     assert real.tolist() == [[True, True, True], [True, False, False]] and latents.shape == (2, 3, 2, 3)
     assert np.allclose(10 * latents[real][:, :, 2], [[0, 1], [1, 2], [2, 3], [4, 5]])
     assert np.allclose(10 * following[real][:, 2], [2, 3, 4, 6])
