@@ -136,7 +136,8 @@ class Run:
         with state.meter.paused_clock(), state.averaged():
             validation = logged or evaluate(
                 state.head, self.test_data, self.world, self.evaluators, config.eval_save_outputs,
-                self.directory / f"evaluation_step_{state.step:08d}", lambda: self.stop_if(any_rank(self.stop.requested)[0]))
+                self.directory / f"evaluation_step_{state.step:08d}",
+                lambda: self.stop_if(any_rank(self.stop.requested)[0]))
         train_loss = state.meter.read_loss_since_evaluation()
         if self.world.is_main:
             if not logged:

@@ -48,8 +48,9 @@ class ArchConfig(NamedConfig):
         options = self.loss.__pydantic_extra__
         if "keep_act_halting_head" in self.options:
             options["keep_act_halting_head"] = self.__pydantic_extra__.pop("keep_act_halting_head")
-        of_yaml = OmegaConf.load(CONFIG_DIR / "arch" / "trm.yaml").loss
-        for key in options.keys() & of_yaml.keys() - self.head_class.Config.model_fields.keys():
+        unknown = options.keys() - self.head_class.Config.model_fields.keys()
+        of_yaml = OmegaConf.load(CONFIG_DIR / "arch" / "trm.yaml").loss if unknown else {}
+        for key in unknown & of_yaml.keys():
             if options[key] == of_yaml[key]:
                 del options[key]
         return self

@@ -8,6 +8,7 @@ from textwrap import fill
 import numpy as np
 
 COLOURS = "tab10"
+MOST_FEATURES = 4  # of a sequence or latent that are drawn
 
 
 def _pyplot():
@@ -131,8 +132,6 @@ def plot_comparison(curves: dict[str, list[tuple[list[int], list[float]]]], metr
     for axis in (left, right):
         axis.grid(alpha=0.3)
     _save(figure, picture)
-
-MOST_FEATURES = 4  # of a sequence or latent that are drawn
 
 
 def plot_sequence_steps(inputs: np.ndarray, targets: np.ndarray, mask: np.ndarray, steps: np.ndarray,
