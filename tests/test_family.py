@@ -1,4 +1,5 @@
 """Every architecture that has a config: what all share, and what makes each differ."""
+import copy
 import io
 import re
 import shlex
@@ -383,16 +384,23 @@ def test_attention_can_tell_rows_from_columns(arch):
 def test_the_random_recursion_compiles_as_one_graph_and_computes_the_same(arch, small):
     if not shutil.which("g++"):
         pytest.skip("torch.compile needs a C++ compiler on a CPU")
-    head, batch, logits = head_of(arch, **RANDOM, **small), batch_of(), []
-    for compiled in (False, True):
-        if compiled:
-            head.model.inner.compile(dynamic=False, fullgraph=True)
+    head, batch = head_of(arch, **RANDOM, **small), batch_of()
+
+    def logits() -> torch.Tensor:
         carry = head.initial_carry(batch, seed=3)
         with torch.no_grad():
             for _ in range(2):
                 carry, _, outputs = step(head, carry, batch)
-        logits.append(outputs["logits"])
-    assert torch.allclose(*logits, atol=1e-4)
+        return outputs["logits"]
+
+    eager, weights = logits(), copy.deepcopy(head.state_dict())
+    with torch.no_grad():  # what a rounding of the weights comes to is what another order of operations may
+        for parameter in head.parameters():
+            parameter *= 1 + 1e-7 * torch.randn_like(parameter)
+    rounding = (logits() - eager).abs().max().item()
+    head.load_state_dict(weights)
+    head.model.inner.compile(dynamic=False, fullgraph=True)
+    assert rounding < 0.1 and torch.allclose(logits(), eager, atol=10 * rounding)
 
 
 def test_the_example_of_a_model_of_ones_own_trains_as_printed(tmp_path):
