@@ -26,7 +26,7 @@ from evaluators.rollout import Rollouts, roll_out
 from utils.checkpoint import PUZZLE_TABLE, find_checkpoint, load_weights, read_checkpoint, weights_of
 from utils.command_line import run_script
 from utils.distributed import World, joined_world
-from utils.export import Export
+from utils.export import Export, refuse_unpublished
 from utils.hub import is_reference, repository_of, upload
 from utils.plots import plot_predictions, plot_rollouts, plot_sequence_steps, plot_solution_steps
 
@@ -186,6 +186,8 @@ def score(config: EvaluateConfig, world: World) -> dict[str, float]:
     checkpoint = find_checkpoint(config.checkpoint)
     payload = read_checkpoint(checkpoint)
     settings = run_settings(checkpoint, payload)
+    if config.export == "published":
+        refuse_unpublished(settings)
     data = load_test_data(config, settings, world)
     if config.picture is not None:
         refuse_picture(data, config.picture)

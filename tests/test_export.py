@@ -9,11 +9,12 @@ from safetensors.torch import load_file
 
 from dataset.common import dataset_fingerprint
 from evaluate import score
-from helpers import TINY_ARCH, assert_equal, evaluate_config, metric_lines, pretrain_config, write_tiny_dataset
+from helpers import (REGRESSION, TINY_ARCH, assert_equal, evaluate_config, metric_lines, pretrain_config,
+                     write_tiny_dataset)
 from pretrain import train
 from utils.checkpoint import read_checkpoint, weights_of
 from utils.distributed import World
-from utils.export import published_name
+from utils.export import published_name, refuse_unpublished
 
 QUICK = [*TINY_ARCH, "evaluators=[]", "global_batch_size=16", "epochs=1", "use_wandb=false"]
 
@@ -53,6 +54,7 @@ def test_the_published_layout_has_published_names(run_dir, tmp_path):
     assert config.arch.name == "recursive_reasoning.trm@TinyRecursiveReasoningModel_ACTV1"
     assert config.arch.forward_dtype == "float32"  # where the run was told auto
     assert "checkpoint" not in config and config.ema_rate == 0.5
+    assert set(config.arch.loss) == {"name", "loss_type"}  # the published class takes no others
 
 
 def test_a_published_checkpoint_comes_back_as_it_was(shared, tmp_path):
@@ -83,11 +85,21 @@ def test_safetensors_are_readable_without_us_and_say_what_they_are(run_dir, tmp_
 
 
 @pytest.mark.parametrize("name, published", [
-    ("hrm@HRM", "hrm@HierarchicalReasoningModel_ACTV1"), ("urm@URM", "urm@URM"),
+    ("hrm@HRM", "hrm@HierarchicalReasoningModel_ACTV1"),
     ("trm_hier6@TRMHier6", "trm_hier6@TinyRecursiveReasoningModel_ACTV1"),
     ("transformers_baseline@TransformersBaseline", "transformers_baseline@Model_ACTV2")])
 def test_classes_are_exported_under_their_published_names(name, published):
     assert published_name(f"recursive_reasoning.{name}") == f"recursive_reasoning.{published}"
+
+
+@pytest.mark.parametrize("overrides, unknown", [
+    (["arch.glu_norm=True", "arch.noise_scale=0.1"], "arch.glu_norm=True, arch.noise_scale=0.1"),
+    (["arch.pos_encodings=rope2d"], "arch.pos_encodings=rope2d"),
+    (["arch=urm"], "arch.name=recursive_reasoning.urm@URM"), ([REGRESSION], f"{REGRESSION}")])
+def test_what_the_published_code_would_not_compute_is_not_exported_for_it(overrides, unknown):
+    settings = pretrain_config(*overrides).model_dump()
+    with pytest.raises(ValueError, match=f"the published code has no {unknown}; use export=safetensors"):
+        refuse_unpublished(settings)
 
 
 @pytest.mark.parametrize("overrides", [["export=hub"], ["hub_repo=owner/name"], ["export=published", "hub_repo=a/b"]])

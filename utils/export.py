@@ -24,6 +24,9 @@ PUBLISHED_KEYS = ("data_paths", "data_paths_test", "evaluators", "global_batch_s
                   "min_eval_interval", "lr", "lr_min_ratio", "lr_warmup_steps", "weight_decay", "beta1", "beta2",
                   "puzzle_emb_lr", "puzzle_emb_weight_decay", "seed", "ema", "ema_rate", "freeze_weights",
                   "project_name", "run_name")
+PUBLISHED_LOSS_KEYS = ("name", "loss_type")
+# Options by which a network computes what the published code cannot.
+UNPUBLISHED = ("causal", "glu_norm", "initial_state_std", "relaxation", "noise_scale")
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class Export:
         if arch.get("forward_dtype", "auto") == "auto":
             latent = next(tensor for name, tensor in self.state.items() if name.endswith("_init"))
             arch["forward_dtype"] = str(latent.dtype).removeprefix("torch.")
+        arch["loss"] = {key: arch["loss"][key] for key in PUBLISHED_LOSS_KEYS}  # theirs takes no others
         return {"arch": arch} | {key: self.settings[key] for key in PUBLISHED_KEYS if key in self.settings}
 
     def card(self, repository: str) -> str:
@@ -133,6 +137,23 @@ def published_name(name: str) -> str:
     aliases = [alias for alias, value in vars(sys.modules[model_class.__module__]).items()
                if value is model_class and alias != model_class.__name__]
     return f"{name.partition('@')[0]}@{(aliases or [model_class.__name__])[0]}"
+
+
+def refuse_unpublished(settings: dict) -> None:
+    """Raise ValueError where the published code would not load a model, or would compute something else with it."""
+    arch = settings["arch"]
+    model_class = load_class(arch["name"], "models")
+    fields = model_class.Config.model_fields
+    unknown = {f"arch.{key}": arch[key] for key in UNPUBLISHED if key in arch and arch[key] != fields[key].default}
+    if arch["pos_encodings"] == "rope2d":
+        unknown["arch.pos_encodings"] = "rope2d"
+    if published_name(arch["name"]).endswith(f"@{model_class.__name__}"):  # it has no published name
+        unknown["arch.name"] = arch["name"]
+    if arch["loss"]["name"] != "losses@ACTLossHead":
+        unknown["arch.loss.name"] = arch["loss"]["name"]
+    if unknown:
+        raise ValueError("export=published: the published code has no "
+                         f"{', '.join(f'{key}={value}' for key, value in unknown.items())}; use export=safetensors")
 
 
 def _data_rows(what: str, fingerprints: dict[str, str]) -> str:
