@@ -132,8 +132,19 @@ def episode_files(path: str | Path, split: str) -> list[Path]:
     return sorted((Path(path) / split / "latents").glob("*.npz"), key=lambda file: (len(file.name), file.name))
 
 
-def episode_records(path: str | Path, split: str) -> list[dict]:
-    """What is recorded of each episode, in order: `set`, `group` and, where it is given, `puzzle_identifier`."""
+def episode_records(path: str | Path) -> dict[str, list[dict]]:
+    """`set`, `group` and `puzzle_identifier` of each episode of each split, in order. Identifiers that are missing are
+    numbered on from the largest there is, through all splits: an episode of the test split without one is none of
+    training."""
+    splits = {split: _records_of(path, split) for split in SPLITS if holds_episodes(path, split)}
+    every = [record for records in splits.values() for record in records]
+    following = 1 + max((r["puzzle_identifier"] for r in every if r["puzzle_identifier"] is not None), default=-1)
+    for number, record in enumerate((r for r in every if r["puzzle_identifier"] is None), start=following):
+        record["puzzle_identifier"] = number
+    return splits
+
+
+def _records_of(path: str | Path, split: str) -> list[dict]:
     records, seen, folder = [], {}, Path(path) / split / "metadata"
     for file in episode_files(path, split):
         record = {"set": DEFAULT_SET, "group": None, "puzzle_identifier": None} | _record_of(path, split, file.stem)
@@ -168,21 +179,6 @@ def _record_of(path: str | Path, split: str, episode: str) -> dict:
     return record
 
 
-def episode_identifiers(path: str | Path) -> dict[str, list[int]]:
-    """Identifiers of the episodes of each split. Those that are missing are numbered on from the largest there is,
-    through all splits: an episode of the test split without one is none of training."""
-    given = {split: [record["puzzle_identifier"] for record in episode_records(path, split)]
-             for split in SPLITS if holds_episodes(path, split)}
-    following = 1 + max((i for identifiers in given.values() for i in identifiers if i is not None), default=-1)
-    numbered = {}
-    for split, identifiers in given.items():
-        numbered[split] = []
-        for identifier in identifiers:
-            numbered[split].append(following if identifier is None else identifier)
-            following += identifier is None
-    return numbered
-
-
 def open_episodes(path: str, split: str, identifier_offset: int, window: int, stride: int | None,
                   say_casts: bool) -> tuple[EpisodeMetadata, list[EpisodeSet]]:
     """All sets of a split. Raises ValueError naming the file where an episode cannot be used."""
@@ -199,7 +195,8 @@ def open_episodes(path: str, split: str, identifier_offset: int, window: int, st
                              f"{array.file}; all episodes must have the same")
     if say_casts:
         cast_notice(path, {array.file.name: array.dtype for array in {a.dtype: a for a in arrays}.values()})
-    records, identifiers = episode_records(path, split), episode_identifiers(path)[split]
+    records = episode_records(path)[split]
+    identifiers = [record["puzzle_identifier"] for record in records]
     sets = list(dict.fromkeys(record["set"] for record in records))
     metadata = EpisodeMetadata(
         task_type="regression", input_dim=arrays[0].shape[1], target_dim=arrays[0].shape[1], seq_len=window,

@@ -22,7 +22,7 @@ from torch import Tensor
 from dataset.common import (FIELDS, IGNORE_LABEL_ID, EpisodeMetadata, PuzzleDatasetMetadata, RegressionMetadata,
                             SplitMetadata, field_path)
 from dataset.example_set import ExampleSet, check_integers, check_puzzles, load_field, refuse_field
-from dataset.latent_episodes import SPLITS, episode_identifiers, holds_episodes, open_episodes
+from dataset.latent_episodes import SPLITS, episode_records, holds_episodes, open_episodes
 from dataset.regression_dataset import load_regression_set
 
 Batch = dict[str, Tensor]
@@ -165,7 +165,8 @@ def identifier_offsets(paths: Sequence[str]) -> tuple[dict[str, int], int]:
 def _identifiers_of(path: str) -> tuple[int, bool]:
     """How many identifiers a data set has in all its splits, the blank included, and whether there is a blank."""
     if any(holds_episodes(path, split) for split in SPLITS):
-        return 1 + max(max(numbers, default=-1) for numbers in episode_identifiers(path).values()), False
+        every = [record for records in episode_records(path).values() for record in records]
+        return 1 + max((record["puzzle_identifier"] for record in every), default=-1), False
     there = [split for split in SPLITS if (Path(path) / split / "dataset.json").is_file()]
     return max(load_metadata(path, split).num_puzzle_identifiers for split in there or ["train"]), True
 

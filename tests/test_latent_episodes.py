@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dataset.arrays import open_npz
-from dataset.latent_episodes import EpisodeFiles, episode_identifiers
+from dataset.latent_episodes import EpisodeFiles, episode_records
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
 from dataset.regression_dataset import feature_statistics
 from helpers import write_episode, write_tiny_episodes
@@ -78,7 +78,8 @@ def test_metadata_names_sets_groups_and_identifiers_and_missing_identifiers_are_
     (metadata / "episode_002.json").unlink()
     (metadata / "episode_002.jsonl").write_text('{"set": "run"}\n\n{"set": "walk", "group": 5}\n')
     numbered(tmp_path, [3, 3], split="test")
-    assert episode_identifiers(tmp_path) == {"train": [8, 7, 9, 2], "test": [10, 11]}
+    identifiers = {split: [r["puzzle_identifier"] for r in rs] for split, rs in episode_records(tmp_path).items()}
+    assert identifiers == {"train": [8, 7, 9, 2], "test": [10, 11]}
     data = opened(tmp_path)
     assert list(data.sets) == ["walk", "latentset"] and data.metadata.total_groups == 3
     batch = data.examples(range(8))
