@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from config.schema import PretrainConfig
 from utils.checkpoint import read_checkpoint
-from utils.command_line import CONFIG_DIR, flat_keys
+from utils.command_line import CONFIG_DIR, leaf_keys
 from utils.distributed import decided_by_main
 from utils.run_directory import newest_checkpoint, runs_there_are
 
@@ -135,8 +135,7 @@ def keys_of_file(group: Path, name: str) -> list[str]:
         for its_group, its_name in base.items() if isinstance(base, DictConfig) else [(group.name, base)]:
             keys += keys_of_file(CONFIG_DIR / its_group.removeprefix("override /"), its_name)
     prefix = f"{group.name}." if group.name == "arch" else ""
-    return keys + [prefix + key for key in flat_keys(content)
-                   if not isinstance(OmegaConf.select(content, key), DictConfig)]
+    return keys + [prefix + key for key in leaf_keys(content)]
 
 
 def changes(saved: PretrainConfig, resumed: PretrainConfig) -> dict[str, tuple]:

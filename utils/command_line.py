@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import hydra
 from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
@@ -109,6 +109,11 @@ def flat_keys(cfg: DictConfig) -> list[str]:
         keys += [str(key)] + ([f"{key}.{inner}" for inner in flat_keys(node)]
                               if isinstance(node, DictConfig) and not node._is_none() else [])
     return keys
+
+
+def leaf_keys(cfg: DictConfig) -> list[str]:
+    """The dotted keys of its values."""
+    return [key for key in flat_keys(cfg) if not isinstance(OmegaConf.select(cfg, key), DictConfig)]
 
 
 def _message(error: Exception, config_name: str) -> str:

@@ -20,9 +20,9 @@ from pathlib import Path
 if not __package__:  # run as a script: imports start at the project root
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from utils.command_line import flat_keys
+from utils.command_line import leaf_keys
 from utils.plots import plot_comparison
 
 SAME_RUN = ("seed", "run_name", "project_name", "checkpoint", "log_", "device", "debug", "use_wandb")  # starts of keys
@@ -61,8 +61,7 @@ def read_run(directory: Path) -> FinishedRun:
         raise ValueError(f"{directory} is not the directory of a run, which has config.yaml and metrics.jsonl, nor of "
                          "an evaluation, which has metrics.json")
     settings = OmegaConf.load(config)
-    leaves = [key for key in flat_keys(settings) if not isinstance(OmegaConf.select(settings, key), DictConfig)]
-    return FinishedRun(directory, {key: str(OmegaConf.select(settings, key)) for key in leaves
+    return FinishedRun(directory, {key: str(OmegaConf.select(settings, key)) for key in leaf_keys(settings)
                                    if not key.startswith(SAME_RUN)},
                        [json.loads(line) for line in metrics.read_text().splitlines()])
 
