@@ -1,24 +1,23 @@
 """Cross-entropy over cells, plus the halting loss: a model with this head is a training objective.
 
-    loss = Σ over rows of [mean over answered cells of cross-entropy + ½ · (BCE of q_halt [+ BCE of q_continue])]
+    loss = Σ over rows of [mean over answered cells of cross-entropy + w · (BCE of q_halt [+ BCE of q_continue])]
 
-summed, not averaged, over rows: the training loop divides by the global batch, so ranks may just add gradients. A row
-without any label counts as solved in the halting loss, as published, and in no metric of `count`.
+with w = `halting_weight`, ½ as published; summed, not averaged, over rows: the training loop divides by the global
+batch, so ranks may just add gradients. A row without any label counts as solved in the halting loss, as published, and
+in no metric of `count`.
 """
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from dataset.common import IGNORE_LABEL_ID
-from losses.head import LossHead
+from losses.head import LossConfig, LossHead
 
 
-class ACTLossConfig(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
+class ACTLossConfig(LossConfig):
     # how logits become probabilities: exp, or s(x) = x+1 for x ≥ 0 and 1/(1−x) below (arXiv 2501.04697)
     loss_type: Literal["softmax_cross_entropy", "stablemax_cross_entropy"]
     # part of the target's probability that is spread evenly over all V tokens
@@ -73,7 +72,8 @@ class ACTLossHead(LossHead):
             **self.halting_losses(outputs, solved)}
         weights = decay ** (carry.steps - 1) if self.training and decay < 1 else 1
         losses = {name: (weights * value).sum() for name, value in losses.items()}
-        loss = losses["lm_loss"] + 0.5 * (losses["q_halt_loss"] + losses.get("q_continue_loss", 0))
+        loss = losses["lm_loss"] + self.config.halting_weight * (losses["q_halt_loss"]
+                                                                 + losses.get("q_continue_loss", 0))
 
         metrics = losses | {"loss": loss, "rows": cells.new_tensor(len(cells))} | scores(
             outputs["preds"], outputs["q_halt_logits"], labels, carry.halted) | {

@@ -2,7 +2,19 @@
 from collections.abc import Sequence
 
 import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+
+HALTING_WEIGHT = 0.5  # as published
+
+
+class LossConfig(BaseModel):
+    """Options of every head."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    # what the halting loss counts for beside the loss of the answer
+    halting_weight: float = Field(HALTING_WEIGHT, ge=0)
 
 
 class LossHead(nn.Module):
@@ -12,7 +24,7 @@ class LossHead(nn.Module):
     `return_keys`, whether all rows halted. The metrics are sums over rows, for `utils.metrics.means` to divide.
     """
 
-    Config: type
+    Config: type[LossConfig]
     TASK: str  # `task_type` of the data it is for
     BATCH_FIELDS: tuple[str, ...]  # of a batch
     OUTPUTS: tuple[str, ...]  # what `return_keys` can name

@@ -1,8 +1,8 @@
 """Squared and absolute error over the observed targets, plus the halting loss where the Q head is kept.
 
-    loss = Σ over rows of [mse_weight · mean squared error + mae_weight · mean absolute error + ½ · BCE of q_halt]
+    loss = Σ over rows of [mse_weight · mean squared error + mae_weight · mean absolute error + w · BCE of q_halt]
 
-Means are over a row's observed targets (`target_mask`); a row without any counts as nothing. Without the Q head every
+with w = `halting_weight`. Means are over a row's observed targets (`target_mask`); a row without any counts as nothing. Without the Q head every
 example takes N_sup supervision steps. With it, q_halt learns whether the row's own weighted error (the bracket without
 the BCE) is below `halt_threshold`, and training halts rows whose q_halt is positive.
 
@@ -11,16 +11,14 @@ loss and `halt_threshold` are in these units, predictions and all other metrics 
 """
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from losses.head import LossHead
+from losses.head import HALTING_WEIGHT, LossConfig, LossHead
 from utils.metrics import widest_float
 
 
-class ACTRegressionLossConfig(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
+class ACTRegressionLossConfig(LossConfig):
     # weights of the mean squared and the mean absolute error
     mse_weight: float = Field(1.0, ge=0)
     mae_weight: float = Field(0.0, ge=0)
@@ -40,6 +38,9 @@ class ACTRegressionLossConfig(BaseModel):
                              "good enough to halt; set arch.loss.halt_threshold=…, or leave the head off")
         if self.halt_threshold is not None and not self.keep_act_halting_head:
             raise ValueError(f"halt_threshold={self.halt_threshold} has no effect without the halting head; set "
+                             "arch.loss.keep_act_halting_head=True, or remove it")
+        if self.halting_weight != HALTING_WEIGHT and not self.keep_act_halting_head:
+            raise ValueError(f"halting_weight={self.halting_weight} has no effect without the halting head; set "
                              "arch.loss.keep_act_halting_head=True, or remove it")
         return self
 
@@ -85,7 +86,7 @@ class ACTRegressionLossHead(LossHead):
             good = error.detach() < self.config.halt_threshold
             halting = {name: value.sum() for name, value in self.halting_losses(outputs, good).items()}
             q_metrics["q_halt_accuracy"] = (done & ((outputs["q_halt_logits"] >= 0) == good)).sum()
-        loss = error.sum() + 0.5 * sum(halting.values())
+        loss = error.sum() + self.config.halting_weight * sum(halting.values())
 
         residual = outputs["preds"].detach() - targets
         squared, absolute = _row_errors(residual, mask, observed)

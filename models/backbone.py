@@ -39,6 +39,8 @@ class BackboneConfig(BaseModel):
     num_heads: int = Field(gt=0)
     # SwiGLU inner width as a multiple of its input, before the factor 2/3 and rounding up to 256
     expansion: float = Field(gt=0)
+    # normalise inside each SwiGLU, as Muon at high rates needs (arXiv 2601.19085)
+    glu_norm: bool = False
     # blocks in the network
     L_layers: int = Field(gt=0)
     # how attention learns of positions; rope2d: half of a head's width turns by the row, half by the column
@@ -172,8 +174,8 @@ class Backbone(nn.Module):
     def stack(self, layers: int) -> "Stack":
         c = self.config
         positions = self.P + c.seq_len
-        return Stack([Block(c.hidden_size, positions, c.num_heads, c.expansion, c.mlp_t, self.SHORT_CONV, c.causal)
-                      for _ in range(layers)])
+        return Stack([Block(c.hidden_size, positions, c.num_heads, c.expansion, c.mlp_t, self.SHORT_CONV, c.causal,
+                            c.glu_norm) for _ in range(layers)])
 
     def supervision_step(self, latents: tuple[Tensor, ...], x: Tensor, update: "Passes") -> tuple[Tensor, ...]:
         """The recursion: new latents, y first, each by `update(network, z, injection)`."""

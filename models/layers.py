@@ -111,17 +111,21 @@ class Attention(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """`down(silu(gate(x)) · up(x))` (arXiv 2002.05202); inner width 2/3·expansion·width, rounded up to 256."""
+    """`down(silu(gate(x)) · up(x))` (arXiv 2002.05202); inner width 2/3·expansion·width, rounded up to 256.
 
-    def __init__(self, width: int, expansion: float):
+    `normed`: `down(sigmoid(gate(x)) · rms_norm(gate(x) · up(x)))`, which Muon at high rates needs (arXiv 2601.19085).
+    """
+
+    def __init__(self, width: int, expansion: float, normed: bool = False):
         super().__init__()
+        self.normed = normed
         inner = -(-round(expansion * width * 2 / 3) // 256) * 256
         self.gate_up_proj = Linear(width, 2 * inner)
         self.down_proj = Linear(inner, width)
 
     def gated(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
-        return F.silu(gate) * up
+        return gate.sigmoid() * rms_norm(gate * up) if self.normed else F.silu(gate) * up
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(self.gated(x))
@@ -131,8 +135,8 @@ class ConvSwiGLU(SwiGLU):
     """SwiGLU whose inner channels each look back one position before the down projection (arXiv 2512.14693):
     `down(silu(w₀·h[t−1] + w₁·h[t] + b))`, with zeros before the first position."""
 
-    def __init__(self, width: int, expansion: float):
-        super().__init__(width, expansion)
+    def __init__(self, width: int, expansion: float, normed: bool = False):
+        super().__init__(width, expansion, normed)
         inner = self.down_proj.weight.shape[1]
         self.conv_weight = nn.Parameter(truncated_normal_(torch.empty(2, inner), std=2**-0.5))
         self.conv_bias = nn.Parameter(torch.zeros(inner))
@@ -151,14 +155,14 @@ class Block(nn.Module):
     """
 
     def __init__(self, width: int, positions: int, heads: int, expansion: float, mlp_t: bool,
-                 short_conv: bool = False, causal: bool = False):
+                 short_conv: bool = False, causal: bool = False, glu_norm: bool = False):
         super().__init__()
         if mlp_t:
-            self.mlp_t = SwiGLU(positions, expansion)
+            self.mlp_t = SwiGLU(positions, expansion, glu_norm)
         else:
             self.self_attn = Attention(width, heads, causal)
         self.mixes_by_mlp = mlp_t
-        self.mlp = (ConvSwiGLU if short_conv else SwiGLU)(width, expansion)
+        self.mlp = (ConvSwiGLU if short_conv else SwiGLU)(width, expansion, glu_norm)
 
     def forward(self, x: Tensor, rotary: RotaryPositions | None) -> Tensor:
         if self.mixes_by_mlp:

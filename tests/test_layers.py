@@ -85,6 +85,10 @@ def test_the_inner_width_of_swiglu_is_rounded_up_to_256(width, expansion, inner)
     assert module.gate_up_proj.weight.shape == (2 * inner, width)
     gate, up = (F.linear(x, w) for w in module.gate_up_proj.weight.split(inner))
     assert torch.allclose(module(x), F.linear(F.silu(gate) * up, module.down_proj.weight), atol=1e-5)
+    normed = SwiGLU(width, expansion, normed=True)
+    normed.load_state_dict(module.state_dict())
+    product = F.rms_norm(gate * up, (inner,), eps=1e-5)
+    assert torch.allclose(normed(x), F.linear(torch.sigmoid(gate) * product, module.down_proj.weight), atol=1e-5)
 
 
 @pytest.mark.parametrize("mlp_t", [False, True])

@@ -85,9 +85,11 @@ def test_stablemax_has_finite_gradients_at_zero():
 
 
 @pytest.mark.parametrize("loss_type", BOTH)
-@pytest.mark.parametrize("no_continue", [True, False])
-def test_the_loss_is_the_sum_over_rows_of_mean_cell_loss_and_halting_loss(loss_type, no_continue):
+@pytest.mark.parametrize("no_continue, weight", [(True, 0.5), (False, 0.5), (False, 0.05)])
+def test_the_loss_is_the_sum_over_rows_of_mean_cell_loss_and_halting_loss(loss_type, no_continue, weight):
     head, batch = head_and_batch(loss_type, no_ACT_continue=no_continue)
+    assert head.config.halting_weight == 0.5
+    head.config.halting_weight = weight
     _, loss, metrics, outputs, _ = one_step(head.train(), batch)
     expected = 0.0
     for row in range(4):
@@ -95,10 +97,10 @@ def test_the_loss_is_the_sum_over_rows_of_mean_cell_loss_and_halting_loss(loss_t
         cells = cell_cross_entropy(outputs["logits"][row:row + 1], batch["labels"][row:row + 1], loss_type)[0]
         solved = (outputs["preds"][row] == batch["labels"][row])[answered].all().float()  # so is a row without labels
         expected += cells.sum() / max(1, answered.sum())
-        expected += 0.5 * F.binary_cross_entropy_with_logits(outputs["q_halt_logits"][row], solved)
+        expected += weight * F.binary_cross_entropy_with_logits(outputs["q_halt_logits"][row], solved)
         if not no_continue:
-            expected += 0.5 * F.binary_cross_entropy_with_logits(outputs["q_continue_logits"][row],
-                                                                 outputs["target_q_continue"][row])
+            expected += weight * F.binary_cross_entropy_with_logits(outputs["q_continue_logits"][row],
+                                                                    outputs["target_q_continue"][row])
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     assert metrics["loss"].item() == pytest.approx(expected.item(), rel=1e-5) and not metrics["loss"].requires_grad
     assert ("q_continue_loss" in metrics) == (not no_continue)

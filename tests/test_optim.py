@@ -115,9 +115,18 @@ def test_weights_decay_where_they_are_asked_to(name, decays_on):
         assert torch.allclose(parameter, before[key] * (1 - rate * DECAY * decays), rtol=1e-6), key
 
 
+@pytest.mark.parametrize("overrides, decay", [
+    ([], DECAY), (["weight_decay_on=matrices"], 0), (["weight_decay_on=matrices", "adamw_weight_decay=0.7"], 0.7)])
+def test_what_adamw_trains_beside_muon_may_have_a_decay_of_its_own(overrides, decay):
+    module = torch.nn.ModuleDict({"body": torch.nn.Linear(3, 2), "q_head": torch.nn.Linear(3, 2)})
+    muon, adamw = build_optimizers(module, optim_config("muon", "adamw_lr=0.05", *overrides))
+    assert (muon.param_groups[0]["weight_decay"], adamw.param_groups[0]["weight_decay"]) == (DECAY, decay)
+
+
 @pytest.mark.parametrize("overrides, message", [
     (["optimizer=muon"], "optimizer=muon trains embeddings, heads and biases by AdamW; set its rate, adamw_lr"),
     (["adamw_lr=1e-4"], "adamw_lr=0.0001 has no effect with optimizer=lion; set lr"),
+    (["adamw_weight_decay=1"], "adamw_weight_decay=1.0 has no effect with optimizer=lion; set weight_decay"),
     (["grad_clip=0"], "grad_clip=0: "), (["weight_decay_on=biases"], "weight_decay_on='biases': "),
     (["arch.loss.label_smoothing=1"], "arch.loss.label_smoothing=1: "),
     (["arch.loss.supervision_decay=0"], "arch.loss.supervision_decay=0: ")])

@@ -150,6 +150,7 @@ def test_without_the_halting_head_every_example_takes_all_steps_however_sure_the
 @pytest.mark.parametrize("loss, message", [
     ({"keep_act_halting_head": True}, "needs halt_threshold, the error below which an example is good enough"),
     ({"halt_threshold": 0.1}, "halt_threshold=0.1 has no effect without the halting head; set arch.loss.keep_act"),
+    ({"halting_weight": 0.1}, "halting_weight=0.1 has no effect without the halting head; set arch.loss.keep_act"),
     ({"mse_weight": 0.0}, "mse_weight=0 and mae_weight=0 leave nothing to learn"),
     ({"halt_threshold": -1.0, "keep_act_halting_head": True}, "halt_threshold"),
     ({"mse_wait": 1.0}, "mse_wait")])
@@ -272,9 +273,9 @@ def episodes(tmp_path_factory) -> Path:
 
 def test_the_name_of_the_head_alone_switches_the_task():
     config = pretrain_config("arch.loss.name=losses@ACTRegressionLossHead")
-    assert config.arch.loss.options == {} and config.evaluators == []
+    assert config.arch.loss.options == {"halting_weight": 0.5} and config.evaluators == []
     config = pretrain_config(REGRESSION, "arch.keep_act_halting_head=true", "arch.loss.halt_threshold=0.5")
-    assert config.arch.loss.options == {"keep_act_halting_head": True, "halt_threshold": 0.5}
+    assert config.arch.loss.options == {"keep_act_halting_head": True, "halt_threshold": 0.5, "halting_weight": 0.5}
     assert pretrain_config(REGRESSION, "evaluators=[{name: ridge@Ridge}]").evaluators[0].name == "ridge@Ridge"
     with pytest.raises(ValueError, match="unknown key arch.loss.loss_type"):
         pretrain_config(REGRESSION, "arch.loss.loss_type=softmax_cross_entropy")  # set by hand, and without effect
@@ -366,7 +367,7 @@ def test_two_processes_train_and_score_windows_as_one(episodes, tmp_path):
     together = json.loads((tmp_path / "run" / "evaluation" / "metrics.json").read_text())
     assert "eval/rollout/linear/rmse@25" in together and together == pytest.approx(alone, rel=1e-3)
     assert read_checkpoint(tmp_path / "run" / "best.ckpt")["config"]["arch"]["loss"] == {
-        "name": "losses@ACTRegressionLossHead", "normalize": True, "mae_weight": 0.5}
+        "name": "losses@ACTRegressionLossHead", "normalize": True, "mae_weight": 0.5, "halting_weight": 0.5}
 
 
 def test_identifiers_over_several_folders_are_told_and_stored(episodes, tmp_path, capsys):

@@ -29,7 +29,8 @@ PUBLISHED_ARCH = {
     "num_heads": 8, "expansion": 4, "puzzle_emb_ndim": 512,
     "puzzle_emb_len": 16, "pos_encodings": "rope", "mlp_t": False,
     "no_ACT_continue": True, "loss": {"name": "losses@ACTLossHead", "loss_type": "stablemax_cross_entropy",
-                                        "label_smoothing": 0, "supervision_decay": 1}}  # these two are ours, and off
+                                        "label_smoothing": 0, "supervision_decay": 1,  # ours, and off
+                                        "halting_weight": 0.5}}  # ours
 
 
 def test_names_and_defaults_are_the_published_ones():

@@ -20,6 +20,8 @@ class OptimConfig(BaseModel):
     lr_warmup_steps: int = Field(ge=0)
     # muon only: peak rate of AdamW, which trains what is no matrix between embeddings and heads
     adamw_lr: float | None = Field(gt=0)
+    # muon only: decoupled decay of what AdamW trains; null: as weight_decay and weight_decay_on say
+    adamw_weight_decay: float | None = Field(ge=0)
     # decay of the first and the second moment (Lion: of the update and of the momentum; Muon's momentum: beta2)
     beta1: float = Field(ge=0, lt=1)
     beta2: float = Field(ge=0, lt=1)
@@ -42,8 +44,10 @@ class OptimConfig(BaseModel):
     def _check_rates(self):
         if self.optimizer == "muon" and self.adamw_lr is None:
             raise ValueError("optimizer=muon trains embeddings, heads and biases by AdamW; set its rate, adamw_lr")
-        if self.optimizer != "muon" and self.adamw_lr is not None:
-            raise ValueError(f"adamw_lr={self.adamw_lr} has no effect with optimizer={self.optimizer}; set lr")
+        for name in ("lr", "weight_decay"):
+            value = getattr(self, f"adamw_{name}")
+            if self.optimizer != "muon" and value is not None:
+                raise ValueError(f"adamw_{name}={value} has no effect with optimizer={self.optimizer}; set {name}")
         return self
 
 
@@ -53,6 +57,8 @@ def build_optimizers(module: nn.Module, config: OptimConfig) -> list[torch.optim
     settings = {"lr": config.lr, "betas": (config.beta1, config.beta2), "weight_decay": config.weight_decay}
     decay_of_others = config.weight_decay if config.weight_decay_on == "all" else 0.0
     if config.optimizer == "muon":
+        if config.adamw_weight_decay is not None:
+            decay_of_others = config.adamw_weight_decay
         return [torch.optim.Muon(matrices, config.lr, config.weight_decay, momentum=config.beta2),
                 torch.optim.AdamW(others, **settings | {"lr": config.adamw_lr, "weight_decay": decay_of_others})]
     groups = [{"params": list(module.parameters())}]
