@@ -38,9 +38,10 @@ def test_runs_are_grouped_by_what_sets_them_apart_from_most(runs):
 
 def test_a_row_has_mean_and_deviation_of_what_its_runs_ended_with(runs):
     first, second, *_ = table(grouped([read_run(run) for run in runs]), ["val/accuracy", "train/loss", "eval/none"])
-    assert first == {"settings": "(what most have in common)", "runs": "2", "steps": "20", "val/accuracy": "0.7 ± 0.14",
-                     "train/loss": "2 ± 0", "eval/none": ""}
-    assert second["settings"] == "ema=False" and second["val/accuracy"] == "0.3"
+    assert first == {"settings": "(what most have in common)", "runs": "2", "steps": "20",
+                     "val/accuracy": pytest.approx(0.7), "val/accuracy ±": pytest.approx(0.02**0.5), "train/loss": 2.0,
+                     "train/loss ±": 0.0, "eval/none": None, "eval/none ±": None}
+    assert (second["settings"], second["val/accuracy"], second["val/accuracy ±"]) == ("ema=False", 0.3, None)
 
 
 def test_it_writes_a_table_twice_and_a_picture(runs, tmp_path, capsys):
@@ -48,9 +49,12 @@ def test_it_writes_a_table_twice_and_a_picture(runs, tmp_path, capsys):
     assert main([*map(str, runs), "--metrics", "val/accuracy", "--output", str(output)]) == 0
     printed = capsys.readouterr().out
     assert printed == output.with_suffix(".md").read_text()
+    assert "| (what most have in common) | 2 | 20 | 0.7 ± 0.14 |" in printed.splitlines()
     assert "| lr=2.0, arch.L_cycles=1 | 1 | 20 | 0.7 |" in printed.splitlines()
+    assert printed.endswith("\n±: standard deviation over the runs of a row.\n")
     rows = list(csv.DictReader(output.with_suffix(".csv").open()))
     assert [row["settings"] for row in rows][0] == "(what most have in common)" and len(rows) == 4
+    assert [(row["val/accuracy"], row["val/accuracy ±"]) for row in rows[1:]] == [("0.3", ""), ("0.5", ""), ("0.7", "")]
     assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -61,7 +65,7 @@ def test_where_no_value_is_more_usual_every_row_says_its_own(runs, tmp_path):
         (tmp_path / name / "metrics.json").write_text(json.dumps({"eval/arc/pass@2": passed}))
     rows = table(grouped([read_run(tmp_path / name) for name in ("votes_0", "votes_30")]), ["eval/arc/pass@2"])
     assert [(row["settings"], row["eval/arc/pass@2"]) for row in rows] == [
-        ("evaluation=votes_0", "0.25"), ("evaluation=votes_30", "0.5")]
+        ("evaluation=votes_0", 0.25), ("evaluation=votes_30", 0.5)]
 
 
 def test_what_is_no_run_or_no_metric_is_named(runs, tmp_path, capsys):

@@ -63,6 +63,10 @@ def test_runs_side_by_side_have_a_curve_each_and_a_bar_a_name(tmp_path, drawn):
         [[5, 0.1], [10, 0.6]], [[5, 0.2], [10, 0.8]], [[10, 0.3]], []]
     assert [bar.get_width() for bar in right.patches] == pytest.approx([0.7, 0.3, 0])
     assert [label.get_text() for label in right.get_yticklabels()] == list(curves)
+    plots.plot_comparison({"votes_0": [([0], [0.2])], "votes_30": [([0], [0.4])]}, "eval/arc/pass@2",
+                          tmp_path / "evaluations.png")
+    bars, = drawn[-1].axes
+    assert [bar.get_width() for bar in bars.patches] == [0.2, 0.4]
 
 
 def texts(axis) -> dict[tuple[int, int], tuple[str, str]]:

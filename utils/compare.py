@@ -78,23 +78,30 @@ def grouped(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
     return dict(sorted(groups.items(), key=lambda group: group[0] != ""))
 
 
-def table(groups: dict[str, list[FinishedRun]], metrics: Sequence[str]) -> list[dict[str, str]]:
-    """A row a group: its last metrics as mean, and ± deviation where there are several runs."""
+def table(groups: dict[str, list[FinishedRun]], metrics: Sequence[str]) -> list[dict[str, str | float | None]]:
+    """A row a group: of its last metrics the mean, and under `metric ±` the deviation where there are several runs."""
     rows = []
     for special, runs in groups.items():
         row = {"settings": special or "(what most have in common)", "runs": str(len(runs)),
                "steps": "/".join(dict.fromkeys(str(run.steps) for run in runs))}
         for metric in metrics:
             values = [value for run in runs if (value := run.last(metric)) is not None]
-            spread = f" ± {statistics.stdev(values):.2g}" if len(values) > 1 else ""
-            row[metric] = f"{statistics.mean(values):.4g}{spread}" if values else ""
+            row[metric] = statistics.mean(values) if values else None
+            row[f"{metric} ±"] = statistics.stdev(values) if len(values) > 1 else None
         rows.append(row)
     return rows
 
 
-def markdown(rows: list[dict[str, str]]) -> str:
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def markdown(rows: list[dict[str, str | float | None]], metrics: Sequence[str]) -> str:
+    def cell(row: dict, metric: str) -> str:
+        mean, deviation = row[metric], row[f"{metric} ±"]
+        return "" if mean is None else f"{mean:.4g}" + (f" ± {deviation:.2g}" if deviation is not None else "")
+
+    names = ["settings", "runs", "steps"]
+    lines = [[*names, *metrics], ["---"] * (len(names) + len(metrics)),
+             *([*(row[name] for name in names), *(cell(row, metric) for metric in metrics)] for row in rows)]
+    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return text + ("\n±: standard deviation over the runs of a row.\n" if "±" in text else "")
 
 
 def compare(directories: Sequence[Path], metrics: Sequence[str], output: Path) -> None:
@@ -107,9 +114,10 @@ def compare(directories: Sequence[Path], metrics: Sequence[str], output: Path) -
         raise ValueError(f"no run has {', '.join(missing)}; there are {', '.join(names)}")
     groups = grouped(runs)
     rows = table(groups, metrics)
-    print(markdown(rows), end="")
+    text = markdown(rows, metrics)
+    print(text, end="")
     output.parent.mkdir(parents=True, exist_ok=True)
-    Path(f"{output}.md").write_text(markdown(rows))
+    Path(f"{output}.md").write_text(text)
     with open(f"{output}.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()

@@ -115,21 +115,27 @@ def _add_legend(figure, names: dict[int, str]) -> None:
 
 
 def plot_comparison(curves: dict[str, list[tuple[list[int], list[float]]]], metric: str, picture: Path) -> None:
-    """Steps and values of several runs of each name: their curves, and where they end as bars with a dot a run."""
+    """Steps and values of several runs of each name: where they end as bars with a dot a run and, but of evaluations,
+    which have one value each, their curves."""
     plt = _pyplot()
-    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 1.5 + 0.32 * max(len(curves), 8)))
+    curved = any(len(steps) > 1 for runs in curves.values() for steps, _ in runs)
+    figure, axes = plt.subplots(1, 1 + curved, figsize=(6.5 * (1 + curved), 1.5 + 0.32 * max(len(curves), 8)),
+                                squeeze=False)
+    *left, right = axes[0]
     for i, (name, runs) in enumerate(curves.items()):
         colour = plt.get_cmap("tab20")(i % 20)
         ends = [values[-1] for _, values in runs if values]
-        for steps, values in runs:
-            left.plot(steps, values, color=colour, marker="o", markersize=3, linewidth=1)
+        for axis in left:
+            for steps, values in runs:
+                axis.plot(steps, values, color=colour, marker="o", markersize=3, linewidth=1)
         right.barh(i, np.mean(ends) if ends else 0, color=colour, alpha=0.6)
         right.plot(ends, [i] * len(ends), "k.", markersize=4)
-    left.set(xlabel="step", ylabel=metric, title="each run")
+    for axis in left:
+        axis.set(xlabel="step", ylabel=metric, title="each run")
     labels = [fill(name, 45) for name in curves]
     right.set(yticks=range(len(curves)), yticklabels=labels, xlabel=metric, title="at the end: mean, and each run")
     right.invert_yaxis()
-    for axis in (left, right):
+    for axis in axes[0]:
         axis.grid(alpha=0.3)
     _save(figure, picture)
 
