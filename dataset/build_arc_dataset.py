@@ -149,12 +149,25 @@ def read_sources(args: argparse.Namespace) -> list[Task]:
             raise ValueError(f"the test set {name} is not among --subsets {' '.join(args.subsets)}; add or correct it")
     tasks = [task for subset in dict.fromkeys(args.subsets)
              for task in read_tasks(args.input_file_prefix, subset, subset in test_sets)]
+    if args.tasks:
+        tasks = chosen(tasks, args.tasks)
     tested: dict[str, Task] = {}
     for task in (task for task in tasks if task.for_testing):
         twin = tested.setdefault(task.id, task)
         if canonical_key(twin) != canonical_key(task):
             raise ValueError(f"task {task.id} stands in {twin.subset} and, with other pairs, in {task.subset}; answers "
                              "to both could not be told apart, so build two data sets")
+    return tasks
+
+
+def chosen(tasks: list[Task], ids: list[str]) -> list[Task]:
+    """The tasks of these ids. Raises ValueError where there are none of one, or none to test."""
+    unknown = sorted(set(ids) - {task.id for task in tasks})
+    if unknown:
+        raise ValueError(f"--tasks: {', '.join(unknown)} is in none of the --subsets; correct or remove it")
+    tasks = [task for task in tasks if task.id in ids]
+    if not any(task.for_testing for task in tasks):
+        raise ValueError("--tasks names no task of the test set; add one, or give --test-set-name their subset")
     return tasks
 
 
@@ -258,6 +271,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--subsets", nargs="+", required=True, help="names of the subsets to use")
     parser.add_argument("--test-set-name", required=True, help="the subset whose tests go to the test split")
     parser.add_argument("--test-set-name2", help="another such subset")
+    parser.add_argument("--tasks", nargs="+", help="ids of the tasks to use, of these subsets (default: all)")
     parser.add_argument("--num-aug", type=at_least(0), default=1000, help="augmentations of a task (default: 1000)")
     parser.add_argument("--puzzle-identifiers-start", type=at_least(1), default=1,
                         help="identifier of the first puzzle; the ones below are blank (default: 1)")

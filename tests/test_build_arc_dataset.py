@@ -198,6 +198,16 @@ def test_two_tasks_with_one_id_share_an_identifier_unless_both_are_tested(subset
         build(prefix, tmp_path / "no", "--test-set-name2", "learn")
 
 
+def test_a_few_tasks_can_be_chosen_and_come_out_as_among_all(prefix, built, tmp_path):
+    few = build(prefix, tmp_path / "few", "--tasks", "learn2", "exam1")
+    assert [name for name in names_of(few) if "|||" not in name] == ["<blank>", "learn2", "exam1"]
+    assert set(names_of(few)) <= set(names_of(built))
+    for ids, message in ((["exam1", "exam9"], "--tasks: exam9 is in none of the --subsets"),
+                         (["learn2"], "--tasks names no task of the test set")):
+        with pytest.raises(ValueError, match=message):
+            build(prefix, tmp_path / "no", "--tasks", *ids)
+
+
 def test_leaks_are_told_dropped_or_refused(subsets, tmp_path, capsys):
     turned = {kind: [{side: np.rot90(pair[side]).tolist() for side in pair} for pair in pairs]
               for kind, pairs in subsets["exam"]["exam1"].items()}
