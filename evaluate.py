@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
 from config.schema import ArchConfig, EvaluateConfig
@@ -23,7 +23,8 @@ from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
 from evaluators.loop import DepthCurve, evaluate, trace
 from evaluators.protocol import build_evaluators
 from evaluators.rollout import Rollouts, roll_out
-from utils.checkpoint import PUZZLE_TABLE, find_checkpoint, load_weights, read_checkpoint, weights_of
+from utils.checkpoint import (CONFIG_NAMES, PUZZLE_TABLE, find_checkpoint, load_weights, read_checkpoint, settings_of,
+                              weights_of)
 from utils.command_line import run_script
 from utils.distributed import World, joined_world
 from utils.export import Export, refuse_unpublished
@@ -31,20 +32,18 @@ from utils.hub import is_reference, repository_of, upload
 from utils.plots import plot_predictions, plot_rollouts, plot_sequence_steps, plot_solution_steps
 
 WATCHED = 512  # test examples among which picture=slowest chooses
-CONFIG_NAMES = ("config.yaml", "all_config.yaml")  # beside a checkpoint: ours, and the published one
 
 
 def run_settings(checkpoint: Path, payload: dict) -> dict:
-    """The config of the run that wrote a checkpoint: in it, or in a file beside it."""
-    beside = [checkpoint.parent / name for name in CONFIG_NAMES if (checkpoint.parent / name).is_file()]
-    if "config" not in payload and not beside:
+    """The config of the run that wrote a checkpoint. Raises ValueError where there is none, or not a whole one."""
+    found = settings_of(checkpoint, payload)
+    if found is None:
         raise ValueError(f"{checkpoint} holds no config, and {' or '.join(CONFIG_NAMES)} is not beside it; put the "
                          "run's config there")
-    settings = payload.get("config") or OmegaConf.to_container(OmegaConf.load(beside[0]), resolve=True)
+    settings, file = found
     for key in ("arch", "data_paths", "global_batch_size"):
         if key not in settings:
-            raise ValueError(f"{checkpoint if 'config' in payload else beside[0]} has no {key}; it must be the config "
-                             "of the run that wrote the checkpoint")
+            raise ValueError(f"{file} has no {key}; it must be the config of the run that wrote the checkpoint")
     return settings
 
 
@@ -82,7 +81,7 @@ def load_head(config: EvaluateConfig, settings: dict, payload: dict, data: Puzzl
     state = weights_of(payload, config.use_ema)
     rows = next((len(value) for name, value in state.items() if name.endswith(PUZZLE_TABLE)), None)
     if rows is not None and rows < data.metadata.num_puzzle_identifiers:
-        raise ValueError(f"{data.config.dataset_paths} hold {data.metadata.num_puzzle_identifiers} puzzle identifiers, "
+        raise ValueError(f"{data.config.folders} hold {data.metadata.num_puzzle_identifiers} puzzle identifiers, "
                          f"and the table of {checkpoint} has {rows} rows; score the data set it was trained on")
     arch = ArchConfig(**settings["arch"])
     arch.check()
@@ -105,7 +104,7 @@ def ablate_identifiers(head: nn.Module, data: PuzzleDataset, which: str) -> None
     tested = tested[tested != blank]
     if head.puzzle_embedding is None or len(tested) < 2:
         lacking = "the model has no puzzle embedding" if head.puzzle_embedding is None else \
-            f"the test puzzles of {data.config.dataset_paths} have no identifiers of their own"
+            f"the test puzzles of {data.config.folders} have no identifiers of their own"
         raise ValueError(f"puzzle_identifiers={which} has no effect: {lacking}; use puzzle_identifiers=own")
     order = np.random.default_rng(0).permutation(tested)
     table = head.puzzle_embedding.weights
@@ -117,7 +116,7 @@ def refuse_picture(data: PuzzleDataset, choice: int | str) -> None:
     """Raise ValueError where there is no such example, or none that can be drawn: before scoring, which takes long."""
     is_puzzle = data.metadata.task_type == "classification"
     if is_puzzle and round(data.metadata.seq_len**0.5)**2 != data.metadata.seq_len:
-        raise ValueError(f"picture: only square puzzles can be drawn; {data.config.dataset_paths} have "
+        raise ValueError(f"picture: only square puzzles can be drawn; {data.config.folders} have "
                          f"{data.metadata.seq_len} cells")
     data.examples([0 if choice == "slowest" else choice])
 
@@ -206,7 +205,7 @@ def score(config: EvaluateConfig, world: World) -> dict[str, float]:
         told = differences(config)
         averaged = "averaged" if config.use_ema and payload.get("ema_state") else "stored"
         print(f"{checkpoint} ({', '.join([f'{averaged} weights', *(f'{k}={v}' for k, v in told.items())])}) on "
-              f"{', '.join(data.config.dataset_paths)}")
+              f"{data.config.folders}")
         report(metrics, by_step, told, output_dir)
         if rollouts:
             print(rollouts.table())

@@ -184,7 +184,7 @@ def load_data(config: PretrainConfig, world: World) -> tuple[PuzzleDataset, Puzz
                              f"{getattr(test.metadata, key)} in data_paths_test={test_paths}; one model cannot do both")
     if not config.skip_sanity_checks:
         for split, data in (("train", train), ("test", test)):
-            check_batch(f"first {split} batch of {data.config.dataset_paths}", data.first_batch(),
+            check_batch(f"first {split} batch of {data.config.folders}", data.first_batch(),
                         data.metadata.batch_fields())
     if not train.steps_in(config.epochs):
         raise ValueError(f"the whole run is shorter than one batch: {config.epochs} epochs of "

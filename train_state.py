@@ -14,7 +14,7 @@ from losses import ACTRegressionLossHead
 from models.act import Carry
 from models.ema import EMA
 from models.sparse_embedding import SparseSignSGD
-from utils.checkpoint import find_checkpoint, load_weights, read_checkpoint, weights_of
+from utils.checkpoint import find_checkpoint, load_weights, read_checkpoint, settings_of, weights_of
 from utils.curriculum import cycles_at
 from utils.distributed import World, all_reduce_sum_, gather_objects, gather_rows
 from utils.metrics import TrainMeter
@@ -82,6 +82,19 @@ class TrainState:
         self.carry = replace(self.carry, halted=torch.ones_like(self.carry.halted))
 
 
+def start_from(checkpoint: str, head: nn.Module, config: PretrainConfig, world: World) -> None:
+    """Take the weights of a checkpoint. What its run had set otherwise is said: they may fit and mean another thing."""
+    file = find_checkpoint(checkpoint)
+    payload = read_checkpoint(file)
+    settings, _ = settings_of(file, payload) or ({}, None)
+    theirs, same = settings.get("arch", {}), ("loss", "forward_dtype")
+    unlike = [f"arch.{key}={theirs[key]} there and {value} here" for key, value in config.arch.options.items()
+              if key not in same and theirs.get(key, value) != value]
+    if unlike and world.is_main:
+        print(f"notice: {file} was trained with other settings: {', '.join(unlike)}")
+    load_weights(head, weights_of(payload, use_ema=True), file, resize_puzzle_table=True)
+
+
 def build_state(config: PretrainConfig, data: PuzzleDataset, world: World) -> TrainState:
     if config.micro_batch_size and data.local_batch_size % config.micro_batch_size:
         raise ValueError(f"micro_batch_size={config.micro_batch_size} does not divide the {data.local_batch_size} "
@@ -91,8 +104,7 @@ def build_state(config: PretrainConfig, data: PuzzleDataset, world: World) -> Tr
     if isinstance(head, ACTRegressionLossHead) and head.config.normalize:
         head.set_normalization(feature_statistics(list(data.sets.values())))
     if config.load_checkpoint is not None:
-        file = find_checkpoint(config.load_checkpoint)
-        load_weights(head, weights_of(read_checkpoint(file), use_ema=True), file, resize_puzzle_table=True)
+        start_from(config.load_checkpoint, head, config, world)
     head.requires_grad_(not config.freeze_weights)
     if _should_compile(config, world):
         head.compile_recursion()

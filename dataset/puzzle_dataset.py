@@ -50,6 +50,11 @@ class PuzzleDatasetConfig(BaseModel):
     episode_window: int = Field(default=1, gt=0)
     episode_stride: int | None = Field(default=None, gt=0)
 
+    @property
+    def folders(self) -> str:
+        """`dataset_paths`, for people."""
+        return ", ".join(self.dataset_paths)
+
     def local_batch_size(self) -> int:
         if self.global_batch_size % self.num_replicas:
             multiple = -(-self.global_batch_size // self.num_replicas) * self.num_replicas
@@ -260,10 +265,10 @@ class PuzzleDataset(torch.utils.data.IterableDataset):
             for example_set in sets:
                 name = f"{example_set.name}{i}" if example_set.name in self.sets else example_set.name
                 if name in self.sets:
-                    raise ValueError(f"two sets of {config.dataset_paths} would be called {name}; rename one")
+                    raise ValueError(f"two sets of {config.folders} would be called {name}; rename one")
                 self.sets[name] = example_set
         if config.episode_window != 1 and not all(isinstance(m, EpisodeMetadata) for m in by_path.values()):
-            raise ValueError(f"episode_window={config.episode_window} has no effect on {config.dataset_paths}, which "
+            raise ValueError(f"episode_window={config.episode_window} has no effect on {config.folders}, which "
                              "hold no latent episodes; use episode_window=1")
         self.metadata = merged_metadata(by_path).model_copy(
             update={"num_puzzle_identifiers": rows, "sets": list(self.sets)})
@@ -304,7 +309,7 @@ class PuzzleDataset(torch.utils.data.IterableDataset):
         wrong = [n for n in numbers if not 0 <= n < self.num_examples]
         if wrong:
             raise ValueError(f"there is no example {wrong[0]}: the {self.split} split of "
-                             f"{self.config.dataset_paths} has {self.num_examples}, numbered from 0")
+                             f"{self.config.folders} has {self.num_examples}, numbered from 0")
         return self._tensors(self._fetch(np.asarray(numbers)))
 
     def first_batch(self) -> Batch:

@@ -164,11 +164,26 @@ def test_runs_without_a_name_get_different_directories(data, monkeypatch):
     assert len(directories) == 2 and all(d.parts[:2] == ("checkpoints", "data-trm") for d in directories)
 
 
-def test_a_run_starts_from_given_weights(data):
+def test_a_run_starts_from_given_weights(data, capsys):
     first = run(data)
     config = config_of(data, "second", f"load_checkpoint={first / 'best.ckpt'}")
     state = build_state(config, load_data(config, World())[0], World())
     assert same(state.head.state_dict(), read_checkpoint(first / "best.ckpt")["model_state"])
+    assert "notice" not in capsys.readouterr().out
+
+
+def test_given_weights_of_another_architecture_are_told_even_where_they_fit(data, capsys):
+    first = run(data)
+    start = f"load_checkpoint={first / 'best.ckpt'}"
+    config = config_of(data, "second", start, "arch.pos_encodings=none", "arch.H_cycles=1")
+    build_state(config, load_data(config, World())[0], World())
+    told = f"notice: {first / 'best.ckpt'} was trained with other settings: arch.H_cycles=2 there and 1 here, " \
+        "arch.pos_encodings=rope there and none here\n"
+    assert told in capsys.readouterr().out
+    config = config_of(data, "third", start, "arch.hidden_size=32")
+    with pytest.raises(ValueError, match=r"model.inner.H_init is \(16,\), expected \(32,\)"):
+        build_state(config, load_data(config, World())[0], World())
+    assert "arch.hidden_size=16 there and 32 here" in capsys.readouterr().out
 
 
 def test_weights_for_other_puzzles_begin_with_the_mean_of_the_table(data):
@@ -216,13 +231,13 @@ def test_a_step_averages_over_the_global_batch_and_follows_the_schedule(data):
     assert np.allclose(rates, np.minimum(np.arange(1, 7) / 4, 1)[:, None] * [1e-2, 1e-3])
 
 
-@pytest.mark.parametrize("overrides", [[], ["optimizer=adam_atan2", "arch.no_ACT_continue=False", "arch.noise_scale=0.01"],
-                                       ["freeze_weights=True"]])
+@pytest.mark.parametrize("overrides", [
+    [], ["optimizer=adam_atan2", "arch.no_ACT_continue=False", "arch.noise_scale=0.01"], ["freeze_weights=True"]])
 def test_a_step_in_parts_is_the_step(data, overrides):
     """Of several examples of one puzzle, in different parts, the gradients are still one sum."""
     data = write_tiny_dataset(data.parent / "shared", train=[[4]] * 16)
     settings = ["arch.halt_exploration_prob=0.5", "optimizer=adamw", "log_interval=1", *overrides]
-    whole, parts = (run(data, name, *settings, *more) for name, more in (("whole", []), ("parts", ["micro_batch_size=4"])))
+    whole, parts = run(data, "whole", *settings), run(data, "parts", *settings, "micro_batch_size=4")
     for name, value in last_weights(whole).items():
         assert torch.allclose(value, last_weights(parts)[name], atol=1e-5), name
     for a, b in zip(metric_lines(whole), metric_lines(parts), strict=True):

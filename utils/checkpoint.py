@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
@@ -31,6 +32,7 @@ PUZZLE_TABLE = "puzzle_emb.weights"
 STEP_FILES = "step_????????.ckpt"
 PUBLISHED_FILES = r"step_\d+"
 SAFETENSORS = "model.safetensors"
+CONFIG_NAMES = ("config.yaml", "all_config.yaml")  # beside a checkpoint: ours, and the published one
 RETRY_S = 60.0  # after a write that failed
 
 
@@ -236,6 +238,14 @@ def weights_of(payload: dict, use_ema: bool) -> dict[str, Tensor]:
     if use_ema:
         state = state | (payload.get("ema_state") or {})
     return {name.removeprefix(COMPILED_PREFIX): value for name, value in state.items()}
+
+
+def settings_of(checkpoint: Path, payload: dict) -> tuple[dict, Path] | None:
+    """The config of the run that wrote a checkpoint, and where it stands: in it, or in a file beside it."""
+    if "config" in payload:
+        return payload["config"], checkpoint
+    beside = [checkpoint.parent / name for name in CONFIG_NAMES if (checkpoint.parent / name).is_file()]
+    return (OmegaConf.to_container(OmegaConf.load(beside[0]), resolve=True), beside[0]) if beside else None
 
 
 def load_weights(module: torch.nn.Module, state: dict[str, Tensor], source: str | Path,
