@@ -67,7 +67,8 @@ def batches(pairs: Pairs, augmentations: int, right: float) -> Iterator[dict[str
     for i, pair in enumerate(pairs):
         random = np.random.default_rng((1, i))
         inputs, preds = (augmented(grid, *draw_augmentations(i, augmentations)) for grid in pair)
-        wrong = (random.random(preds.shape) < 0.02) & (random.random((len(preds), 1)) >= right) & (preds >= FIRST_COLOUR)
+        wrong = (random.random(preds.shape) < 0.02) & (random.random((len(preds), 1)) >= right)
+        wrong &= preds >= FIRST_COLOUR
         preds[wrong] = random.integers(FIRST_COLOUR, VOCAB_SIZE, wrong.sum())
         for rows in np.array_split(np.arange(len(preds)), -(-len(preds) // BATCH)):
             yield {"inputs": torch.from_numpy(inputs[rows].astype(np.int32)),

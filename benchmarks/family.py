@@ -9,8 +9,8 @@ All networks are two blocks of one width (HRM: one in each of its two networks),
 URM's convolutions. At equal parameters each takes as many steps as TRM; at equal compute as many as TRM's operations
 pay for: those of the matrix products of a training step, counted. TRM's runs are the same in both.
 
-A run is `pretrain.py` in a process of its own with one thread, on the same puzzles, which all seeds share. What it found
-is a line of the results file as soon as it ends; a run whose line is there is not made again.
+A run is `pretrain.py` in a process of its own with one thread, on the same puzzles, which all seeds share. What it
+found is a line of the results file as soon as it ends; a run whose line is there is not made again.
 """
 import argparse
 import json
@@ -120,8 +120,8 @@ def found(results: list[dict], settings: list[str], steps: int) -> dict[int, dic
 
 def print_table(facts: dict[str, dict], args: argparse.Namespace, results: list[dict]) -> None:
     for budget, lengths in budgets(facts, args.steps).items():
-        print(f"\n### {budget.capitalize()}\n\n| architecture | exact, % (each seed) | cells, % | network | embedding | "
-              "steps | GFLOP a step | steps/s, at best | peak MB |\n|" + " --- |" * 9)
+        print(f"\n### {budget.capitalize()}\n\n| architecture | exact, % (each seed) | cells, % | network | embedding "
+              "| steps | GFLOP a step | steps/s, at best | peak MB |\n|" + " --- |" * 9)
         for arch, steps in lengths.items():
             fact = facts[arch]
             runs = list(found(results, fact["settings"], steps).values())

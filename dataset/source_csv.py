@@ -244,4 +244,5 @@ def write_generated(args: argparse.Namespace, source: str, splits: dict[str, lis
             write_csv(folder / f"{split}.csv", source, rows)
     for split, rows in splits.items():
         print(f"{split}: {len(rows)} puzzles")
-    print(f"next: python -m {next_step} --source-dir {args.output_dir} --output-dir {args.output_dir}-built")
+    built = args.output_dir.removesuffix("-csv") if args.output_dir.endswith("-csv") else f"{args.output_dir}-built"
+    print(f"next: python -m {next_step} --source-dir {args.output_dir} --output-dir {built}")

@@ -32,9 +32,9 @@ class Ridge:
         if eval_metadata.task_type != "regression":
             raise ValueError(f"ridge@Ridge is a baseline of regression data, and {data_path} holds "
                              f"{eval_metadata.KIND}; use evaluators=[]")
-        if isinstance(eval_metadata, EpisodeMetadata):  # windows of it overlap, in data that no split writes down
-            raise ValueError(f"ridge@Ridge does not take the latent episodes of {data_path}, whose baselines stand in the "
-                             "table of evaluate.py; use evaluators=[]")
+        if isinstance(eval_metadata, EpisodeMetadata):
+            raise ValueError(f"ridge@Ridge does not take the latent episodes of {data_path}, whose baselines stand in "
+                             "the table of evaluate.py; use evaluators=[]")
         width = eval_metadata.seq_len * eval_metadata.input_dim
         if width > MOST_INPUTS:
             raise ValueError(f"ridge@Ridge takes at most {MOST_INPUTS} inputs, and an example of {data_path} has "

@@ -156,8 +156,8 @@ def rollout_cases(episodes: EpisodeSet) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 def one_step_cases(episodes: EpisodeSet, fields: dict[str, np.ndarray]
                    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of the fields of examples: the last `order` latents (B, places, order, D) at each place that has so many, those that follow
-    (B, places, D), and which are real (B, places)."""
+    """Of the fields of examples: the last `order` latents (B, places, order, D) at each place that has so many, those
+    that follow (B, places, D), and which are real (B, places)."""
     inputs, targets, mask = (fields[name].reshape(len(fields[name]), episodes.window, -1)
                              for name in ("inputs", "targets", "target_mask"))
     order = linear_order(episodes.window)

@@ -2,9 +2,9 @@
 
     loss = Σ over rows of [mse_weight · mean squared error + mae_weight · mean absolute error + w · BCE of q_halt]
 
-with w = `halting_weight`. Means are over a row's observed targets (`target_mask`); a row without any counts as nothing. Without the Q head every
-example takes N_sup supervision steps. With it, q_halt learns whether the row's own weighted error (the bracket without
-the BCE) is below `halt_threshold`, and training halts rows whose q_halt is positive.
+with w = `halting_weight`. Means are over a row's observed targets (`target_mask`); a row without any counts as nothing.
+Without the Q head every example takes N_sup supervision steps. With it, q_halt learns whether the row's own weighted
+error (the bracket without the BCE) is below `halt_threshold`, and training halts rows whose q_halt is positive.
 
 With `normalize`, the network sees inputs and targets of mean 0 and deviation 1 in each feature of the training data;
 loss and `halt_threshold` are in these units, predictions and all other metrics in those of the data.

@@ -15,7 +15,8 @@ def prefix(tmp_path) -> str:
     rng = np.random.default_rng(0)
     first, second = random_arc_task(rng, 2, 2), random_arc_task(rng, 3, 1, high=30)
     tests_first = {kind: second[kind] for kind in ("test", "train")}
-    return write_arc_source(tmp_path, {"a": {"first": first, "second": tests_first}, "b": {"third": random_arc_task(rng)}})
+    return write_arc_source(tmp_path, {"a": {"first": first, "second": tests_first},
+                                       "b": {"third": random_arc_task(rng)}})
 
 
 def edit(prefix: str, change, subset: str = "a", part: str = "challenges") -> Path:

@@ -21,7 +21,8 @@ with joined_world("cpu") as world:
     meter = MetricSums(world.device)
     meter.add({"loss": torch.tensor(1.0 + r), "rows": torch.tensor(4)})
     uneven = [gather_uneven_rows(torch.full((n, 2), r, dtype=torch.uint8)) for n in (3 * r, 0, 2 - r)]
-    found = {"rank": r, "uneven": None if r else [rows.tolist() for rows in uneven], "size": world.size, "is_main": world.is_main, "sums": [t.tolist() for t in tensors],
+    found = {"rank": r, "size": world.size, "is_main": world.is_main, "sums": [t.tolist() for t in tensors],
+             "uneven": None if r else [rows.tolist() for rows in uneven],
              "rows": all_gather_rows(torch.tensor([[r, 7], [r, 8]])).tolist(),
              "name": broadcast_object(f"name{r}"), "metrics": meter.read()}
     open(f"rank{r}.json", "w").write(json.dumps(found))
@@ -36,7 +37,8 @@ def test_ranks_sum_gather_and_agree(tmp_path):
     assert done.returncode == 0, done.stderr
     for rank in (0, 1):
         assert json.loads((tmp_path / f"rank{rank}.json").read_text()) == {
-            "rank": rank, "size": 2, "uneven": None if rank else [[[1, 1]] * 3, [], [[0, 0], [0, 0], [1, 1]]], "is_main": rank == 0, "sums": [[[3, 3], [3, 3]], 10, [1, 5]],
+            "rank": rank, "size": 2, "is_main": rank == 0, "sums": [[[3, 3], [3, 3]], 10, [1, 5]],
+            "uneven": None if rank else [[[1, 1]] * 3, [], [[0, 0], [0, 0], [1, 1]]],
             "rows": [[0, 7], [0, 8], [1, 7], [1, 8]], "name": "name0", "metrics": {"loss": 3, "rows": 8}}
 
 

@@ -166,7 +166,8 @@ def test_a_run_goes_on_in_another_directory_and_leaves_the_first_as_it_was(data)
 
 
 @pytest.mark.parametrize("overrides, message", [
-    (["arch.hidden_size=32"], "step_00000016.ckpt cannot go on with arch.hidden_size=32 .was 16.*start a new run, under"),
+    (["arch.hidden_size=32"],
+     "step_00000016.ckpt cannot go on with arch.hidden_size=32 .was 16.*start a new run, under"),
     (["global_batch_size=12", "seed=3"], "global_batch_size=12 .was 24., seed=3 .was 0."),
     (["ema=False"], "ema=False .was True."), (["optimizer=adamw"], "optimizer=adamw .was lion."),
     (["data_paths=[a,b]"], "data_paths="), (["arch=trm"], "arch.hidden_size=512 .was 16."),

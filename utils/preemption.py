@@ -6,7 +6,8 @@
             if stop.requested: save(); exit with STOPPED
 
 Exit statuses: STOPPED, the run is saved and can be resumed; GAVE_UP, the step or the save outlasted the grace, or could
-not be saved, and the checkpoints written before are as they were. A second signal ends the process at once (128 + its number).
+not be saved, and the checkpoints written before are as they were. A second signal ends the process at once (128 + its
+number).
 """
 import os
 import signal

@@ -96,7 +96,7 @@ def _step_of(checkpoint: Path) -> float:
 def adopt(source: Path, directory: Path, step: int) -> None:
     """Make the checkpoint that a run goes on from its newest one, if it is not, so that it can go on from it again."""
     own = directory / step_file(step)
-    if source.resolve() != own.resolve():  # a file of that name may be the damaged one that made the user choose another
+    if source.resolve() != own.resolve():  # of that name, there may be the damaged one that made the user choose
         write_atomically(own, lambda file: shutil.copyfile(source, file))
     write_atomically(directory / "latest.txt", lambda file: file.write_text(own.name + "\n"))
 
@@ -150,5 +150,5 @@ def newest_checkpoint(directory: Path, say: Callable[[str], None]) -> Path | Non
 
 def runs_there_are(root: Path = Path("checkpoints")) -> str:
     """The runs below a folder that have a checkpoint, as the end of a sentence."""
-    runs = sorted({str(file.parent) for file in root.glob(f"*/*/{STEP_FILES}")})
+    runs = sorted({str(file.parent) for depth in ("*", "*/*") for file in root.glob(f"{depth}/{STEP_FILES}")})
     return f"runs there are: {', '.join(runs)}" if runs else f"there are no runs below {root}/"
