@@ -115,7 +115,7 @@ def test_the_model_can_be_shown_no_puzzle_in_particular(fresh, tmp_path, capsys)
     without = shutil.copytree(data, tmp_path / "without")
     np.save(without / "test" / "all__puzzle_identifiers.npy", np.zeros(10, np.int32))
     assert scored(fresh, f"data_paths=[{without}]") == blank != own
-    with pytest.raises(ValueError, match="shuffled has no effect: the test puzzles of .*without'. have no identifiers"):
+    with pytest.raises(ValueError, match="shuffled has no effect: the test puzzles of .*without have no identifiers"):
         scored(fresh, f"data_paths=[{without}]", "puzzle_identifiers=shuffled")
 
 
