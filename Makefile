@@ -48,9 +48,9 @@ test-long: .venv/installed
 	@$(PY) -m pytest -q -m long
 
 # The pinned versions of constraints.txt are the tested ones.
-.venv/installed: requirements.txt constraints.txt
+.venv/installed: requirements.txt requirements-extra.txt constraints.txt
 	@test -x $(PY) || $(PYTHON) -m venv .venv
-	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-extra.txt -c constraints.txt
 	@touch $@
 
 clean:

@@ -2,6 +2,7 @@
 import base64
 import json
 import shutil
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,7 +18,7 @@ from evaluate import score
 from helpers import TINY_ARCH, evaluate_config, metric_lines, pretrain_config, write_tiny_dataset
 from pretrain import train
 from utils.distributed import World
-from utils.hub import downloaded, repository_of
+from utils.hub import downloaded, repository_of, upload
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
@@ -55,6 +56,13 @@ def cache(monkeypatch, tmp_path) -> Path:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
     return tmp_path / "cache"
+
+
+def test_without_the_library_it_is_named(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    for use in (lambda: downloaded("hf://owner/name"), lambda: upload(tmp_path, "owner/name")):
+        with pytest.raises(ValueError, match="need huggingface_hub, which is not installed; pip install"):
+            use()
 
 
 def test_a_cached_run_is_scored_and_trained_further_offline(run_dir, cache, tmp_path):

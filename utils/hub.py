@@ -4,7 +4,7 @@
     python evaluate.py checkpoint=checkpoints/PROJECT/RUN export=hub hub_repo=owner/name
 
 The library's own cache and environment hold: `HF_HUB_OFFLINE=1` takes what the cache has, `HF_HOME` says where it is,
-`HF_TOKEN` who uploads. It is imported when a name asks for it.
+`HF_TOKEN` who uploads. It is an extra (requirements-extra.txt), imported when a name asks for it.
 """
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ PREFIX = "hf://"
 REPOSITORY = r"[\w.-]+/[\w.-]+"
 REFERENCE = re.compile(rf"{PREFIX}(?P<repo>{REPOSITORY})(@(?P<revision>[^/]+))?(/(?P<inside>.+))?")
 # Of a whole repository, only what a run or an export leaves; a file or folder inside comes with the config beside it.
-OF_A_RUN = ("model.safetensors", "best.ckpt", "latest.txt", "step_*", "config.yaml", "all_config.yaml")
+OF_A_RUN = ("model.safetensors", "best.ckpt", "latest.txt", "step_*", "checkpoint", "config.yaml", "all_config.yaml")
 
 
 def is_reference(path: str | Path) -> bool:
@@ -30,17 +30,16 @@ def downloaded(reference: str) -> Path:
 
     Raises ValueError where it is neither there nor within reach.
     """
-    from huggingface_hub import constants, snapshot_download
-
+    hub = _library()
     parts = _parsed(reference)
     inside = parts["inside"]
     folder = Path(inside or "").parent
     wanted = [inside, f"{inside}/*", *(str(folder / name) for name in OF_A_RUN if name.endswith(".yaml"))]
     try:
-        snapshot = snapshot_download(parts["repo"], revision=parts["revision"],
+        snapshot = hub.snapshot_download(parts["repo"], revision=parts["revision"],
                                      allow_patterns=wanted if inside else list(OF_A_RUN))
     except Exception as error:  # the library's and its HTTP client's, by version; what was said is passed on
-        raise ValueError(f"{reference} is not in the cache ({constants.HF_HUB_CACHE}) and cannot be downloaded "
+        raise ValueError(f"{reference} is not in the cache ({hub.constants.HF_HUB_CACHE}) and cannot be downloaded "
                          f"({_said(error)}); check the name, the network and HF_HUB_OFFLINE, or give a local path"
                          ) from error
     return Path(snapshot, inside or "")
@@ -51,14 +50,24 @@ def upload(folder: Path, repository: str) -> str:
 
     Raises ValueError where the hub cannot be reached or refuses; the folder stays as it is.
     """
-    from huggingface_hub import HfApi
-
+    api = _library().HfApi()
     try:
-        HfApi().create_repo(repository, exist_ok=True)
-        return str(HfApi().upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload a checkpoint"))
+        api.create_repo(repository, exist_ok=True)
+        return str(api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload a checkpoint"))
     except Exception as error:  # as in `downloaded`
         raise ValueError(f"the upload to {repository} failed ({_said(error)}); what was to be uploaded is in {folder}: "
                          f"with a network and HF_TOKEN set, `hf upload {repository} {folder}` does it") from error
+
+
+def _library():
+    try:
+        import huggingface_hub
+    except ModuleNotFoundError as error:
+        if error.name != "huggingface_hub":
+            raise
+        raise ValueError("hf://… and export=hub need huggingface_hub, which is not installed; pip install "
+                         "huggingface_hub") from error
+    return huggingface_hub
 
 
 def _parsed(reference: str) -> dict[str, str | None]:
