@@ -68,6 +68,22 @@ def test_where_no_value_is_more_usual_every_row_says_its_own(runs, tmp_path):
         ("evaluation=votes_0", 0.25), ("evaluation=votes_30", 0.5)]
 
 
+def test_evaluations_of_several_runs_are_told_apart_by_run_and_by_evaluation(tmp_path):
+    """Supervision steps in training against those at test, over two seeds: a row a pair."""
+    folders = []
+    for trained in (1, 8):
+        for seed in (0, 1):
+            run = write_run(tmp_path / f"{trained}-{seed}", 0.5, seed=seed, arch={"halt_max_steps": trained})
+            for tested in (1, 8):
+                folders.append(run / f"evaluation_halt_max_steps_{tested}")
+                folders[-1].mkdir()
+                (folders[-1] / "metrics.json").write_text(json.dumps({"val/accuracy": trained + tested / 10 + seed}))
+    rows = table(grouped([read_run(folder) for folder in folders]), ["val/accuracy"])
+    assert {row["settings"]: (row["runs"], row["val/accuracy"]) for row in rows} == {
+        f"arch.halt_max_steps={trained}, evaluation=evaluation_halt_max_steps_{tested}":
+            ("2", pytest.approx(trained + tested / 10 + 0.5)) for trained in (1, 8) for tested in (1, 8)}
+
+
 def test_what_is_no_run_or_no_metric_is_named(runs, tmp_path, capsys):
     assert main([str(tmp_path), "--output", str(tmp_path / "x")]) == 2
     assert f"{tmp_path} is not the directory of a run" in capsys.readouterr().err

@@ -5,7 +5,7 @@
     python -m utils.compare votes_0 votes_30 --metrics eval/arc/pass@2 --output votes           # of evaluate.py
 
 Runs that differ in nothing but their seed, name and place are one row. A row is named by what it does not have in
-common with most of the runs, an evaluation by its folder. The first metric is drawn.
+common with most of the runs, an evaluation by its folder too. The first metric is drawn.
 """
 import argparse
 import csv
@@ -53,17 +53,20 @@ class FinishedRun:
 
 def read_run(directory: Path) -> FinishedRun:
     """A run, or the output of `evaluate.py`. Raises ValueError where a directory holds neither."""
-    if (directory / "metrics.json").is_file():
-        return FinishedRun(directory, {"evaluation": directory.name},
-                           [{"step": 0} | json.loads((directory / "metrics.json").read_text())])
     config, metrics = directory / "config.yaml", directory / "metrics.jsonl"
+    if (directory / "metrics.json").is_file():
+        of_run = _settings(directory.parent / "config.yaml") if (directory.parent / "config.yaml").is_file() else {}
+        return FinishedRun(directory, of_run | {"evaluation": directory.name},
+                           [{"step": 0} | json.loads((directory / "metrics.json").read_text())])
     if not config.is_file() or not metrics.is_file() or not metrics.stat().st_size:
         raise ValueError(f"{directory} is not the directory of a run, which has config.yaml and metrics.jsonl, nor of "
                          "an evaluation, which has metrics.json")
+    return FinishedRun(directory, _settings(config), [json.loads(line) for line in metrics.read_text().splitlines()])
+
+
+def _settings(config: Path) -> dict[str, str]:
     settings = OmegaConf.load(config)
-    return FinishedRun(directory, {key: str(OmegaConf.select(settings, key)) for key in leaf_keys(settings)
-                                   if not key.startswith(SAME_RUN)},
-                       [json.loads(line) for line in metrics.read_text().splitlines()])
+    return {key: str(OmegaConf.select(settings, key)) for key in leaf_keys(settings) if not key.startswith(SAME_RUN)}
 
 
 def grouped(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
