@@ -63,12 +63,13 @@ def orthogonalised(g: np.ndarray) -> np.ndarray:
     return x
 
 
-def test_muon_trains_matrices_by_its_formula_and_the_rest_by_adamw_at_its_own_rate():
+@pytest.mark.parametrize("scale, factor", [("original", 1.0), ("match_rms_adamw", 0.2 * 4**0.5)])
+def test_muon_trains_matrices_by_its_formula_and_the_rest_by_adamw_at_its_own_rate(scale, factor):
     random = np.random.default_rng(2)
     start = {"body.weight": random.normal(size=(3, 4)), "lm_head.weight": random.normal(size=(2, 4))}
     module = torch.nn.ModuleDict({name.split(".")[0]: torch.nn.ParameterDict(
         {"weight": torch.nn.Parameter(torch.tensor(value))}) for name, value in start.items()})
-    config = optim_config("muon", "adamw_lr=0.002")
+    config = optim_config("muon", "adamw_lr=0.002", f"muon_scale={scale}")
     muon, adamw = build_optimizers(module, config)
     assert [peak_rate(optimizer, config) for optimizer in (muon, adamw)] == [LR, 0.002]
     p, momentum, q, m, v = start["body.weight"], 0.0, start["lm_head.weight"], 0.0, 0.0
@@ -78,7 +79,8 @@ def test_muon_trains_matrices_by_its_formula_and_the_rest_by_adamw_at_its_own_ra
             parameter.grad = torch.tensor(gradient)
         muon.step(), adamw.step()
         momentum = B2 * momentum + (1 - B2) * gradients[0]
-        p = p * (1 - LR * DECAY) - LR * orthogonalised((1 - B2) * gradients[0] + B2 * momentum)  # wider than high
+        update = orthogonalised((1 - B2) * gradients[0] + B2 * momentum)
+        p = p * (1 - LR * DECAY) - LR * factor * update  # of 3 × 4, wider than high
         m, v = B1 * m + (1 - B1) * gradients[1], B2 * v + (1 - B2) * gradients[1]**2
         q = q * (1 - 0.002 * DECAY) - 0.002 * m / (1 - B1**t) / (np.sqrt(v / (1 - B2**t)) + 1e-8)
     np.testing.assert_allclose(module["body"]["weight"].detach().numpy(), p, atol=0.03 * LR * 10)  # in bfloat16
@@ -126,6 +128,7 @@ def test_what_adamw_trains_beside_muon_may_have_a_decay_of_its_own(overrides, de
 @pytest.mark.parametrize("overrides, message", [
     (["optimizer=muon"], "optimizer=muon trains embeddings, heads and biases by AdamW; set its rate, adamw_lr"),
     (["adamw_lr=1e-4"], "adamw_lr=0.0001 has no effect with optimizer=lion; set lr"),
+    (["muon_scale=match_rms_adamw"], "muon_scale=match_rms_adamw has no effect with optimizer=lion; remove it"),
     (["adamw_weight_decay=1"], "adamw_weight_decay=1.0 has no effect with optimizer=lion; set weight_decay"),
     (["grad_clip=0"], "grad_clip=0: "), (["weight_decay_on=biases"], "weight_decay_on='biases': "),
     (["arch.loss.label_smoothing=1"], "arch.loss.label_smoothing=1: "),

@@ -20,6 +20,8 @@ class OptimConfig(BaseModel):
     lr_warmup_steps: int = Field(ge=0)
     # muon only: peak rate of AdamW, which trains what is no matrix between embeddings and heads
     adamw_lr: float | None = Field(gt=0)
+    # muon only: a matrix's rate by its shape: √max(1, rows / columns), or 0.2·√max(rows, columns) (arXiv 2502.16982)
+    muon_scale: Literal["original", "match_rms_adamw"]
     # muon only: decoupled decay of what AdamW trains; null: as weight_decay and weight_decay_on say
     adamw_weight_decay: float | None = Field(ge=0)
     # decay of the first and the second moment (Lion: of the update and of the momentum; Muon's momentum: beta2)
@@ -48,6 +50,8 @@ class OptimConfig(BaseModel):
             value = getattr(self, f"adamw_{name}")
             if self.optimizer != "muon" and value is not None:
                 raise ValueError(f"adamw_{name}={value} has no effect with optimizer={self.optimizer}; set {name}")
+        if self.optimizer != "muon" and self.muon_scale != "original":
+            raise ValueError(f"muon_scale={self.muon_scale} has no effect with optimizer={self.optimizer}; remove it")
         return self
 
 
@@ -59,7 +63,8 @@ def build_optimizers(module: nn.Module, config: OptimConfig) -> list[torch.optim
     if config.optimizer == "muon":
         if config.adamw_weight_decay is not None:
             decay_of_others = config.adamw_weight_decay
-        return [torch.optim.Muon(matrices, config.lr, config.weight_decay, momentum=config.beta2),
+        return [torch.optim.Muon(matrices, config.lr, config.weight_decay, momentum=config.beta2,
+                                 adjust_lr_fn=config.muon_scale),
                 torch.optim.AdamW(others, **settings | {"lr": config.adamw_lr, "weight_decay": decay_of_others})]
     groups = [{"params": list(module.parameters())}]
     if config.weight_decay_on == "matrices":
