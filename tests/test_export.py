@@ -69,6 +69,24 @@ def test_a_published_checkpoint_comes_back_as_it_was(shared, tmp_path):
             assert OmegaConf.load(there) == OmegaConf.load(back)
 
 
+def test_a_checkpoint_of_hrms_own_repository_is_read(run_dir, tmp_path):
+    """Which calls its modules, its data and its file otherwise, and writes down fewer settings."""
+    data = run_dir.parent / "data"
+    ours = train(pretrain_config("arch=hrm", f"data_paths=[{data}]", f"checkpoint.path={tmp_path / 'ours'}",
+                                 f"log_dir={tmp_path}", *QUICK, "arch.H_layers=1", "arch.puzzle_emb_len=0"), World())
+    metrics = scored(ours)
+    payload, theirs = read_checkpoint(ours / "best.ckpt"), tmp_path / "theirs"
+    theirs.mkdir()
+    torch.save({f"_orig_mod.{name}": value for name, value in payload["model_state"].items()}, theirs / "checkpoint")
+    arch = {key: value for key, value in payload["config"]["arch"].items()
+            if key not in ("act_enabled", "act_inference", "causal", "glu_norm", "initial_state_std", "mlp_t",
+                           "no_ACT_continue", "noise_scale", "puzzle_emb_len", "relaxation")}
+    arch |= {"name": "hrm.hrm_act_v1@HierarchicalReasoningModel_ACTV1", "loss": {
+        "name": "losses@ACTLossHead", "loss_type": "stablemax_cross_entropy"}}
+    OmegaConf.save({"arch": arch, "data_path": str(data), "global_batch_size": 16}, theirs / "all_config.yaml")
+    assert scored(theirs) == scored(theirs / "checkpoint") == metrics
+
+
 def test_safetensors_are_readable_without_us_and_say_what_they_are(run_dir, tmp_path):
     metrics = scored(run_dir, "export=safetensors", f"output_dir={tmp_path}")
     folder = tmp_path / "safetensors"
@@ -95,7 +113,8 @@ def test_classes_are_exported_under_their_published_names(name, published):
 @pytest.mark.parametrize("overrides, unknown", [
     (["arch.glu_norm=True", "arch.noise_scale=0.1"], "arch.glu_norm=True, arch.noise_scale=0.1"),
     (["arch.pos_encodings=rope2d"], "arch.pos_encodings=rope2d"),
-    (["arch=urm"], "arch.name=recursive_reasoning.urm@URM"), ([REGRESSION], f"{REGRESSION}")])
+    (["arch=eqr"], "arch.initial_state_std=1.0, arch.relaxation=0.95, arch.noise_scale=0.01"),
+    (["arch.puzzle_emb_ndim=0"], "arch.puzzle_emb_ndim=0 with puzzle_emb_len=16"), (["arch=urm"], "arch.name=recursive_reasoning.urm@URM"), ([REGRESSION], f"{REGRESSION}")])
 def test_what_the_published_code_would_not_compute_is_not_exported_for_it(overrides, unknown):
     settings = pretrain_config(*overrides).model_dump()
     with pytest.raises(ValueError, match=f"the published code has no {unknown}; use export=safetensors"):

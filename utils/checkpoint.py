@@ -171,7 +171,7 @@ def step_file(step: int) -> str:
 
 def find_checkpoint(path: str | Path) -> Path:
     """The file that a path, or `hf://…` on the hub, means: itself, or in a run's directory best.ckpt, else what
-    latest.txt names; in an exported or published one model.safetensors, or the newest step_N."""
+    latest.txt names; in an exported or published one model.safetensors, the newest step_N, or HRM's `checkpoint`."""
     path = downloaded(path) if is_reference(path) else Path(path)
     if path.is_file():
         return path
@@ -187,8 +187,10 @@ def find_checkpoint(path: str | Path) -> Path:
     published = [file for file in path.glob("step_*") if re.fullmatch(PUBLISHED_FILES, file.name)]
     if published:
         return max(published, key=lambda file: int(file.name.removeprefix("step_")))
+    if (path / "checkpoint").is_file():
+        return path / "checkpoint"
     raise ValueError(f"{path} holds neither best.ckpt nor a latest.txt that names a checkpoint in it, nor "
-                     f"{SAFETENSORS} or a published step_N")
+                     f"{SAFETENSORS} or a published step_N or checkpoint")
 
 
 def read_checkpoint(path: str | Path) -> dict:
@@ -245,7 +247,12 @@ def settings_of(checkpoint: Path, payload: dict) -> tuple[dict, Path] | None:
     if "config" in payload:
         return payload["config"], checkpoint
     beside = [checkpoint.parent / name for name in CONFIG_NAMES if (checkpoint.parent / name).is_file()]
-    return (OmegaConf.to_container(OmegaConf.load(beside[0]), resolve=True), beside[0]) if beside else None
+    if not beside:
+        return None
+    settings = OmegaConf.to_container(OmegaConf.load(beside[0]), resolve=True)
+    if "data_path" in settings:  # of HRM's own repository
+        settings["data_paths"] = [settings.pop("data_path")]
+    return settings, beside[0]
 
 
 def load_weights(module: torch.nn.Module, state: dict[str, Tensor], source: str | Path,

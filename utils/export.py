@@ -25,8 +25,8 @@ PUBLISHED_KEYS = ("data_paths", "data_paths_test", "evaluators", "global_batch_s
                   "puzzle_emb_lr", "puzzle_emb_weight_decay", "seed", "ema", "ema_rate", "freeze_weights",
                   "project_name", "run_name")
 PUBLISHED_LOSS_KEYS = ("name", "loss_type")
-# Options by which a network computes what the published code cannot.
-UNPUBLISHED = ("causal", "glu_norm", "initial_state_std", "relaxation", "noise_scale")
+# Options by which a network computes what the published code cannot, with the values at which they do not.
+UNPUBLISHED = {"causal": False, "glu_norm": False, "initial_state_std": 0, "relaxation": 1, "noise_scale": 0}
 
 
 @dataclass(frozen=True)
@@ -143,10 +143,11 @@ def refuse_unpublished(settings: dict) -> None:
     """Raise ValueError where the published code would not load a model, or would compute something else with it."""
     arch = settings["arch"]
     model_class = load_class(arch["name"], "models")
-    fields = model_class.Config.model_fields
-    unknown = {f"arch.{key}": arch[key] for key in UNPUBLISHED if key in arch and arch[key] != fields[key].default}
+    unknown = {f"arch.{key}": arch[key] for key, off in UNPUBLISHED.items() if arch.get(key, off) != off}
     if arch["pos_encodings"] == "rope2d":
         unknown["arch.pos_encodings"] = "rope2d"
+    if arch["puzzle_emb_ndim"] == 0 and arch.get("puzzle_emb_len"):
+        unknown["arch.puzzle_emb_ndim"] = f"0 with puzzle_emb_len={arch['puzzle_emb_len']}"
     if published_name(arch["name"]).endswith(f"@{model_class.__name__}"):  # it has no published name
         unknown["arch.name"] = arch["name"]
     if arch["loss"]["name"] != "losses@ACTLossHead":

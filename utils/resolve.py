@@ -4,11 +4,16 @@ import inspect
 import pkgutil
 
 
+# Where HRM's own repository has what its successors, and we, keep elsewhere.
+OTHER_MODULES = {"hrm.hrm_act_v1": "recursive_reasoning.hrm"}
+
+
 def load_class(name: str, package: str = "") -> type:
     """The class that `module@Class` names, below `package`. Raises ValueError saying what there is instead."""
     module_name, at, class_name = name.partition("@")
     if not at:
         raise ValueError(f"name={name!r} must have the form module@Class")
+    module_name = OTHER_MODULES.get(module_name, module_name)
     full = f"{package}.{module_name}" if package else module_name
     try:
         module = importlib.import_module(full)
