@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from helpers import run_script, write_tiny_dataset
 from utils.compare import grouped, main, read_run, table
 
 
@@ -82,6 +83,19 @@ def test_evaluations_of_several_runs_are_told_apart_by_run_and_by_evaluation(tmp
     assert {row["settings"]: (row["runs"], row["val/accuracy"]) for row in rows} == {
         f"arch.halt_max_steps={trained}, evaluation=evaluation_halt_max_steps_{tested}":
             ("2", pytest.approx(trained + tested / 10 + 0.5)) for trained in (1, 8) for tested in (1, 8)}
+
+
+def test_ablations_are_one_multirun_and_one_table(tmp_path):
+    """As in README.md, but smaller: `config/ablation/` over `experiment=ablate_sudoku4`."""
+    write_tiny_dataset(tmp_path / "data", seq_len=16, vocab_size=6)
+    done = run_script("pretrain.py", "-m", "experiment=ablate_sudoku4", "ablation=none,one_latent", "seed=0,1",
+                      "data_paths=[data]", "epochs=2", "arch.hidden_size=16", "arch.halt_max_steps=2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    runs = sorted((tmp_path / "checkpoints" / "ablate-sudoku4").iterdir())
+    assert len(runs) == 4 and main([*map(str, runs), "--output", str(tmp_path / "ablations")]) == 0
+    rows = list(csv.DictReader((tmp_path / "ablations.csv").open()))
+    assert [row["runs"] for row in rows] == ["2", "2"]
+    assert "trm_singlez" in rows[1]["settings"] and all(float(row["val/loss"]) > 0 for row in rows)
 
 
 def test_what_is_no_run_or_no_metric_is_named(runs, tmp_path, capsys):
