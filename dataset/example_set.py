@@ -1,5 +1,5 @@
 """What a set of examples is to the training stream and the test batches, whatever its examples are made of."""
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -111,3 +111,10 @@ def _say_once(line: str) -> None:
 def evenly(total: int, at_most: int) -> np.ndarray:
     """Up to so many of `total` numbers, evenly spaced from 0 on."""
     return np.unique(np.linspace(0, total - 1, min(total, at_most)).astype(np.int64))
+
+
+def evenly_over(sets: Sequence[ExampleSet], at_most: int) -> Iterator[tuple[ExampleSet, np.ndarray]]:
+    """The same of the examples of several sets together, each giving in proportion to its size: (set, rows) by set."""
+    total = sum(map(len, sets))
+    for example_set in sets:
+        yield example_set, evenly(len(example_set), -(-at_most * len(example_set) // total))

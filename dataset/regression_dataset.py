@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from dataset.common import RegressionMetadata, field_path, new_dataset_directory, write_json
-from dataset.example_set import (ExampleSet, cast_notice, check_puzzles, evenly, first_not_finite, load_field,
+from dataset.example_set import (ExampleSet, cast_notice, check_puzzles, evenly_over, first_not_finite, load_field,
                                  refuse_field)
 
 STATISTICS_ROWS = 100_000  # training examples, evenly spaced, of which means and deviations are taken
@@ -101,10 +101,9 @@ def _check_arrays(arrays: dict[str, np.ndarray | None], split_dir: Path, name: s
 def feature_statistics(sets: Sequence[RegressionSet]) -> dict[str, np.ndarray]:
     """Mean and deviation (features,) of inputs and of observed targets, by `input_mean`, `input_std`, `target_mean`,
     `target_std`; the deviation of a feature that never changes is 1."""
-    share = STATISTICS_ROWS // len(sets)
     sums: dict[str, list] = {"input": [], "target": []}
-    for example_set in sets:
-        for rows in np.array_split(evenly(len(example_set), share), -(-min(len(example_set), share) // CHUNK)):
+    for example_set, sample in evenly_over(sets, STATISTICS_ROWS):
+        for rows in np.array_split(sample, -(-len(sample) // CHUNK)):
             fields = example_set.fields(rows)
             known = np.broadcast_to(example_set.known_inputs(fields)[..., None], fields["inputs"].shape)
             sums["input"].append(_moments(fields["inputs"], known))

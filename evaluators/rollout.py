@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dataset.example_set import evenly
+from dataset.example_set import evenly, evenly_over
 from dataset.latent_episodes import EpisodeSet
 from evaluators.loop import supervision_steps
 from utils.distributed import World, all_reduce_sum_
@@ -38,9 +38,8 @@ class LinearAutoregression:
     def fit(cls, sets: Sequence[EpisodeSet]) -> "LinearAutoregression":
         order = linear_order(sets[0].window)
         designs, targets = [], []
-        for episodes in sets:
-            inputs, following, known = one_step_cases(
-                episodes, episodes.fields(evenly(len(episodes), FITTED_EXAMPLES // len(sets))))
+        for episodes, rows in evenly_over(sets, FITTED_EXAMPLES):
+            inputs, following, known = one_step_cases(episodes, episodes.fields(rows))
             designs.append(cls._design(inputs[known]))
             targets.append(following[known])
         weights, *_ = np.linalg.lstsq(np.concatenate(designs), np.concatenate(targets), rcond=None)

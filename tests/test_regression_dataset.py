@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from dataset import regression_dataset
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
 from dataset.regression_dataset import feature_statistics, write_regression_dataset
 from helpers import write_tiny_dataset, write_tiny_regression
@@ -119,6 +120,16 @@ def test_statistics_are_those_of_the_observed_training_data(path):
         seen = targets[..., feature][mask[..., feature]]
         assert statistics["target_mean"][feature] == pytest.approx(seen.mean(), rel=1e-5)
         assert statistics["target_std"][feature] == pytest.approx(seen.std(), rel=1e-5)
+
+
+def test_statistics_weigh_data_sets_by_their_size_where_not_all_rows_are_taken(tmp_path, monkeypatch):
+    for name, rows, value in (("large", 950, 0.0), ("small", 50, 10.0)):
+        write_regression_dataset(tmp_path / name, "train", np.full((rows, 1), value), np.full((rows, 1), value))
+    monkeypatch.setattr(regression_dataset, "STATISTICS_ROWS", 100)
+    statistics = feature_statistics(list(opened(tmp_path / "large", tmp_path / "small").sets.values()))
+    for kind in ("input", "target"):
+        assert statistics[f"{kind}_mean"] == pytest.approx(0.5)
+        assert statistics[f"{kind}_std"] == pytest.approx(10 * (0.95 * 0.05) ** 0.5)
 
 
 def test_a_feature_that_never_changes_is_not_scaled(tmp_path):
