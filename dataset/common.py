@@ -99,7 +99,8 @@ class RegressionMetadata(SplitMetadata):
     """`dataset.json` of one split of regression data; keys of puzzles may be absent or null."""
 
     KIND = "regression data"
-    AGREE = ("input_dim", "target_dim", "seq_len", "input_pad_value", "target_pad_value", "blank_identifier_id")
+    AGREE = ("input_dim", "target_dim", "seq_len", "inputs_shape", "input_pad_value", "target_pad_value",
+             "blank_identifier_id")
     MODEL_KEYS = {"seq_len": "seq_len", "latent_dim": "input_dim", "output_dim": "target_dim",
                   "num_puzzle_identifiers": "num_puzzle_identifiers"}
 
@@ -118,8 +119,8 @@ class RegressionMetadata(SplitMetadata):
     total_groups: int = 0
     mean_puzzle_examples: float = 0.0
     total_puzzles: int = 0
-    # examples are rows (dim,), sequences of length 1
-    flat: bool = Field(False, exclude=True)
+    # examples are rows (dim,), sequences of length 1; None: not known before an array is opened
+    flat: bool | None = Field(None, exclude=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -131,6 +132,10 @@ class RegressionMetadata(SplitMetadata):
         return {"inputs": BatchField(inputs, "float32"), "targets": BatchField(targets, "float32"),
                 "target_mask": BatchField(targets, "bool"),
                 "puzzle_identifiers": BatchField((), "int32", self.num_puzzle_identifiers)}
+
+    @property
+    def inputs_shape(self) -> str:
+        return f"(N, {', '.join(map(str, self.row_shape(self.input_dim)))})"
 
     def row_shape(self, width: int) -> tuple[int, ...]:
         return (width,) if self.flat else (self.seq_len, width)

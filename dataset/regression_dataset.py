@@ -86,6 +86,9 @@ def _check_arrays(arrays: dict[str, np.ndarray | None], split_dir: Path, name: s
     if inputs.ndim not in (2, 3):
         refuse_field(split_dir, name, "inputs", f"expected (N, {metadata.input_dim}) or (N, L, {metadata.input_dim}), "
                                                 f"found {inputs.shape}")
+    if metadata.flat not in (None, inputs.ndim == 2):
+        refuse_field(split_dir, name, "inputs", f"has shape {inputs.shape}, and {metadata.sets[0]}__inputs beside it "
+                                                f"{metadata.inputs_shape}; all sets must have the same dimensions")
     metadata.flat = inputs.ndim == 2
     metadata.seq_len = metadata.seq_len or (1 if metadata.flat else inputs.shape[1])
     for field, array, width in (("inputs", inputs, metadata.input_dim), ("targets", targets, metadata.target_dim)):

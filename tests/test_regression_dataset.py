@@ -1,5 +1,6 @@
 """Regression data on disk: what is written is what is read, statistics, and what is refused."""
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -176,6 +177,16 @@ def test_data_sets_that_cannot_be_mixed_are_named(path, tmp_path):
         opened(path, puzzles)
     with pytest.raises(ValueError, match="cannot be mixed: seq_len is 6 in .*data and 8 in .*longer"):
         opened(path, longer)
+    for name, shape in (("rows", (5, 3)), ("sequences", (5, 1, 3))):
+        write_regression_dataset(tmp_path / name, "train", np.ones(shape), np.ones(shape))
+    with pytest.raises(ValueError, match=r"mixed: inputs_shape is \(N, 3\) in .*rows and \(N, 1, 3\) in .*sequences"):
+        opened(tmp_path / "rows", tmp_path / "sequences")
+    for file in (tmp_path / "sequences" / "train").glob("*.npy"):
+        shutil.copy(file, tmp_path / "rows" / "train" / file.name.replace("all__", "second__"))
+    file = tmp_path / "rows" / "train" / "dataset.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"sets": ["all", "second"]}))
+    with pytest.raises(ValueError, match=r"second__inputs.npy: has shape \(5, 1, 3\), and all__inputs beside it \(N, 3"):
+        opened(tmp_path / "rows")
     file = path / "train" / "dataset.json"
     file.write_text(file.read_text().replace('"regression"', '"ranking"'))
     with pytest.raises(ValueError, match="task_type is 'ranking', and there are classification, regression"):
