@@ -156,7 +156,7 @@ def at(value: float, *place: int):
     ("target_mask", at(2, 9, 0), "all__target_mask.npy: row 9 holds other values than 0 and 1"),
     ("target_mask", lambda a: a[:, :3], r"all__target_mask.npy: has shape \(64, 3, 2\), and the targets \(64, 6, 2\)"),
     ("inputs", lambda a: a.astype(str), "all__inputs.npy: holds <U.*, not numbers"),
-    ("inputs", lambda a: a.astype(object), "all__inputs.npy is truncated or not a NumPy array"),
+    ("inputs", lambda a: a.astype(object), "all__inputs.npy holds pickled objects, which are not read"),
     ("inputs", lambda a: a[..., :2], r"all__inputs.npy: expected shape \(64, 6, 3\) by inputs, seq_len and input_dim"),
     ("targets", lambda a: a[:, :4], r"all__targets.npy: expected shape \(64, 6, 2\)"),
     ("targets", lambda a: a[:, 0], r"all__targets.npy: expected shape \(64, 6, 2\)"),
