@@ -48,18 +48,23 @@ class ExampleSet:
         return identifiers
 
 
+def field_file(split_dir: Path, set_name: str, field: str) -> Path:
+    """The file that has a field: `<set>__<field>.npy`, whether it exists or not, unless there is an `.npz` alone."""
+    file = field_path(split_dir, set_name, field)
+    npz = file.with_suffix(".npz")
+    return npz if npz.is_file() and not file.is_file() else file
+
+
 def load_field(split_dir: Path, set_name: str, field: str, mapped: bool = False) -> np.ndarray:
     """`<set>__<field>.npy`, or what an `.npz` beside it holds under that name or without one."""
-    file = field_path(split_dir, set_name, field)
-    if file.is_file():
-        return open_npy(file, mapped)
-    if file.with_suffix(".npz").is_file():
-        return open_npz(file.with_suffix(".npz"), field).load(mapped)
-    raise ValueError(f"{file} is missing; build the data set again")
+    file = field_file(split_dir, set_name, field)
+    if not file.is_file():
+        raise ValueError(f"{file} is missing; build the data set again")
+    return open_npy(file, mapped) if file.suffix == ".npy" else open_npz(file, field).load(mapped)
 
 
 def refuse_field(split_dir: Path, set_name: str, field: str, problem: str):
-    raise ValueError(f"{field_path(split_dir, set_name, field)}: {problem}; build the data set again")
+    raise ValueError(f"{field_file(split_dir, set_name, field)}: {problem}; build the data set again")
 
 
 def check_puzzles(arrays: Mapping[str, np.ndarray], examples: int, split_dir: Path, name: str,

@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from dataset.common import (FIELDS, IGNORE_LABEL_ID, EpisodeMetadata, PuzzleDatasetMetadata, RegressionMetadata,
-                            SplitMetadata, field_path)
-from dataset.example_set import ExampleSet, check_integers, check_puzzles, load_field, refuse_field
+                            SplitMetadata)
+from dataset.example_set import ExampleSet, check_integers, check_puzzles, field_file, load_field, refuse_field
 from dataset.latent_episodes import SPLITS, episode_records, holds_episodes, open_episodes
 from dataset.regression_dataset import load_regression_set
 
@@ -87,7 +87,7 @@ class PuzzleSet(ExampleSet):
         bad = ((tokens < 0) | (tokens >= self.metadata.vocab_size)) & ~np.asarray(allowed)
         if bad.any():
             row, column = np.argwhere(bad)[0]
-            raise ValueError(f"{field_path(self.split_dir, self.name, field)}: row {rows[row]}, position {column} "
+            raise ValueError(f"{field_file(self.split_dir, self.name, field)}: row {rows[row]}, position {column} "
                              f"holds {tokens[row, column]}, but vocab_size is {self.metadata.vocab_size} (tokens 0 to "
                              f"{self.metadata.vocab_size - 1}); mend the array, or vocab_size in dataset.json")
         return tokens

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from dataset.common import RegressionMetadata, field_path, new_dataset_directory, write_json
-from dataset.example_set import (ExampleSet, cast_notice, check_puzzles, evenly_over, first_not_finite, load_field,
-                                 refuse_field)
+from dataset.example_set import (ExampleSet, cast_notice, check_puzzles, evenly_over, field_file, first_not_finite,
+                                 load_field, refuse_field)
 
 STATISTICS_ROWS = 100_000  # training examples, evenly spaced, of which means and deviations are taken
 CHUNK = 1024
@@ -49,7 +49,7 @@ class RegressionSet(ExampleSet):
         return mask
 
     def _refuse_row(self, field: str, row: int, problem: str):
-        raise ValueError(f"{field_path(self.split_dir, self.name, field)}: row {row} {problem}; mend the array")
+        raise ValueError(f"{field_file(self.split_dir, self.name, field)}: row {row} {problem}; mend the array")
 
     def padding(self) -> dict[str, float]:
         return {"inputs": self.metadata.input_pad_value, "targets": self.metadata.target_pad_value,
@@ -65,7 +65,7 @@ def load_regression_set(path: str, split: str, name: str, metadata: RegressionMe
     """Open one set's arrays and check that they fit together; the metadata are completed by them."""
     split_dir = Path(path) / split
     arrays = {field: load_field(split_dir, name, field, mapped=True) for field in ("inputs", "targets")}
-    has_mask = any(field_path(split_dir, name, "target_mask").with_suffix(s).is_file() for s in (".npy", ".npz"))
+    has_mask = field_file(split_dir, name, "target_mask").is_file()
     arrays["target_mask"] = load_field(split_dir, name, "target_mask", mapped=True) if has_mask else None
     _check_arrays(arrays, split_dir, name, metadata)
     numbering = {field: load_field(split_dir, name, field)

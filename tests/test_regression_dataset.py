@@ -164,8 +164,15 @@ def at(value: float, *place: int):
     ("inputs", lambda a: a[:0], "all__targets.npy: expected shape"),
     ("puzzle_indices", lambda a: a[:-1], "all__puzzle_indices.npy: must rise from 0 to 64"),
 ])
-def test_bad_arrays_are_named_with_file_and_row(path, field, change, message):
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_bad_arrays_are_named_with_file_and_row(path, field, change, message, suffix):
     spoil(path, field, change)
+    if suffix == ".npz":
+        spoilt = path / "train" / f"all__{field}.npy"
+        np.savez(spoilt.with_suffix(".npz"), **{field: np.load(spoilt, allow_pickle=True)})
+        spoilt.unlink()
+        message = message.replace(f"{field}.npy", f"{field}.npz").replace(
+            "npz holds pickled", "npz: inputs.npy holds pickled")
     with pytest.raises(ValueError, match=message):
         opened(path).examples(range(64))
 
@@ -185,7 +192,7 @@ def test_data_sets_that_cannot_be_mixed_are_named(path, tmp_path):
         shutil.copy(file, tmp_path / "rows" / "train" / file.name.replace("all__", "second__"))
     file = tmp_path / "rows" / "train" / "dataset.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"sets": ["all", "second"]}))
-    with pytest.raises(ValueError, match=r"second__inputs.npy: has shape \(5, 1, 3\), and all__inputs beside it \(N, 3"):
+    with pytest.raises(ValueError, match=r"second__inputs.npy: has shape \(5, 1, 3\), and all__inputs .* \(N, 3"):
         opened(tmp_path / "rows")
     file = path / "train" / "dataset.json"
     file.write_text(file.read_text().replace('"regression"', '"ranking"'))
