@@ -114,7 +114,7 @@ class RegressionMetadata(SplitMetadata):
 
     blank_identifier_id: int = 0
     num_puzzle_identifiers: int = 1
-    # filled from the arrays where they are absent
+    # taken from the arrays: the length where it is absent, the counts always
     seq_len: int = 0
     total_groups: int = 0
     mean_puzzle_examples: float = 0.0

@@ -90,6 +90,13 @@ def check_puzzles(arrays: Mapping[str, np.ndarray], examples: int, split_dir: Pa
                                      f"num_puzzle_identifiers={metadata.num_puzzle_identifiers}")
 
 
+def count(metadata: SplitMetadata, sets: Sequence[ExampleSet]) -> None:
+    """Have the metadata of a split say how many groups, puzzles and examples its sets hold."""
+    metadata.total_groups = sum(len(s.group_indices) - 1 for s in sets)
+    metadata.total_puzzles = sum(len(s.puzzle_identifiers) for s in sets)
+    metadata.mean_puzzle_examples = sum(map(len, sets)) / metadata.total_puzzles
+
+
 def check_integers(array: np.ndarray, dimensions: int, refuse) -> None:
     if array.ndim != dimensions or not np.issubdtype(array.dtype, np.integer):
         refuse(f"expected integers in {dimensions} dimensions, found {array.dtype} of shape {array.shape}")

@@ -20,7 +20,7 @@ import numpy as np
 
 from dataset.arrays import NpzArray, open_npz
 from dataset.common import EpisodeMetadata
-from dataset.example_set import cast_notice, first_not_finite
+from dataset.example_set import cast_notice, count, first_not_finite
 from dataset.regression_dataset import RegressionSet
 
 SPLITS = ("train", "test")
@@ -200,14 +200,13 @@ def open_episodes(path: str, split: str, identifier_offset: int, window: int, st
     sets = list(dict.fromkeys(record["set"] for record in records))
     metadata = EpisodeMetadata(
         task_type="regression", input_dim=arrays[0].shape[1], target_dim=arrays[0].shape[1], seq_len=window,
-        num_puzzle_identifiers=max(identifiers) + 1, total_puzzles=len(arrays), sets=sets, flat=window == 1)
+        num_puzzle_identifiers=max(identifiers) + 1, sets=sets, flat=window == 1)
     made = []
     for name in sets:
         mine = [i for i, record in enumerate(records) if record["set"] == name]
         made.append(_episode_set(path, split, name, metadata, [arrays[i] for i in mine], [identifiers[i] for i in mine],
                                  [records[i]["group"] for i in mine], identifier_offset, window, stride))
-    metadata.total_groups = sum(len(s.group_indices) - 1 for s in made)
-    metadata.mean_puzzle_examples = sum(map(len, made)) / len(arrays)
+    count(metadata, made)
     return metadata, made
 
 

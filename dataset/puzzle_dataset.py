@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dataset.common import (FIELDS, IGNORE_LABEL_ID, EpisodeMetadata, PuzzleDatasetMetadata, RegressionMetadata,
                             SplitMetadata)
-from dataset.example_set import ExampleSet, check_integers, check_puzzles, field_file, load_field, refuse_field
+from dataset.example_set import ExampleSet, check_integers, check_puzzles, count, field_file, load_field, refuse_field
 from dataset.latent_episodes import SPLITS, episode_records, holds_episodes, open_episodes
 from dataset.regression_dataset import load_regression_set
 
@@ -118,8 +118,9 @@ def open_split(config: PuzzleDatasetConfig, path: str, split: str, identifier_of
         return open_episodes(path, split, identifier_offset, config.episode_window, config.episode_stride, is_main)
     metadata = load_metadata(path, split)
     if metadata.task_type == "regression":
-        return metadata, [load_regression_set(path, split, name, metadata, identifier_offset, is_main)
-                          for name in metadata.sets]
+        sets = [load_regression_set(path, split, name, metadata, identifier_offset, is_main) for name in metadata.sets]
+        count(metadata, sets)
+        return metadata, sets
     return metadata, [load_set(path, split, name, metadata, identifier_offset) for name in metadata.sets]
 
 

@@ -102,6 +102,7 @@ def test_metadata_may_lack_what_only_puzzles_have(path):
     file.write_text(json.dumps(kept | null))
     metadata = opened(path).metadata
     assert (metadata.seq_len, metadata.num_puzzle_identifiers, metadata.blank_identifier_id) == (6, 1, 0)
+    assert (metadata.total_groups, metadata.total_puzzles, metadata.mean_puzzle_examples) == (64, 64, 1)
 
 
 def test_test_batches_are_padded_with_the_pad_values(tmp_path):
