@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from dataset.arrays import NpzArray, open_npz
-from dataset.common import EpisodeMetadata
+from dataset.common import MOST_IDENTIFIER, EpisodeMetadata
 from dataset.example_set import cast_notice, count, first_not_finite
 from dataset.regression_dataset import RegressionSet
 
@@ -150,9 +150,9 @@ def _records_of(path: str | Path, split: str) -> list[dict]:
         record = {"set": DEFAULT_SET, "group": None, "puzzle_identifier": None} | _record_of(path, split, file.stem)
         identifier = record["puzzle_identifier"]
         if identifier is not None:
-            if type(identifier) is not int or identifier < 0:
+            if type(identifier) is not int or not 0 <= identifier <= MOST_IDENTIFIER:
                 raise ValueError(f"{file.stem} in {folder} has puzzle_identifier={identifier!r}, which is no whole "
-                                 "number of 0 or more; correct it, or leave it out")
+                                 f"number from 0 to {MOST_IDENTIFIER}; correct it, or leave it out")
             if identifier in seen:
                 raise ValueError(f"{seen[identifier]} and {file.stem} in {folder} have the same puzzle_identifier="
                                  f"{identifier}; an episode is a puzzle of its own")
@@ -167,16 +167,21 @@ def _record_of(path: str | Path, split: str, episode: str) -> dict:
         file = Path(path) / split / "metadata" / f"{episode}{suffix}"
         if not file.is_file():
             continue
-        text = file.read_text()
-        for line in [text] if suffix == ".json" else text.splitlines():
-            if not line.strip() and suffix == ".jsonl":
-                continue
-            try:
-                record |= json.loads(line)
-            except (json.JSONDecodeError, TypeError, ValueError) as error:
-                raise ValueError(f"{file} does not parse as a JSON object{' a line' * (suffix == '.jsonl')}: {error}"
-                                 ) from error
+        try:
+            text = file.read_text(encoding="utf-8")
+            for line in [text] if suffix == ".json" else filter(str.strip, text.splitlines()):
+                record |= _stated(json.loads(line))
+        except ValueError as error:  # of the encoding, too
+            raise ValueError(f"{file} does not parse as a JSON object{' a line' * (suffix == '.jsonl')}: {error}"
+                             ) from error
     return record
+
+
+def _stated(record) -> dict:
+    """What a record says; null is nothing."""
+    if not isinstance(record, dict):
+        raise ValueError(f"found {json.dumps(record)[:80]}")
+    return {key: value for key, value in record.items() if value is not None}
 
 
 def open_episodes(path: str, split: str, identifier_offset: int, window: int, stride: int | None,

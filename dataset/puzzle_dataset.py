@@ -19,8 +19,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from dataset.common import (FIELDS, IGNORE_LABEL_ID, EpisodeMetadata, PuzzleDatasetMetadata, RegressionMetadata,
-                            SplitMetadata)
+from dataset.common import (FIELDS, IGNORE_LABEL_ID, MOST_IDENTIFIER, EpisodeMetadata, PuzzleDatasetMetadata,
+                            RegressionMetadata, SplitMetadata)
 from dataset.example_set import ExampleSet, check_integers, check_puzzles, count, field_file, load_field, refuse_field
 from dataset.latent_episodes import SPLITS, episode_records, holds_episodes, open_episodes
 from dataset.regression_dataset import load_regression_set
@@ -165,6 +165,9 @@ def identifier_offsets(paths: Sequence[str]) -> tuple[dict[str, int], int]:
     for path, (count, blank) in counts.items():
         offsets[path] = rows - blank
         rows += count - blank
+    if rows - 1 > MOST_IDENTIFIER:
+        raise ValueError(f"puzzle identifiers of {', '.join(counts)} go up to {rows - 1}, those numbered on included, "
+                         f"and can be {MOST_IDENTIFIER} at most (int32); number puzzles from 0 on")
     return offsets, rows
 
 

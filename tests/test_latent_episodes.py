@@ -77,6 +77,8 @@ def test_metadata_names_sets_groups_and_identifiers_and_missing_identifiers_are_
     metadata = tmp_path / "train" / "metadata"
     (metadata / "episode_002.json").unlink()
     (metadata / "episode_002.jsonl").write_text('{"set": "run"}\n\n{"set": "walk", "group": 5}\n')
+    (metadata / "episode_001.json").write_text('{"set": null, "group": null, "puzzle_identifier": 7}')
+    (metadata / "episode_000.jsonl").write_text('{"puzzle_identifier": null}')
     numbered(tmp_path, [3, 3], split="test")
     identifiers = {split: [r["puzzle_identifier"] for r in rs] for split, rs in episode_records(tmp_path).items()}
     assert identifiers == {"train": [8, 7, 9, 2], "test": [10, 11]}
@@ -149,10 +151,10 @@ def rewritten(latents):
     return lambda path: write_episode(path, "train", 1, latents)
 
 
-def with_record(text: str, name: str = "episode_001.json"):
+def with_record(text: str, name: str = "episode_001.json", encoding: str = "utf-8"):
     def spoil(path):
         (path / "train" / "metadata").mkdir(exist_ok=True)
-        (path / "train" / "metadata" / name).write_text(text)
+        (path / "train" / "metadata" / name).write_text(text, encoding)
     return spoil
 
 
@@ -177,6 +179,11 @@ def two_arrays(path):
     (two_arrays, "episode_001.npz holds a, b, and none is called latents"),
     (with_record("{"), "metadata/episode_001.json does not parse as a JSON object: Expecting"),
     (with_record('{"set": "a"}\n[1]', "episode_001.jsonl"), "episode_001.jsonl does not parse as a JSON object a line"),
+    (with_record('[["set", "a"]]'), r'episode_001.json does not parse as a JSON object: found \[\["set", "a"'),
+    (with_record("[1]\n", "episode_001.jsonl"), r"does not parse as a JSON object a line: found \[1\]"),
+    (with_record('{"set": "ä"}', encoding="latin-1"), "episode_001.json does not parse as a JSON object: 'utf-8'"),
+    (with_record('{"puzzle_identifier": 2147483648}'), "episode_001 .* has puzzle_identifier=2147483648, which is no"),
+    (with_record('{"puzzle_identifier": 2147483647}'), "go up to 2147483648, those numbered on included, and can be"),
     (with_record('{"puzzle_identifier": "x"}'), "episode_001 in .*metadata has puzzle_identifier='x', which is no"),
     (lambda p: [with_record('{"puzzle_identifier": 4}', f"episode_00{i}.json")(p) for i in (0, 1)],
      "episode_000 and episode_001 in .*metadata have the same puzzle_identifier=4"),
