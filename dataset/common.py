@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 FIELDS = ("inputs", "labels", "puzzle_identifiers", "puzzle_indices", "group_indices")
 MOST_IDENTIFIER = np.iinfo(np.int32).max  # of puzzles
@@ -122,6 +122,13 @@ class RegressionMetadata(SplitMetadata):
     total_puzzles: int = 0
     # examples are rows (dim,), sequences of length 1; None: not known before an array is opened
     flat: bool | None = Field(None, exclude=True)
+
+    @field_validator("input_pad_value", "target_pad_value")
+    @classmethod
+    def _fits_float32(cls, value: float) -> float:
+        if not abs(value) <= np.finfo(np.float32).max:
+            raise ValueError(f"{value} is no finite float32; pad with a number such as 0.0")
+        return value
 
     @model_validator(mode="before")
     @classmethod

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.common import RegressionMetadata, field_path, new_dataset_directory, write_json
+from dataset.common import MOST_IDENTIFIER, RegressionMetadata, field_path, new_dataset_directory, write_json
 from dataset.example_set import (ExampleSet, cast_notice, check_puzzles, evenly_over, field_file, first_not_finite,
                                  load_field, refuse_field)
 
@@ -147,17 +147,20 @@ def write_regression_dataset(path: str | Path, split: str, inputs: np.ndarray, t
     if targets.ndim != inputs.ndim or targets.shape[:-1] != inputs.shape[:-1]:
         raise ValueError(f"inputs of shape {inputs.shape} and targets of shape {targets.shape} must agree in all but "
                          "the last dimension; repeat or mask targets to make them so")
-    mask = np.ones(targets.shape, bool) if mask is None else np.asarray(mask).astype(bool)
+    mask = np.ones(targets.shape, bool) if mask is None else np.asarray(mask)
     for name, array, shape in (("mask", mask, targets.shape), ("groups", groups, (len(inputs),)),
                                ("identifiers", identifiers, (len(inputs),))):
         if array is not None and np.shape(array) != shape:
             raise ValueError(f"{name} has shape {np.shape(array)}, and should have {shape}")
+    mask = _whole_numbers("mask", mask, 1).astype(bool)
+    if identifiers is not None:
+        identifiers = _whole_numbers("identifiers", np.asarray(identifiers), MOST_IDENTIFIER)
+    if set_name != Path(set_name).name:
+        raise ValueError(f"set_name={set_name!r} begins the names of files, and cannot be empty or a path")
     for name, array in (("inputs", inputs), ("targets", np.where(mask, targets, 0))):
         place = first_not_finite(array)
         if place is not None:
             raise ValueError(f"{name}: row {place[0]} holds NaN or infinity")
-    if identifiers is not None and np.min(identifiers) < 0:
-        raise ValueError(f"identifiers should be 0 or more, and hold {np.min(identifiers)}")
     order, numbering = _numbered(len(inputs), groups, identifiers)
     metadata = RegressionMetadata(
         task_type="regression", input_dim=inputs.shape[-1], target_dim=targets.shape[-1],
@@ -182,10 +185,21 @@ def _floats(name: str, array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32)
 
 
+def _whole_numbers(name: str, array: np.ndarray, most: int) -> np.ndarray:
+    """int64 of an array of bools, integers or whole floats from 0 to `most`."""
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"{name} should hold whole numbers from 0 to {most}, and is {array.dtype}")
+    wrong = ~((array >= 0) & (array <= most) & (array == np.floor(array)))  # so is NaN
+    if wrong.any():
+        place = tuple(np.argwhere(wrong)[0])
+        raise ValueError(f"{name} should hold whole numbers from 0 to {most}, and row {place[0]} holds {array[place]}")
+    return array.astype(np.int64)
+
+
 def _numbered(examples: int, groups: np.ndarray | None, identifiers: np.ndarray | None):
     """An order of the examples in which those of a group, and in it those of a puzzle, stand together, and the arrays
     that number them."""
-    identifiers = np.zeros(examples, np.int32) if identifiers is None else np.asarray(identifiers, np.int32)
+    identifiers = np.zeros(examples, np.int64) if identifiers is None else identifiers
     alone = identifiers.max() + 1 + np.arange(examples)
     puzzles = np.where(identifiers == 0, alone, identifiers)
     groups = puzzles if groups is None else np.unique(groups, return_inverse=True)[1]
@@ -193,6 +207,6 @@ def _numbered(examples: int, groups: np.ndarray | None, identifiers: np.ndarray 
     puzzle_starts = np.flatnonzero(np.diff(puzzles[order], prepend=-1) | np.diff(groups[order], prepend=-1))
     group_of_puzzle = groups[order][puzzle_starts]
     group_starts = np.flatnonzero(np.diff(group_of_puzzle, prepend=-1))
-    return order, {"puzzle_identifiers": identifiers[order][puzzle_starts],
+    return order, {"puzzle_identifiers": identifiers[order][puzzle_starts].astype(np.int32),
                    "puzzle_indices": np.append(puzzle_starts, examples).astype(np.int32),
                    "group_indices": np.append(group_starts, len(puzzle_starts)).astype(np.int32)}

@@ -105,6 +105,22 @@ def test_metadata_may_lack_what_only_puzzles_have(path):
     assert (metadata.total_groups, metadata.total_puzzles, metadata.mean_puzzle_examples) == (64, 64, 1)
 
 
+def test_a_pad_value_in_the_metadata_is_a_finite_number(path):
+    file = path / "train" / "dataset.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"target_pad_value": np.nan}))
+    with pytest.raises(ValueError, match=r"dataset.json does not describe .*\ntarget_pad_value\n.*nan is no finite"):
+        opened(path)
+
+
+def test_the_largest_identifier_and_a_mask_of_floats_are_written_and_read(tmp_path):
+    ones = np.ones((3, 1))
+    write_regression_dataset(tmp_path, "train", ones, ones, identifiers=np.array([0, 2**31 - 1, 2.0]),
+                             mask=np.array([[1.0], [0], [1]]))
+    batch = opened(tmp_path).examples(range(3))
+    found = {(int(i), bool(m)) for i, m in zip(batch["puzzle_identifiers"], batch["target_mask"])}
+    assert found == {(0, True), (2**31 - 1, False), (2, True)}
+
+
 def test_test_batches_are_padded_with_the_pad_values(tmp_path):
     write_regression_dataset(tmp_path, "test", np.ones((5, 2, 3)), np.ones((5, 2, 1)), input_pad_value=9.0,
                              target_pad_value=8.0)
@@ -207,7 +223,15 @@ def test_data_sets_that_cannot_be_mixed_are_named(path, tmp_path):
     ({"targets": np.ones((3, 5, 2))}, "must agree in all but the last dimension; repeat or mask targets"),
     ({"inputs": np.full((3, 4, 1), np.nan)}, "inputs: row 0 holds NaN"),
     ({"inputs": np.full((3, 4, 1), "a")}, "inputs should hold numbers in 2 or 3 dimensions"),
-    ({"identifiers": np.array([0, -1, 2])}, "identifiers should be 0 or more, and hold -1"),
+    *(({"identifiers": np.array([0, wrong, 2])}, f"identifiers should hold .* to 2147483647, and row 1 holds {wrong}")
+      for wrong in (-1, 1.5, np.nan, 2**31)),
+    ({"identifiers": np.array(["a", "b", "c"])}, "identifiers should hold whole numbers from 0 to .*, and is <U1"),
+    *(({"mask": np.full((3, 4, 2), wrong)}, f"mask should hold whole numbers from 0 to 1, and row 0 holds {wrong}")
+      for wrong in (0.3, np.nan, 2)),
+    ({"mask": np.full((3, 4, 2), "yes")}, "mask should hold whole numbers from 0 to 1, and is <U3"),
+    ({"input_pad_value": np.nan}, r"input_pad_value\n.*nan is no finite float32; pad with a number such as 0.0"),
+    ({"target_pad_value": -np.inf}, r"target_pad_value\n.*-inf is no finite float32"),
+    ({"set_name": "a/b"}, "set_name='a/b' begins the names of files, and cannot be empty or a path"),
 ])
 def test_arrays_that_do_not_fit_are_not_written(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
