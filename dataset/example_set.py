@@ -112,11 +112,11 @@ def cast_notice(where: str, dtypes: Mapping[str, np.dtype]) -> None:
     """Say, once, which fields of a data set are stored otherwise than they are used."""
     cast = [f"{field} ({dtype})" for field, dtype in dtypes.items() if dtype not in (np.float32, np.float16)]
     if cast:
-        _say_once(f"notice: {where}: {', '.join(cast)} cast to float32")
+        say_once(f"notice: {where}: {', '.join(cast)} cast to float32")
 
 
 @cache
-def _say_once(line: str) -> None:
+def say_once(line: str) -> None:
     print(line)
 
 

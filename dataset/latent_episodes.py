@@ -11,6 +11,7 @@ Nothing is read before it is needed, and the frames of an uncompressed file, whi
 from their place; a compressed one must be read whole, and stays in a cache of bounded size.
 """
 import json
+import math
 import os
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ import numpy as np
 
 from dataset.arrays import NpzArray, open_npz
 from dataset.common import MOST_IDENTIFIER, EpisodeMetadata
-from dataset.example_set import cast_notice, count, first_not_finite
+from dataset.example_set import cast_notice, count, first_not_finite, say_once
 from dataset.regression_dataset import RegressionSet
 
 SPLITS = ("train", "test")
@@ -37,6 +38,7 @@ class EpisodeFiles:
         self.cache: OrderedDict[int, np.ndarray] = OrderedDict()
         self.lengths = np.array([array.shape[0] for array in arrays])
         self.paths = [str(array.file) for array in arrays]
+        self.whole_bytes = sum(4 * math.prod(array.shape) for array in arrays if array.offset is None)
 
     def read(self, episode: int, start: int, frames: np.ndarray) -> None:
         """Fill float32 `frames` (n, D) with those of an episode from `start` on."""
@@ -185,7 +187,7 @@ def _stated(record) -> dict:
 
 
 def open_episodes(path: str, split: str, identifier_offset: int, window: int, stride: int | None,
-                  say_casts: bool) -> tuple[EpisodeMetadata, list[EpisodeSet]]:
+                  say_notices: bool) -> tuple[EpisodeMetadata, list[EpisodeSet]]:
     """All sets of a split. Raises ValueError naming the file where an episode cannot be used."""
     stride = stride or window
     if stride > window:
@@ -198,7 +200,7 @@ def open_episodes(path: str, split: str, identifier_offset: int, window: int, st
         if array.shape[1] != arrays[0].shape[1]:
             raise ValueError(f"latents have width {arrays[0].shape[1]} in {arrays[0].file} and {array.shape[1]} in "
                              f"{array.file}; all episodes must have the same")
-    if say_casts:
+    if say_notices:
         cast_notice(path, {array.file.name: array.dtype for array in {a.dtype: a for a in arrays}.values()})
     records = episode_records(path)[split]
     identifiers = [record["puzzle_identifier"] for record in records]
@@ -212,6 +214,11 @@ def open_episodes(path: str, split: str, identifier_offset: int, window: int, st
         made.append(_episode_set(path, split, name, metadata, [arrays[i] for i in mine], [identifiers[i] for i in mine],
                                  [records[i]["group"] for i in mine], identifier_offset, window, stride))
     count(metadata, made)
+    most = max(episodes.files.whole_bytes for episodes in made)
+    if say_notices and most > CACHE_BYTES:
+        say_once(f"notice: {Path(path) / split}: compressed episodes of {most / 2**20:.4g} MB do not fit into their "
+                 f"cache of {CACHE_BYTES / 2**20:.4g} MB and are read again and again, which is slow; save them with "
+                 "np.savez, not np.savez_compressed")
     return metadata, made
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from dataset import latent_episodes
 from dataset.arrays import open_npz
 from dataset.latent_episodes import EpisodeFiles, episode_records
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
@@ -126,6 +127,17 @@ def test_compressed_episodes_stay_in_a_cache_of_bounded_size(tmp_path):
     uncompressed = opened(numbered(tmp_path / "plain", [10] * 6)).sets["latentset"].files
     uncompressed.read(3, 4, frames)
     assert not uncompressed.cache and frames.tolist() == [[3, 4], [3, 5]]
+
+
+def test_compressed_episodes_larger_than_their_cache_are_told_of_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(latent_episodes, "CACHE_BYTES", 6 * 80)
+    for name, lengths, compressed in (("fits", [10] * 6, True), ("plain", [10] * 7, False), ("large", [10] * 7, True)):
+        numbered(tmp_path / name, lengths, compressed=compressed)
+        for _ in range(2):
+            opened(tmp_path / name)
+    told = capsys.readouterr().out
+    assert told.startswith(f"notice: {tmp_path / 'large' / 'train'}: compressed episodes of ") and told.count("\n") == 1
+    assert told.endswith("save them with np.savez, not np.savez_compressed\n")
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int32, ">f8"])
