@@ -41,7 +41,7 @@ class ACTRegressionLossConfig(LossConfig):
                              "arch.loss.keep_act_halting_head=True, or remove it")
         if self.halting_weight != HALTING_WEIGHT and not self.keep_act_halting_head:
             raise ValueError(f"halting_weight={self.halting_weight} has no effect without the halting head; set "
-                             "arch.loss.keep_act_halting_head=True, or remove it")
+                             f"arch.loss.keep_act_halting_head=True, or arch.loss.halting_weight={HALTING_WEIGHT}")
         return self
 
 

@@ -281,6 +281,21 @@ def test_the_name_of_the_head_alone_switches_the_task():
         pretrain_config(REGRESSION, "arch.loss.loss_type=softmax_cross_entropy")  # set by hand, and without effect
 
 
+def test_options_that_a_file_has_for_another_head_are_left_out_and_those_not_by_default_are_told():
+    sic = ["experiment=sic_sudoku", REGRESSION, "arch.loss.halting_weight=0.5"]
+    config = pretrain_config(*sic)
+    assert config.arch.loss.options == {"halting_weight": 0.5}
+    assert {f"arch.loss.{option} has no effect with {REGRESSION}" for option in (
+        "loss_type=softmax_cross_entropy", "label_smoothing=0.2")} <= set(config.arch.notices())
+    assert not any("arch.loss" in notice for notice in pretrain_config(REGRESSION).arch.notices())
+    with pytest.raises(ValueError, match="halting_weight=0.05 has no effect .*, or arch.loss.halting_weight=0.5"):
+        pretrain_config("experiment=sic_sudoku", REGRESSION)
+    with pytest.raises(ValueError, match="unknown key arch.loss.label_smoothing"):
+        pretrain_config(*sic, "arch.loss.label_smoothing=0.2")
+    with pytest.raises(ValueError, match="unknown key arch.loss.mse_wieght; did you mean arch.loss.mse_weight"):
+        pretrain_config(*sic, "arch.loss.mse_wieght=2")
+
+
 def test_a_head_for_other_data_is_an_error_that_says_what_to_set(data, episodes, tmp_path):
     puzzles = write_tiny_dataset(tmp_path / "puzzles")
     with pytest.raises(ValueError, match="hold regression data, and arch.loss.name=losses@ACTLossHead is for "
