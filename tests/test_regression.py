@@ -271,6 +271,10 @@ def episodes(tmp_path_factory) -> Path:
     return write_tiny_episodes(tmp_path_factory.mktemp("episodes") / "data", train=[40] * 4, test=[40, 30, 7])
 
 
+def scored(run_dir: Path, *overrides: str) -> dict[str, float]:
+    return score(evaluate_config(f"checkpoint={run_dir}", *overrides), World())
+
+
 def test_the_name_of_the_head_alone_switches_the_task():
     config = pretrain_config("arch.loss.name=losses@ACTRegressionLossHead")
     assert config.arch.loss.options == {"halting_weight": 0.5} and config.evaluators == []
@@ -393,6 +397,28 @@ def test_identifiers_over_several_folders_are_told_and_stored(episodes, tmp_path
     assert payload["identifier_offsets"] == {str(episodes): 0, str(other): 7}
     assert len(payload["model_state"]["model.inner.puzzle_emb.weights"]) == 7 + 6
     assert {"val/latentset/mse", "val/latentset1/mse"} <= metric_lines(run_dir)[-1].keys()
+
+
+@pytest.mark.parametrize("options", [[NORMALIZED], ["arch.loss.keep_act_halting_head=true", "arch.act_inference=True",
+                                                     "arch.loss.halt_threshold=100"]])
+def test_each_step_scores_as_a_model_of_that_depth_and_a_kept_head_halts_where_it_is_asked_to(data, options):
+    """The halting logits of the second are above 0 after the first step in some rows, and in others not."""
+    halts = NORMALIZED not in options
+    run_dir = train(config_of(data, f"steps{halts}", REGRESSION, *options, "epochs=1"), World())
+    payload = read_checkpoint(run_dir / "best.ckpt")
+    weight, bias = (payload["model_state"][f"model.inner.q_head.{name}"] for name in ("weight", "bias"))
+    weight.normal_(std=3, generator=torch.Generator().manual_seed(0))
+    bias.fill_(-19)
+    torch.save(payload, run_dir / "best.ckpt")
+    metrics = scored(run_dir, "per_step=true", "global_batch_size=4")
+    lines = [json.loads(line) for line in (run_dir / "evaluation" / "steps.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3] and len({line["mse"] for line in lines}) == 3
+    for line in lines:
+        alone = scored(run_dir, f"halt_max_steps={line.pop('step')}", "global_batch_size=4")
+        assert {"mse", "mae", "rmse", "r2", "loss"} <= line.keys()
+        assert line == pytest.approx({name: alone[f"val/{name}"] for name in line}, rel=1e-5)
+    assert lines[-1]["rmse"] == pytest.approx(metrics["val/rmse"], rel=1e-5)
+    assert 1 < metrics["val/steps"] < 3 if halts else metrics["val/steps"] == 3
 
 
 def test_the_first_batches_are_looked_at(data, tmp_path):
