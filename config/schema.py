@@ -240,7 +240,8 @@ class EvaluateConfig(SharedConfig):
     hub_repo: str | None = Field(pattern=f"^{REPOSITORY}$")
     # metrics.json and all else goes here; null: <run>/evaluation, with what differs from training behind it
     output_dir: str | None
-    # test example to draw being solved step by step: its number, or slowest: the one that takes most; null: none
+    # test example to draw being solved step by step, or rollout of latent episodes: its number, or slowest: the one
+    # that takes most steps (of rollouts the first); null: none
     picture: int | Literal["slowest"] | None
 
     @model_validator(mode="after")

@@ -4,7 +4,8 @@
 
 with w = `halting_weight`. Means are over a row's observed targets (`target_mask`); a row without any counts as nothing.
 Without the Q head every example takes N_sup supervision steps. With it, q_halt learns whether the row's own weighted
-error (the bracket without the BCE) is below `halt_threshold`, and training halts rows whose q_halt is positive.
+error (the bracket without the BCE) is below `halt_threshold`, and training halts rows whose q_halt is positive; at
+evaluation only `arch.act_inference` has it do so.
 
 With `normalize`, the network sees inputs and targets of mean 0 and deviation 1 in each feature of the training data;
 loss and `halt_threshold` are in these units, predictions and all other metrics in those of the data.

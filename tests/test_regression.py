@@ -389,6 +389,22 @@ def test_two_processes_train_and_score_windows_as_one(episodes, tmp_path):
         "name": "losses@ACTRegressionLossHead", "normalize": True, "mae_weight": 0.5, "halting_weight": 0.5}
 
 
+def test_a_command_prints_the_table_of_rollouts_and_draws_one_by_number(episodes, tmp_path):
+    run_dir = train(config_of(episodes, "drawn", REGRESSION, *WINDOWS, "epochs=1"), World())
+    done = run_script("evaluate.py", f"checkpoint={run_dir}", "picture=0", f"output_dir={tmp_path}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    header, *lines = done.stdout[done.stdout.index("  rmse "):].splitlines()
+    assert re.findall(r"one step|open loop @\d+", header) == ["one step", *(f"open loop @{h}" for h in (1, 5, 10, 25))]
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    for line, who in zip(lines, ("model", "repeat_last", "linear")):
+        name, *cells = line.replace("repeat last", "repeat_last").split()
+        assert name == who and cells[-1] == f"{metrics[f'eval/rollout/{who}/rmse@25']:.5g}"
+    assert lines[3] == f"picture: {tmp_path / 'rollouts.png'}"
+    assert (tmp_path / "rollouts.png").read_bytes()[:4] == b"\x89PNG"
+    with pytest.raises(ValueError, match="picture=4: the test episodes of .* give 3 rollouts, numbered from 0"):
+        scored(run_dir, "picture=4")
+
+
 def test_identifiers_over_several_folders_are_told_and_stored(episodes, tmp_path, capsys):
     other = write_tiny_episodes(tmp_path / "other", seed=1)
     run_dir = train(config_of(episodes, "several", REGRESSION, f"data_paths=[{episodes},{other}]", "epochs=1"), World())
