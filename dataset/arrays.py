@@ -3,13 +3,14 @@
 Pickled arrays are refused, since reading one runs the code in it.
 """
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 LOCAL_HEADER = 30  # bytes of a zip member's own header, before its name and extra field
-UNREADABLE = (ValueError, EOFError, OSError, zipfile.BadZipFile, KeyError, NotImplementedError)
+UNREADABLE = (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError)
 
 
 @dataclass(frozen=True)

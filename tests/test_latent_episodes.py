@@ -214,6 +214,22 @@ def test_strides_that_leave_transitions_out_and_folders_without_data_are_refused
         opened(tmp_path, split="test")
 
 
+@pytest.mark.parametrize("compressed, message", [(False, "episode_000.npz: row 4993 holds NaN or infinity"),
+                                                 (True, "episode_000.npz is truncated or not a NumPy array")])
+def test_opening_episodes_reads_no_latents(tmp_path, compressed, message):
+    """Bytes in the middle are spoilt, of which only who reads them knows."""
+    latents = np.random.default_rng(0).normal(size=(10_000, 2)).astype(np.float32)
+    file = write_episode(tmp_path, "train", 0, latents, compressed)
+    content = bytearray(file.read_bytes())
+    middle = len(content) // 2
+    content[middle:middle + 400] = b"\xff" * 400
+    file.write_bytes(content)
+    data = opened(tmp_path)
+    assert data.num_examples == 9_999 and not data.sets["latentset"].files.cache
+    with pytest.raises(ValueError, match=message):
+        data.examples(range(9_999))
+
+
 def test_an_episode_cut_short_under_way_is_named(tmp_path):
     data = opened(numbered(tmp_path, [9]))
     file = tmp_path / "train" / "latents" / "episode_000.npz"
