@@ -22,7 +22,7 @@ from dataset.common import IGNORE_LABEL_ID, EpisodeMetadata, dataset_fingerprint
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
 from evaluators.loop import DepthCurve, evaluate, trace
 from evaluators.protocol import build_evaluators
-from evaluators.rollout import Rollouts, roll_out
+from evaluators.rollout import Rollouts, roll_out, rollout_starts
 from utils.checkpoint import (CONFIG_NAMES, PUZZLE_TABLE, find_checkpoint, load_weights, read_checkpoint, settings_of,
                               weights_of)
 from utils.command_line import run_script
@@ -72,7 +72,8 @@ def rollouts_of(config: EvaluateConfig, settings: dict, head: nn.Module, data: P
     if not train_paths and world.is_main:
         print(f"notice: no linear baseline, since {settings['data_paths']} are not here to fit it on")
     train = load_split(config, settings, world, train_paths, "train").sets.values() if train_paths else ()
-    return roll_out(head, list(data.sets.values()), list(train), data.local_batch_size, world)
+    number = config.picture if isinstance(config.picture, int) else 0
+    return roll_out(head, list(data.sets.values()), list(train), data.local_batch_size, world, number)
 
 
 def load_head(config: EvaluateConfig, settings: dict, payload: dict, data: PuzzleDataset, checkpoint: Path,
@@ -118,7 +119,14 @@ def refuse_picture(data: PuzzleDataset, choice: int | str) -> None:
     if is_puzzle and round(data.metadata.seq_len**0.5)**2 != data.metadata.seq_len:
         raise ValueError(f"picture: only square puzzles can be drawn; {data.config.folders} have "
                          f"{data.metadata.seq_len} cells")
-    data.examples([0 if choice == "slowest" else choice])
+    number = 0 if choice == "slowest" else choice
+    if isinstance(data.metadata, EpisodeMetadata):
+        rollouts = sum(len(rollout_starts(episodes)) for episodes in data.sets.values())
+        if not 0 <= number < rollouts:
+            raise ValueError(f"picture={choice}: the test episodes of {data.config.folders} give {rollouts} rollouts, "
+                             "numbered from 0")
+        return
+    data.examples([number])
 
 
 def draw_solution(head: nn.Module, data: PuzzleDataset, choice: int | str, world: World, picture: Path) -> None:

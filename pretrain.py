@@ -263,9 +263,10 @@ def open_checkpoints(config: PretrainConfig, run_dir: Path, log: RunLog, world: 
 
 
 def main(cfg: DictConfig) -> None:
-    config = PretrainConfig.parse(cfg)
+    overrides = HydraConfig.get().overrides.task
+    config = PretrainConfig.parse(cfg, overrides)
     with joined_world(config.device) as world:
-        config, resumed = taken_up(config, cfg, HydraConfig.get().overrides.task)
+        config, resumed = taken_up(config, cfg, overrides)
         try:
             train(config, world, resumed)
         except Stopped as stopped:

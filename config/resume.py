@@ -111,7 +111,7 @@ def _merged(saved: DictConfig, cfg: DictConfig, overrides: Sequence[str]) -> Pre
     merged = OmegaConf.create(saved)
     for key in [*named_keys(overrides), *OF_THE_INVOCATION]:
         OmegaConf.update(merged, key, OmegaConf.select(cfg, key), merge=False, force_add=True)
-    return PretrainConfig.parse(merged)
+    return PretrainConfig.parse(merged, overrides)
 
 
 def named_keys(overrides: Sequence[str]) -> list[str]:

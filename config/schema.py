@@ -2,11 +2,13 @@
 
 Every key stands in the YAML; an unknown or mistyped one is an error that names the nearest valid key.
 """
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, ValidationInfo, model_validator
 from torch import nn
 
 from dataset.common import EpisodeMetadata, PuzzleDatasetMetadata, RegressionMetadata, SplitMetadata
@@ -41,18 +43,22 @@ class ArchConfig(NamedConfig):
 
     loss: NamedConfig
 
+    # options of another head that a file changed from their defaults
+    _left_over: dict = PrivateAttr(default_factory=dict)
+
     @model_validator(mode="after")
-    def _settle_loss_options(self):
-        """`keep_act_halting_head` may stand in `arch`. Where another head is named, the options that the YAML has for
-        its own are no one's."""
+    def _settle_loss_options(self, info: ValidationInfo):
+        """`keep_act_halting_head` may stand in `arch`. Where another head is named, the options that a YAML has for its
+        own are no one's; those that the command line names are refused."""
         options = self.loss.__pydantic_extra__
         if "keep_act_halting_head" in self.options:
             options["keep_act_halting_head"] = self.__pydantic_extra__.pop("keep_act_halting_head")
         unknown = options.keys() - self.head_class.Config.model_fields.keys()
         of_yaml = OmegaConf.load(CONFIG_DIR / "arch" / "trm.yaml").loss if unknown else {}
         for key in unknown & of_yaml.keys():
-            if options[key] == of_yaml[key]:
-                del options[key]
+            if f"arch.loss.{key}" not in (info.context or ()):  # the keys that the command line names
+                value = options.pop(key)
+                self._left_over |= {key: value} if value != of_yaml[key] else {}
         return self
 
     @property
@@ -91,6 +97,8 @@ class ArchConfig(NamedConfig):
         """What works and is likely not meant, to be said at start-up, published keys without effect among it."""
         unused = [key for key in getattr(self.model_class, "UNUSED_KEYS", ()) if self.options.get(key)]
         return [f"arch.{key} has no effect with arch.name={self.name}" for key in unused] + \
+            [f"arch.loss.{key}={value} has no effect with arch.loss.name={self.loss.name}"
+             for key, value in self._left_over.items()] + \
             self.model_class.Config(**self.options).notices()
 
     def check_data(self, data: SplitMetadata) -> None:
@@ -129,12 +137,15 @@ class SharedConfig(BaseModel):
     debug: bool
 
     @classmethod
-    def parse(cls, cfg: DictConfig):
-        """The typed config of what Hydra composed. Raises ValueError naming every wrong or missing key."""
+    def parse(cls, cfg: DictConfig, overrides: Sequence[str] = ()):
+        """The typed config of what Hydra composed of a command line. Raises ValueError naming every wrong or missing
+        key."""
         missing = sorted(OmegaConf.missing_keys(cfg))
         if missing:
             raise ValueError(f"{', '.join(missing)} must be set; add {'=… '.join(missing)}=… to the command line")
-        return _validate(cls, OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True), flat_keys(cfg))
+        return _validate(cls, OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True), flat_keys(cfg),
+                         named={override.key_or_group for override in
+                                OverridesParser.create().parse_overrides(list(overrides))})
 
 
 class PretrainConfig(SharedConfig, OptimConfig, LogConfig):
@@ -229,7 +240,8 @@ class EvaluateConfig(SharedConfig):
     hub_repo: str | None = Field(pattern=f"^{REPOSITORY}$")
     # metrics.json and all else goes here; null: <run>/evaluation, with what differs from training behind it
     output_dir: str | None
-    # test example to draw being solved step by step: its number, or slowest: the one that takes most; null: none
+    # test example to draw being solved step by step, or rollout of latent episodes: its number, or slowest: the one
+    # that takes most steps (of rollouts the first); null: none
     picture: int | Literal["slowest"] | None
 
     @model_validator(mode="after")
@@ -239,8 +251,9 @@ class EvaluateConfig(SharedConfig):
         return self
 
 
-def _validate(model: type[BaseModel], values: dict, keys: list[str], prefix: str = "") -> BaseModel:
+def _validate(model: type[BaseModel], values: dict, keys: list[str], prefix: str = "",
+              named: set[str] | None = None) -> BaseModel:
     try:
-        return model(**values)
+        return model.model_validate(values, context=named)
     except ValidationError as error:
         raise ValueError(describe_validation(error, keys, prefix)) from error

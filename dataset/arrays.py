@@ -3,13 +3,14 @@
 Pickled arrays are refused, since reading one runs the code in it.
 """
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 LOCAL_HEADER = 30  # bytes of a zip member's own header, before its name and extra field
-UNREADABLE = (ValueError, EOFError, OSError, zipfile.BadZipFile, KeyError, NotImplementedError)
+UNREADABLE = (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError)
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,30 @@ def unreadable(file: Path) -> ValueError:
     return ValueError(f"{file} is truncated or not a NumPy array; build the data set again")
 
 
+def holds_objects(what: Path | str) -> ValueError:
+    return ValueError(f"{what} holds pickled objects, which are not read; save plain numbers")
+
+
+def _is_of_objects(file: Path) -> bool:
+    try:
+        with open(file, "rb") as stream:
+            return _read_header(stream)[2].hasobject
+    except UNREADABLE:
+        return False
+
+
+def _read_header(stream) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether in Fortran order, and dtype; the stream then stands at the numbers."""
+    version = np.lib.format.read_magic(stream)
+    return (np.lib.format.read_array_header_1_0 if version == (1, 0) else
+            np.lib.format.read_array_header_2_0)(stream)
+
+
 def open_npy(file: Path, mapped: bool) -> np.ndarray:
     try:
         array = np.load(file, mmap_mode="r" if mapped else None, allow_pickle=False)
     except UNREADABLE as error:  # what NumPy says of it advises to load pickles
-        raise unreadable(file) from error
+        raise (holds_objects(file) if _is_of_objects(file) else unreadable(file)) from error
     if not isinstance(array, np.ndarray):
         array.close()
         raise ValueError(f"{file} is an .npz archive; give it that suffix")
@@ -54,10 +74,7 @@ def open_npz(file: Path, key: str) -> NpzArray:
         with zipfile.ZipFile(file) as archive:
             member = _member(archive, file, key)
             with archive.open(member) as stream:
-                version = np.lib.format.read_magic(stream)
-                read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else \
-                    np.lib.format.read_array_header_2_0
-                shape, fortran_order, dtype = read_header(stream)
+                shape, fortran_order, dtype = _read_header(stream)
                 header = stream.tell()
             archive.fp.seek(member.header_offset)
             local = archive.fp.read(LOCAL_HEADER)
@@ -66,7 +83,7 @@ def open_npz(file: Path, key: str) -> NpzArray:
             raise
         raise unreadable(file) from error
     if dtype.hasobject:
-        raise ValueError(f"{file}: {member.filename} holds pickled objects, which are not read; save plain numbers")
+        raise holds_objects(f"{file}: {member.filename}")
     names = int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
     in_place = member.compress_type == zipfile.ZIP_STORED and not fortran_order
     return NpzArray(file, member.filename, shape, dtype,

@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 FIELDS = ("inputs", "labels", "puzzle_identifiers", "puzzle_indices", "group_indices")
+MOST_IDENTIFIER = np.iinfo(np.int32).max  # of puzzles
 BLANK_IDENTIFIER = "<blank>"
 IGNORE_LABEL_ID = -100  # what a label becomes, once loaded, where no answer is asked for (PyTorch's convention)
 
@@ -99,7 +100,8 @@ class RegressionMetadata(SplitMetadata):
     """`dataset.json` of one split of regression data; keys of puzzles may be absent or null."""
 
     KIND = "regression data"
-    AGREE = ("input_dim", "target_dim", "seq_len", "input_pad_value", "target_pad_value", "blank_identifier_id")
+    AGREE = ("input_dim", "target_dim", "seq_len", "inputs_shape", "input_pad_value", "target_pad_value",
+             "blank_identifier_id")
     MODEL_KEYS = {"seq_len": "seq_len", "latent_dim": "input_dim", "output_dim": "target_dim",
                   "num_puzzle_identifiers": "num_puzzle_identifiers"}
 
@@ -113,13 +115,20 @@ class RegressionMetadata(SplitMetadata):
 
     blank_identifier_id: int = 0
     num_puzzle_identifiers: int = 1
-    # filled from the arrays where they are absent
+    # taken from the arrays: the length where it is absent, the counts always
     seq_len: int = 0
     total_groups: int = 0
     mean_puzzle_examples: float = 0.0
     total_puzzles: int = 0
-    # examples are rows (dim,), sequences of length 1
-    flat: bool = Field(False, exclude=True)
+    # examples are rows (dim,), sequences of length 1; None: not known before an array is opened
+    flat: bool | None = Field(None, exclude=True)
+
+    @field_validator("input_pad_value", "target_pad_value")
+    @classmethod
+    def _fits_float32(cls, value: float) -> float:
+        if not abs(value) <= np.finfo(np.float32).max:
+            raise ValueError(f"{value} is no finite float32; pad with a number such as 0.0")
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -131,6 +140,10 @@ class RegressionMetadata(SplitMetadata):
         return {"inputs": BatchField(inputs, "float32"), "targets": BatchField(targets, "float32"),
                 "target_mask": BatchField(targets, "bool"),
                 "puzzle_identifiers": BatchField((), "int32", self.num_puzzle_identifiers)}
+
+    @property
+    def inputs_shape(self) -> str:
+        return f"(N, {', '.join(map(str, self.row_shape(self.input_dim)))})"
 
     def row_shape(self, width: int) -> tuple[int, ...]:
         return (width,) if self.flat else (self.seq_len, width)

@@ -1,5 +1,5 @@
 """What a set of examples is to the training stream and the test batches, whatever its examples are made of."""
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -48,18 +48,23 @@ class ExampleSet:
         return identifiers
 
 
+def field_file(split_dir: Path, set_name: str, field: str) -> Path:
+    """The file that has a field: `<set>__<field>.npy`, whether it exists or not, unless there is an `.npz` alone."""
+    file = field_path(split_dir, set_name, field)
+    npz = file.with_suffix(".npz")
+    return npz if npz.is_file() and not file.is_file() else file
+
+
 def load_field(split_dir: Path, set_name: str, field: str, mapped: bool = False) -> np.ndarray:
     """`<set>__<field>.npy`, or what an `.npz` beside it holds under that name or without one."""
-    file = field_path(split_dir, set_name, field)
-    if file.is_file():
-        return open_npy(file, mapped)
-    if file.with_suffix(".npz").is_file():
-        return open_npz(file.with_suffix(".npz"), field).load(mapped)
-    raise ValueError(f"{file} is missing; build the data set again")
+    file = field_file(split_dir, set_name, field)
+    if not file.is_file():
+        raise ValueError(f"{file} is missing; build the data set again")
+    return open_npy(file, mapped) if file.suffix == ".npy" else open_npz(file, field).load(mapped)
 
 
 def refuse_field(split_dir: Path, set_name: str, field: str, problem: str):
-    raise ValueError(f"{field_path(split_dir, set_name, field)}: {problem}; build the data set again")
+    raise ValueError(f"{field_file(split_dir, set_name, field)}: {problem}; build the data set again")
 
 
 def check_puzzles(arrays: Mapping[str, np.ndarray], examples: int, split_dir: Path, name: str,
@@ -85,6 +90,13 @@ def check_puzzles(arrays: Mapping[str, np.ndarray], examples: int, split_dir: Pa
                                      f"num_puzzle_identifiers={metadata.num_puzzle_identifiers}")
 
 
+def count(metadata: SplitMetadata, sets: Sequence[ExampleSet]) -> None:
+    """Have the metadata of a split say how many groups, puzzles and examples its sets hold."""
+    metadata.total_groups = sum(len(s.group_indices) - 1 for s in sets)
+    metadata.total_puzzles = sum(len(s.puzzle_identifiers) for s in sets)
+    metadata.mean_puzzle_examples = sum(map(len, sets)) / metadata.total_puzzles
+
+
 def check_integers(array: np.ndarray, dimensions: int, refuse) -> None:
     if array.ndim != dimensions or not np.issubdtype(array.dtype, np.integer):
         refuse(f"expected integers in {dimensions} dimensions, found {array.dtype} of shape {array.shape}")
@@ -100,14 +112,21 @@ def cast_notice(where: str, dtypes: Mapping[str, np.dtype]) -> None:
     """Say, once, which fields of a data set are stored otherwise than they are used."""
     cast = [f"{field} ({dtype})" for field, dtype in dtypes.items() if dtype not in (np.float32, np.float16)]
     if cast:
-        _say_once(f"notice: {where}: {', '.join(cast)} cast to float32")
+        say_once(f"notice: {where}: {', '.join(cast)} cast to float32")
 
 
 @cache
-def _say_once(line: str) -> None:
+def say_once(line: str) -> None:
     print(line)
 
 
 def evenly(total: int, at_most: int) -> np.ndarray:
     """Up to so many of `total` numbers, evenly spaced from 0 on."""
     return np.unique(np.linspace(0, total - 1, min(total, at_most)).astype(np.int64))
+
+
+def evenly_over(sets: Sequence[ExampleSet], at_most: int) -> Iterator[tuple[ExampleSet, np.ndarray]]:
+    """The same of the examples of several sets together, each giving in proportion to its size: (set, rows) by set."""
+    total = sum(map(len, sets))
+    for example_set in sets:
+        yield example_set, evenly(len(example_set), -(-at_most * len(example_set) // total))

@@ -11,6 +11,7 @@ Nothing is read before it is needed, and the frames of an uncompressed file, whi
 from their place; a compressed one must be read whole, and stays in a cache of bounded size.
 """
 import json
+import math
 import os
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -19,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from dataset.arrays import NpzArray, open_npz
-from dataset.common import EpisodeMetadata
-from dataset.example_set import cast_notice, first_not_finite
+from dataset.common import MOST_IDENTIFIER, EpisodeMetadata
+from dataset.example_set import cast_notice, count, first_not_finite, say_once
 from dataset.regression_dataset import RegressionSet
 
 SPLITS = ("train", "test")
@@ -37,6 +38,7 @@ class EpisodeFiles:
         self.cache: OrderedDict[int, np.ndarray] = OrderedDict()
         self.lengths = np.array([array.shape[0] for array in arrays])
         self.paths = [str(array.file) for array in arrays]
+        self.whole_bytes = sum(4 * math.prod(array.shape) for array in arrays if array.offset is None)
 
     def read(self, episode: int, start: int, frames: np.ndarray) -> None:
         """Fill float32 `frames` (n, D) with those of an episode from `start` on."""
@@ -150,9 +152,9 @@ def _records_of(path: str | Path, split: str) -> list[dict]:
         record = {"set": DEFAULT_SET, "group": None, "puzzle_identifier": None} | _record_of(path, split, file.stem)
         identifier = record["puzzle_identifier"]
         if identifier is not None:
-            if type(identifier) is not int or identifier < 0:
+            if type(identifier) is not int or not 0 <= identifier <= MOST_IDENTIFIER:
                 raise ValueError(f"{file.stem} in {folder} has puzzle_identifier={identifier!r}, which is no whole "
-                                 "number of 0 or more; correct it, or leave it out")
+                                 f"number from 0 to {MOST_IDENTIFIER}; correct it, or leave it out")
             if identifier in seen:
                 raise ValueError(f"{seen[identifier]} and {file.stem} in {folder} have the same puzzle_identifier="
                                  f"{identifier}; an episode is a puzzle of its own")
@@ -167,20 +169,25 @@ def _record_of(path: str | Path, split: str, episode: str) -> dict:
         file = Path(path) / split / "metadata" / f"{episode}{suffix}"
         if not file.is_file():
             continue
-        text = file.read_text()
-        for line in [text] if suffix == ".json" else text.splitlines():
-            if not line.strip() and suffix == ".jsonl":
-                continue
-            try:
-                record |= json.loads(line)
-            except (json.JSONDecodeError, TypeError, ValueError) as error:
-                raise ValueError(f"{file} does not parse as a JSON object{' a line' * (suffix == '.jsonl')}: {error}"
-                                 ) from error
+        try:
+            text = file.read_text(encoding="utf-8")
+            for line in [text] if suffix == ".json" else filter(str.strip, text.splitlines()):
+                record |= _stated(json.loads(line))
+        except ValueError as error:  # of the encoding, too
+            raise ValueError(f"{file} does not parse as a JSON object{' a line' * (suffix == '.jsonl')}: {error}"
+                             ) from error
     return record
 
 
+def _stated(record) -> dict:
+    """What a record says; null is nothing."""
+    if not isinstance(record, dict):
+        raise ValueError(f"found {json.dumps(record)[:80]}")
+    return {key: value for key, value in record.items() if value is not None}
+
+
 def open_episodes(path: str, split: str, identifier_offset: int, window: int, stride: int | None,
-                  say_casts: bool) -> tuple[EpisodeMetadata, list[EpisodeSet]]:
+                  say_notices: bool) -> tuple[EpisodeMetadata, list[EpisodeSet]]:
     """All sets of a split. Raises ValueError naming the file where an episode cannot be used."""
     stride = stride or window
     if stride > window:
@@ -193,21 +200,25 @@ def open_episodes(path: str, split: str, identifier_offset: int, window: int, st
         if array.shape[1] != arrays[0].shape[1]:
             raise ValueError(f"latents have width {arrays[0].shape[1]} in {arrays[0].file} and {array.shape[1]} in "
                              f"{array.file}; all episodes must have the same")
-    if say_casts:
+    if say_notices:
         cast_notice(path, {array.file.name: array.dtype for array in {a.dtype: a for a in arrays}.values()})
     records = episode_records(path)[split]
     identifiers = [record["puzzle_identifier"] for record in records]
     sets = list(dict.fromkeys(record["set"] for record in records))
     metadata = EpisodeMetadata(
         task_type="regression", input_dim=arrays[0].shape[1], target_dim=arrays[0].shape[1], seq_len=window,
-        num_puzzle_identifiers=max(identifiers) + 1, total_puzzles=len(arrays), sets=sets, flat=window == 1)
+        num_puzzle_identifiers=max(identifiers) + 1, sets=sets, flat=window == 1)
     made = []
     for name in sets:
         mine = [i for i, record in enumerate(records) if record["set"] == name]
         made.append(_episode_set(path, split, name, metadata, [arrays[i] for i in mine], [identifiers[i] for i in mine],
                                  [records[i]["group"] for i in mine], identifier_offset, window, stride))
-    metadata.total_groups = sum(len(s.group_indices) - 1 for s in made)
-    metadata.mean_puzzle_examples = sum(map(len, made)) / len(arrays)
+    count(metadata, made)
+    most = max(episodes.files.whole_bytes for episodes in made)
+    if say_notices and most > CACHE_BYTES:
+        say_once(f"notice: {Path(path) / split}: compressed episodes of {most / 2**20:.4g} MB do not fit into their "
+                 f"cache of {CACHE_BYTES / 2**20:.4g} MB and are read again and again, which is slow; save them with "
+                 "np.savez, not np.savez_compressed")
     return metadata, made
 
 

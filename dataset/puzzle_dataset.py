@@ -19,9 +19,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from dataset.common import (FIELDS, IGNORE_LABEL_ID, EpisodeMetadata, PuzzleDatasetMetadata, RegressionMetadata,
-                            SplitMetadata, field_path)
-from dataset.example_set import ExampleSet, check_integers, check_puzzles, load_field, refuse_field
+from dataset.common import (FIELDS, IGNORE_LABEL_ID, MOST_IDENTIFIER, EpisodeMetadata, PuzzleDatasetMetadata,
+                            RegressionMetadata, SplitMetadata)
+from dataset.example_set import ExampleSet, check_integers, check_puzzles, count, field_file, load_field, refuse_field
 from dataset.latent_episodes import SPLITS, episode_records, holds_episodes, open_episodes
 from dataset.regression_dataset import load_regression_set
 
@@ -87,7 +87,7 @@ class PuzzleSet(ExampleSet):
         bad = ((tokens < 0) | (tokens >= self.metadata.vocab_size)) & ~np.asarray(allowed)
         if bad.any():
             row, column = np.argwhere(bad)[0]
-            raise ValueError(f"{field_path(self.split_dir, self.name, field)}: row {rows[row]}, position {column} "
+            raise ValueError(f"{field_file(self.split_dir, self.name, field)}: row {rows[row]}, position {column} "
                              f"holds {tokens[row, column]}, but vocab_size is {self.metadata.vocab_size} (tokens 0 to "
                              f"{self.metadata.vocab_size - 1}); mend the array, or vocab_size in dataset.json")
         return tokens
@@ -118,8 +118,9 @@ def open_split(config: PuzzleDatasetConfig, path: str, split: str, identifier_of
         return open_episodes(path, split, identifier_offset, config.episode_window, config.episode_stride, is_main)
     metadata = load_metadata(path, split)
     if metadata.task_type == "regression":
-        return metadata, [load_regression_set(path, split, name, metadata, identifier_offset, is_main)
-                          for name in metadata.sets]
+        sets = [load_regression_set(path, split, name, metadata, identifier_offset, is_main) for name in metadata.sets]
+        count(metadata, sets)
+        return metadata, sets
     return metadata, [load_set(path, split, name, metadata, identifier_offset) for name in metadata.sets]
 
 
@@ -164,6 +165,9 @@ def identifier_offsets(paths: Sequence[str]) -> tuple[dict[str, int], int]:
     for path, (count, blank) in counts.items():
         offsets[path] = rows - blank
         rows += count - blank
+    if rows - 1 > MOST_IDENTIFIER:
+        raise ValueError(f"puzzle identifiers of {', '.join(counts)} go up to {rows - 1}, those numbered on included, "
+                         f"and can be {MOST_IDENTIFIER} at most (int32); number puzzles from 0 on")
     return offsets, rows
 
 

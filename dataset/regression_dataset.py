@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.common import RegressionMetadata, field_path, new_dataset_directory, write_json
-from dataset.example_set import (ExampleSet, cast_notice, check_puzzles, evenly, first_not_finite, load_field,
-                                 refuse_field)
+from dataset.common import MOST_IDENTIFIER, RegressionMetadata, field_path, new_dataset_directory, write_json
+from dataset.example_set import (ExampleSet, cast_notice, check_puzzles, evenly_over, field_file, first_not_finite,
+                                 load_field, refuse_field)
 
 STATISTICS_ROWS = 100_000  # training examples, evenly spaced, of which means and deviations are taken
 CHUNK = 1024
@@ -49,7 +49,7 @@ class RegressionSet(ExampleSet):
         return mask
 
     def _refuse_row(self, field: str, row: int, problem: str):
-        raise ValueError(f"{field_path(self.split_dir, self.name, field)}: row {row} {problem}; mend the array")
+        raise ValueError(f"{field_file(self.split_dir, self.name, field)}: row {row} {problem}; mend the array")
 
     def padding(self) -> dict[str, float]:
         return {"inputs": self.metadata.input_pad_value, "targets": self.metadata.target_pad_value,
@@ -65,7 +65,7 @@ def load_regression_set(path: str, split: str, name: str, metadata: RegressionMe
     """Open one set's arrays and check that they fit together; the metadata are completed by them."""
     split_dir = Path(path) / split
     arrays = {field: load_field(split_dir, name, field, mapped=True) for field in ("inputs", "targets")}
-    has_mask = any(field_path(split_dir, name, "target_mask").with_suffix(s).is_file() for s in (".npy", ".npz"))
+    has_mask = field_file(split_dir, name, "target_mask").is_file()
     arrays["target_mask"] = load_field(split_dir, name, "target_mask", mapped=True) if has_mask else None
     _check_arrays(arrays, split_dir, name, metadata)
     numbering = {field: load_field(split_dir, name, field)
@@ -86,6 +86,9 @@ def _check_arrays(arrays: dict[str, np.ndarray | None], split_dir: Path, name: s
     if inputs.ndim not in (2, 3):
         refuse_field(split_dir, name, "inputs", f"expected (N, {metadata.input_dim}) or (N, L, {metadata.input_dim}), "
                                                 f"found {inputs.shape}")
+    if metadata.flat not in (None, inputs.ndim == 2):
+        refuse_field(split_dir, name, "inputs", f"has shape {inputs.shape}, and {metadata.sets[0]}__inputs beside it "
+                                                f"{metadata.inputs_shape}; all sets must have the same dimensions")
     metadata.flat = inputs.ndim == 2
     metadata.seq_len = metadata.seq_len or (1 if metadata.flat else inputs.shape[1])
     for field, array, width in (("inputs", inputs, metadata.input_dim), ("targets", targets, metadata.target_dim)):
@@ -101,10 +104,9 @@ def _check_arrays(arrays: dict[str, np.ndarray | None], split_dir: Path, name: s
 def feature_statistics(sets: Sequence[RegressionSet]) -> dict[str, np.ndarray]:
     """Mean and deviation (features,) of inputs and of observed targets, by `input_mean`, `input_std`, `target_mean`,
     `target_std`; the deviation of a feature that never changes is 1."""
-    share = STATISTICS_ROWS // len(sets)
     sums: dict[str, list] = {"input": [], "target": []}
-    for example_set in sets:
-        for rows in np.array_split(evenly(len(example_set), share), -(-min(len(example_set), share) // CHUNK)):
+    for example_set, sample in evenly_over(sets, STATISTICS_ROWS):
+        for rows in np.array_split(sample, -(-len(sample) // CHUNK)):
             fields = example_set.fields(rows)
             known = np.broadcast_to(example_set.known_inputs(fields)[..., None], fields["inputs"].shape)
             sums["input"].append(_moments(fields["inputs"], known))
@@ -145,17 +147,20 @@ def write_regression_dataset(path: str | Path, split: str, inputs: np.ndarray, t
     if targets.ndim != inputs.ndim or targets.shape[:-1] != inputs.shape[:-1]:
         raise ValueError(f"inputs of shape {inputs.shape} and targets of shape {targets.shape} must agree in all but "
                          "the last dimension; repeat or mask targets to make them so")
-    mask = np.ones(targets.shape, bool) if mask is None else np.asarray(mask).astype(bool)
+    mask = np.ones(targets.shape, bool) if mask is None else np.asarray(mask)
     for name, array, shape in (("mask", mask, targets.shape), ("groups", groups, (len(inputs),)),
                                ("identifiers", identifiers, (len(inputs),))):
         if array is not None and np.shape(array) != shape:
             raise ValueError(f"{name} has shape {np.shape(array)}, and should have {shape}")
+    mask = _whole_numbers("mask", mask, 1).astype(bool)
+    if identifiers is not None:
+        identifiers = _whole_numbers("identifiers", np.asarray(identifiers), MOST_IDENTIFIER)
+    if set_name != Path(set_name).name:
+        raise ValueError(f"set_name={set_name!r} begins the names of files, and cannot be empty or a path")
     for name, array in (("inputs", inputs), ("targets", np.where(mask, targets, 0))):
         place = first_not_finite(array)
         if place is not None:
             raise ValueError(f"{name}: row {place[0]} holds NaN or infinity")
-    if identifiers is not None and np.min(identifiers) < 0:
-        raise ValueError(f"identifiers should be 0 or more, and hold {np.min(identifiers)}")
     order, numbering = _numbered(len(inputs), groups, identifiers)
     metadata = RegressionMetadata(
         task_type="regression", input_dim=inputs.shape[-1], target_dim=targets.shape[-1],
@@ -180,10 +185,21 @@ def _floats(name: str, array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32)
 
 
+def _whole_numbers(name: str, array: np.ndarray, most: int) -> np.ndarray:
+    """int64 of an array of bools, integers or whole floats from 0 to `most`."""
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"{name} should hold whole numbers from 0 to {most}, and is {array.dtype}")
+    wrong = ~((array >= 0) & (array <= most) & (array == np.floor(array)))  # so is NaN
+    if wrong.any():
+        place = tuple(np.argwhere(wrong)[0])
+        raise ValueError(f"{name} should hold whole numbers from 0 to {most}, and row {place[0]} holds {array[place]}")
+    return array.astype(np.int64)
+
+
 def _numbered(examples: int, groups: np.ndarray | None, identifiers: np.ndarray | None):
     """An order of the examples in which those of a group, and in it those of a puzzle, stand together, and the arrays
     that number them."""
-    identifiers = np.zeros(examples, np.int32) if identifiers is None else np.asarray(identifiers, np.int32)
+    identifiers = np.zeros(examples, np.int64) if identifiers is None else identifiers
     alone = identifiers.max() + 1 + np.arange(examples)
     puzzles = np.where(identifiers == 0, alone, identifiers)
     groups = puzzles if groups is None else np.unique(groups, return_inverse=True)[1]
@@ -191,6 +207,6 @@ def _numbered(examples: int, groups: np.ndarray | None, identifiers: np.ndarray 
     puzzle_starts = np.flatnonzero(np.diff(puzzles[order], prepend=-1) | np.diff(groups[order], prepend=-1))
     group_of_puzzle = groups[order][puzzle_starts]
     group_starts = np.flatnonzero(np.diff(group_of_puzzle, prepend=-1))
-    return order, {"puzzle_identifiers": identifiers[order][puzzle_starts],
+    return order, {"puzzle_identifiers": identifiers[order][puzzle_starts].astype(np.int32),
                    "puzzle_indices": np.append(puzzle_starts, examples).astype(np.int32),
                    "group_indices": np.append(group_starts, len(puzzle_starts)).astype(np.int32)}

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from dataset.puzzle_dataset import Batch, PuzzleDataset
 from evaluators.protocol import Evaluator
-from losses.classification import scores
 from utils.distributed import World
 from utils.metrics import MetricSums, means
 
@@ -39,16 +38,18 @@ class DepthCurve:
     OUTPUTS = ("preds", "q_halt_logits")
 
     def __init__(self, head: nn.Module, depth: int, world: World):
-        if "labels" not in head.BATCH_FIELDS or not set(self.OUTPUTS) <= set(head.OUTPUTS):
-            raise ValueError(f"per_step scores answers of discrete tokens, and {type(head).__name__} has none")
+        if not hasattr(head, "scores"):
+            raise ValueError(f"per_step needs scores(outputs, batch, counted), as in losses/regression.py, of "
+                             f"{type(head).__name__}; write it, or use per_step=false")
+        self.scores = head.scores
         self.sums = [MetricSums(world.device) for _ in range(depth)]
 
-    def add(self, steps: Sequence[tuple[dict, dict[str, Tensor]]], labels: Tensor, real: bool) -> None:
+    def add(self, steps: Sequence[tuple[dict, dict[str, Tensor]]], batch: Batch, real: bool) -> None:
         """A batch's metrics and outputs by step; `real=False` counts it as nothing. Rows that have all halted early
         keep their last ones."""
-        everyone = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
+        everyone = torch.ones_like(batch["puzzle_identifiers"], dtype=torch.bool)
         found = [{name: metrics[name] for name in metrics if name == "rows" or name.endswith("loss")}
-                 | scores(outputs["preds"], outputs["q_halt_logits"], labels, everyone) for metrics, outputs in steps]
+                 | self.scores(outputs, batch, everyone) for metrics, outputs in steps]
         for i, sums in enumerate(self.sums):
             sums.add({name: value * real for name, value in found[min(i, len(found) - 1)].items()})
 
@@ -96,7 +97,7 @@ def evaluate(head: nn.Module, dataset: PuzzleDataset, world: World,
             steps = _steps(head, batch, keys, first_row=world.rank * dataset.local_batch_size,
                            whole=real == dataset.local_batch_size, keep_all=curve is not None)
             if curve is not None:
-                curve.add(steps, batch["labels"], bool(real))
+                curve.add(steps, batch, bool(real))
             metrics, outputs = steps[-1]
             sums[set_name].add({name: value * bool(real) for name, value in metrics.items()})
             if not real:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dataset.example_set import evenly
+from dataset.example_set import evenly, evenly_over
 from dataset.latent_episodes import EpisodeSet
 from evaluators.loop import supervision_steps
 from utils.distributed import World, all_reduce_sum_
@@ -38,9 +38,8 @@ class LinearAutoregression:
     def fit(cls, sets: Sequence[EpisodeSet]) -> "LinearAutoregression":
         order = linear_order(sets[0].window)
         designs, targets = [], []
-        for episodes in sets:
-            inputs, following, known = one_step_cases(
-                episodes, episodes.fields(evenly(len(episodes), FITTED_EXAMPLES // len(sets))))
+        for episodes, rows in evenly_over(sets, FITTED_EXAMPLES):
+            inputs, following, known = one_step_cases(episodes, episodes.fields(rows))
             designs.append(cls._design(inputs[known]))
             targets.append(following[known])
         weights, *_ = np.linalg.lstsq(np.concatenate(designs), np.concatenate(targets), rcond=None)
@@ -115,19 +114,21 @@ class Rollouts:
 
 
 def roll_out(head: nn.Module, test_sets: Sequence[EpisodeSet], train_sets: Sequence[EpisodeSet], batch_size: int,
-             world: World) -> Rollouts:
-    """The same on every rank, each of which takes its share. Without training sets there is no linear baseline."""
+             world: World, number: int = 0) -> Rollouts:
+    """The same on every rank, each of which takes its share. Without training sets there is no linear baseline.
+    `number`: of the rollout to look at."""
     model = ModelPredictor(head.eval(), test_sets[0].window, batch_size, world.device)
     predictors: dict[str, Predictor] = {"model": model, "repeat_last": repeat_last}
     if train_sets:
         predictors["linear"] = LinearAutoregression.fit(train_sets)
     contexts, futures, identifiers = (np.concatenate(parts) for parts in zip(*map(rollout_cases, test_sets)))
-    mine = slice(world.rank, None, world.size)
-    rolled = {who: open_loop(predict, contexts[mine], identifiers[mine]) for who, predict in predictors.items()}
+    mine, one = slice(world.rank, None, world.size), slice(number, number + 1)
+    rolled, shown = ({who: open_loop(predict, contexts[rows], identifiers[rows]) for who, predict in predictors.items()}
+                     for rows in (mine, one))
     return Rollouts(_one_step_errors(model, predictors, test_sets, world),
                     {who: _root_mean_square(rows, futures[mine], world) for who, rows in rolled.items()},
-                    next(iter(futures), np.empty((0, contexts.shape[2]))),
-                    {who: rows[0] for who, rows in rolled.items() if len(rows)})
+                    next(iter(futures[one]), np.empty((0, contexts.shape[2]))),
+                    {who: rows[0] for who, rows in shown.items() if len(rows)})
 
 
 def open_loop(predict: Predictor, contexts: np.ndarray, identifiers: np.ndarray) -> np.ndarray:
@@ -141,12 +142,17 @@ def open_loop(predict: Predictor, contexts: np.ndarray, identifiers: np.ndarray)
     return rolled[:, W:]
 
 
+def rollout_starts(episodes: EpisodeSet) -> list[tuple[int, int]]:
+    """Episode and first latent of each rollout."""
+    starts = [(episode, first) for episode, length in enumerate(episodes.files.lengths)
+              for first in range(0, length - episodes.window, STEPS)]
+    return [starts[i] for i in evenly(len(starts), STARTS)] if starts else []
+
+
 def rollout_cases(episodes: EpisodeSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Latents (B, W, D) to start from, those that truly follow (B, STEPS, D), NaN behind an episode's end, and shared
     identifiers (B,)."""
-    W, lengths = episodes.window, episodes.files.lengths
-    starts = [(episode, first) for episode, length in enumerate(lengths) for first in range(0, length - W, STEPS)]
-    starts = [starts[i] for i in evenly(len(starts), STARTS)] if starts else []
+    W, lengths, starts = episodes.window, episodes.files.lengths, rollout_starts(episodes)
     frames = np.full((len(starts), W + STEPS, episodes.metadata.input_dim), np.nan, np.float32)
     for row, (episode, first) in enumerate(starts):
         episodes.files.read(episode, first, frames[row, :lengths[episode] - first])

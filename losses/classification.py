@@ -41,17 +41,6 @@ def cell_cross_entropy(logits: Tensor, labels: Tensor, loss_type: str, label_smo
                            label_smoothing=label_smoothing)
 
 
-def scores(preds: Tensor, q_halt_logits: Tensor, labels: Tensor, counted: Tensor) -> dict[str, Tensor]:
-    """Sums over those of the `counted` rows (B,) that have a label: `count`, cells and puzzles solved, q_halt right."""
-    right = ((preds == labels) & (labels != IGNORE_LABEL_ID)).sum(-1)
-    cells = (labels != IGNORE_LABEL_ID).sum(-1)
-    counted, solved = counted & (cells > 0), right == cells
-    return {"count": counted.sum(),
-            "accuracy": (counted * right / cells.clamp(min=1)).sum(),
-            "exact_accuracy": (counted & solved).sum(),
-            "q_halt_accuracy": (counted & ((q_halt_logits >= 0) == solved)).sum()}
-
-
 class ACTLossHead(LossHead):
     Config, TASK = ACTLossConfig, "classification"
     BATCH_FIELDS = ("inputs", "labels", "puzzle_identifiers")
@@ -75,7 +64,19 @@ class ACTLossHead(LossHead):
         loss = losses["lm_loss"] + self.config.halting_weight * (losses["q_halt_loss"]
                                                                  + losses.get("q_continue_loss", 0))
 
-        metrics = losses | {"loss": loss, "rows": cells.new_tensor(len(cells))} | scores(
-            outputs["preds"], outputs["q_halt_logits"], labels, carry.halted) | {
+        metrics = losses | {"loss": loss, "rows": cells.new_tensor(len(cells))} | self.scores(
+            outputs, carry.current_data, carry.halted) | {
             "steps": (carry.halted * (cells > 0) * carry.steps).sum()}
         return self.result(carry, loss, metrics, outputs, return_keys)
+
+    def scores(self, outputs: dict[str, Tensor], batch: dict[str, Tensor], counted: Tensor) -> dict[str, Tensor]:
+        """Sums over those of the `counted` rows (B,) that have a label: `count`, cells and puzzles solved, q_halt
+        right."""
+        labels = batch["labels"]
+        right = ((outputs["preds"] == labels) & (labels != IGNORE_LABEL_ID)).sum(-1)
+        cells = (labels != IGNORE_LABEL_ID).sum(-1)
+        counted, solved = counted & (cells > 0), right == cells
+        return {"count": counted.sum(),
+                "accuracy": (counted * right / cells.clamp(min=1)).sum(),
+                "exact_accuracy": (counted & solved).sum(),
+                "q_halt_accuracy": (counted & ((outputs["q_halt_logits"] >= 0) == solved)).sum()}

@@ -4,7 +4,8 @@
 
 with w = `halting_weight`. Means are over a row's observed targets (`target_mask`); a row without any counts as nothing.
 Without the Q head every example takes N_sup supervision steps. With it, q_halt learns whether the row's own weighted
-error (the bracket without the BCE) is below `halt_threshold`, and training halts rows whose q_halt is positive.
+error (the bracket without the BCE) is below `halt_threshold`, and training halts rows whose q_halt is positive; at
+evaluation only `arch.act_inference` has it do so.
 
 With `normalize`, the network sees inputs and targets of mean 0 and deviation 1 in each feature of the training data;
 loss and `halt_threshold` are in these units, predictions and all other metrics in those of the data.
@@ -41,7 +42,7 @@ class ACTRegressionLossConfig(LossConfig):
                              "arch.loss.keep_act_halting_head=True, or remove it")
         if self.halting_weight != HALTING_WEIGHT and not self.keep_act_halting_head:
             raise ValueError(f"halting_weight={self.halting_weight} has no effect without the halting head; set "
-                             "arch.loss.keep_act_halting_head=True, or remove it")
+                             f"arch.loss.keep_act_halting_head=True, or arch.loss.halting_weight={HALTING_WEIGHT}")
         return self
 
 
@@ -88,14 +89,21 @@ class ACTRegressionLossHead(LossHead):
             q_metrics["q_halt_accuracy"] = (done & ((outputs["q_halt_logits"] >= 0) == good)).sum()
         loss = error.sum() + self.config.halting_weight * sum(halting.values())
 
-        residual = outputs["preds"].detach() - targets
-        squared, absolute = _row_errors(residual, mask, observed)
         metrics = {"regression_loss": error.sum(), **halting, "loss": loss, "rows": (observed > 0).sum(),
-                   "count": done.sum(), "mse": (done * squared).sum(), "mae": (done * absolute).sum(),
-                   "steps": (done * carry.steps).sum(), **q_metrics}
-        if not self.training:
-            metrics |= _sums_over_set(residual, targets, mask & done.view(-1, *[1] * (mask.ndim - 1)))
+                   **self.scores(outputs, carry.current_data, done), "steps": (done * carry.steps).sum(), **q_metrics}
         return self.result(carry, loss, metrics, outputs, return_keys)
+
+    def scores(self, outputs: dict[str, Tensor], batch: dict[str, Tensor], counted: Tensor) -> dict[str, Tensor]:
+        """Sums over those of the `counted` rows (B,) that observe a target: `count`, `mse`, `mae` and, when evaluating,
+        those over the set that rmse and r2 are made of."""
+        targets, mask = batch["targets"], batch["target_mask"]
+        residual, observed = outputs["preds"].detach() - targets, mask.flatten(1).sum(-1)
+        counted = counted & (observed > 0)
+        squared, absolute = _row_errors(residual, mask, observed)
+        sums = {"count": counted.sum(), "mse": (counted * squared).sum(), "mae": (counted * absolute).sum()}
+        if not self.training:
+            sums |= _sums_over_set(residual, targets, mask & counted.view(-1, *[1] * (mask.ndim - 1)))
+        return sums
 
     def _weighted(self, squared: Tensor, absolute: Tensor) -> Tensor:
         return self.config.mse_weight * squared + self.config.mae_weight * absolute

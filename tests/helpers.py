@@ -133,7 +133,7 @@ def generated(main, folder: Path, *options) -> dict[str, list[tuple[str, str, in
 
 def pretrain_config(*overrides: str) -> PretrainConfig:
     """What `python pretrain.py` makes of a command line."""
-    return PretrainConfig.parse(_composed("cfg_pretrain", overrides))
+    return PretrainConfig.parse(_composed("cfg_pretrain", overrides), overrides)
 
 
 def evaluate_config(*overrides: str) -> EvaluateConfig:
@@ -146,7 +146,7 @@ def resume(run_dir: Path, *overrides: str) -> Path:
     words = [f"checkpoint.path={run_dir}", *([] if any("resume" in word for word in overrides)
                                               else ["checkpoint.resume=true"]), *overrides]
     cfg = _composed("cfg_pretrain", tuple(words))
-    config, resumed = taken_up(PretrainConfig.parse(cfg), cfg, words)
+    config, resumed = taken_up(PretrainConfig.parse(cfg, words), cfg, words)
     return train(config, World(), resumed)
 
 

@@ -37,11 +37,15 @@ def test_archives_that_cannot_be_read_are_refused_by_name(tmp_path, save, messag
         open_npz(tmp_path / "data.npz", "inputs")
 
 
-def test_pickles_and_archives_of_another_suffix_are_no_npy(tmp_path):
+@pytest.mark.parametrize("mapped", [True, False])
+def test_pickles_and_archives_of_another_suffix_are_no_npy(tmp_path, mapped):
     np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
-    with pytest.raises(ValueError, match="objects.npy is truncated or not a NumPy array"):
-        open_npy(tmp_path / "objects.npy", mapped=False)
+    with pytest.raises(ValueError, match="objects.npy holds pickled objects, which are not read; save plain numbers"):
+        open_npy(tmp_path / "objects.npy", mapped)
+    (tmp_path / "text.npy").write_text("no array")
+    with pytest.raises(ValueError, match="text.npy is truncated or not a NumPy array"):
+        open_npy(tmp_path / "text.npy", mapped)
     np.savez(tmp_path / "data.npz", VALUES)
     (tmp_path / "data.npz").rename(tmp_path / "data.npy")
     with pytest.raises(ValueError, match="data.npy is an .npz archive; give it that suffix"):
-        open_npy(tmp_path / "data.npy", mapped=False)
+        open_npy(tmp_path / "data.npy", mapped)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from dataset import latent_episodes
 from dataset.arrays import open_npz
 from dataset.latent_episodes import EpisodeFiles, episode_records
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
@@ -77,6 +78,8 @@ def test_metadata_names_sets_groups_and_identifiers_and_missing_identifiers_are_
     metadata = tmp_path / "train" / "metadata"
     (metadata / "episode_002.json").unlink()
     (metadata / "episode_002.jsonl").write_text('{"set": "run"}\n\n{"set": "walk", "group": 5}\n')
+    (metadata / "episode_001.json").write_text('{"set": null, "group": null, "puzzle_identifier": 7}')
+    (metadata / "episode_000.jsonl").write_text('{"puzzle_identifier": null}')
     numbered(tmp_path, [3, 3], split="test")
     identifiers = {split: [r["puzzle_identifier"] for r in rs] for split, rs in episode_records(tmp_path).items()}
     assert identifiers == {"train": [8, 7, 9, 2], "test": [10, 11]}
@@ -126,6 +129,17 @@ def test_compressed_episodes_stay_in_a_cache_of_bounded_size(tmp_path):
     assert not uncompressed.cache and frames.tolist() == [[3, 4], [3, 5]]
 
 
+def test_compressed_episodes_larger_than_their_cache_are_told_of_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(latent_episodes, "CACHE_BYTES", 6 * 80)
+    for name, lengths, compressed in (("fits", [10] * 6, True), ("plain", [10] * 7, False), ("large", [10] * 7, True)):
+        numbered(tmp_path / name, lengths, compressed=compressed)
+        for _ in range(2):
+            opened(tmp_path / name)
+    told = capsys.readouterr().out
+    assert told.startswith(f"notice: {tmp_path / 'large' / 'train'}: compressed episodes of ") and told.count("\n") == 1
+    assert told.endswith("save them with np.savez, not np.savez_compressed\n")
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int32, ">f8"])
 def test_latents_of_other_dtypes_are_cast(tmp_path, dtype, capsys):
     latents = np.arange(20).reshape(10, 2).astype(dtype)
@@ -149,10 +163,10 @@ def rewritten(latents):
     return lambda path: write_episode(path, "train", 1, latents)
 
 
-def with_record(text: str, name: str = "episode_001.json"):
+def with_record(text: str, name: str = "episode_001.json", encoding: str = "utf-8"):
     def spoil(path):
         (path / "train" / "metadata").mkdir(exist_ok=True)
-        (path / "train" / "metadata" / name).write_text(text)
+        (path / "train" / "metadata" / name).write_text(text, encoding)
     return spoil
 
 
@@ -177,6 +191,11 @@ def two_arrays(path):
     (two_arrays, "episode_001.npz holds a, b, and none is called latents"),
     (with_record("{"), "metadata/episode_001.json does not parse as a JSON object: Expecting"),
     (with_record('{"set": "a"}\n[1]', "episode_001.jsonl"), "episode_001.jsonl does not parse as a JSON object a line"),
+    (with_record('[["set", "a"]]'), r'episode_001.json does not parse as a JSON object: found \[\["set", "a"'),
+    (with_record("[1]\n", "episode_001.jsonl"), r"does not parse as a JSON object a line: found \[1\]"),
+    (with_record('{"set": "ä"}', encoding="latin-1"), "episode_001.json does not parse as a JSON object: 'utf-8'"),
+    (with_record('{"puzzle_identifier": 2147483648}'), "episode_001 .* has puzzle_identifier=2147483648, which is no"),
+    (with_record('{"puzzle_identifier": 2147483647}'), "go up to 2147483648, those numbered on included, and can be"),
     (with_record('{"puzzle_identifier": "x"}'), "episode_001 in .*metadata has puzzle_identifier='x', which is no"),
     (lambda p: [with_record('{"puzzle_identifier": 4}', f"episode_00{i}.json")(p) for i in (0, 1)],
      "episode_000 and episode_001 in .*metadata have the same puzzle_identifier=4"),
@@ -193,6 +212,22 @@ def test_strides_that_leave_transitions_out_and_folders_without_data_are_refused
         opened(numbered(tmp_path, [9]), episode_window=3, episode_stride=4)
     with pytest.raises(ValueError, match="has no test split: .*dataset.json does not exist, nor a folder of latents"):
         opened(tmp_path, split="test")
+
+
+@pytest.mark.parametrize("compressed, message", [(False, "episode_000.npz: row 4993 holds NaN or infinity"),
+                                                 (True, "episode_000.npz is truncated or not a NumPy array")])
+def test_opening_episodes_reads_no_latents(tmp_path, compressed, message):
+    """Bytes in the middle are spoilt, of which only who reads them knows."""
+    latents = np.random.default_rng(0).normal(size=(10_000, 2)).astype(np.float32)
+    file = write_episode(tmp_path, "train", 0, latents, compressed)
+    content = bytearray(file.read_bytes())
+    middle = len(content) // 2
+    content[middle:middle + 400] = b"\xff" * 400
+    file.write_bytes(content)
+    data = opened(tmp_path)
+    assert data.num_examples == 9_999 and not data.sets["latentset"].files.cache
+    with pytest.raises(ValueError, match=message):
+        data.examples(range(9_999))
 
 
 def test_an_episode_cut_short_under_way_is_named(tmp_path):

@@ -192,7 +192,7 @@ def spoilt_metadata(path, **changes):
     (lambda p: np.save(p / "train" / "all__group_indices.npy", np.array([0, 4])), "must rise from 0 to 7"),
     (lambda p: np.save(p / "train" / "all__puzzle_indices.npy", np.arange(14)), "has 14 entries for 7 puzzles"),
     (lambda p: np.save(p / "train" / "all__inputs.npy", np.zeros((13, 6), object), allow_pickle=True),
-     "all__inputs.npy is truncated or not a NumPy array"),
+     "all__inputs.npy holds pickled objects"),
     (lambda p: spoilt_metadata(p, vocab_size="gone"),
      r"dataset.json does not describe a data set: .*\n?.*vocab"),
     (lambda p: (p / "train" / "dataset.json").write_text("{"), "dataset.json does not describe a data set"),

@@ -271,6 +271,10 @@ def episodes(tmp_path_factory) -> Path:
     return write_tiny_episodes(tmp_path_factory.mktemp("episodes") / "data", train=[40] * 4, test=[40, 30, 7])
 
 
+def scored(run_dir: Path, *overrides: str) -> dict[str, float]:
+    return score(evaluate_config(f"checkpoint={run_dir}", *overrides), World())
+
+
 def test_the_name_of_the_head_alone_switches_the_task():
     config = pretrain_config("arch.loss.name=losses@ACTRegressionLossHead")
     assert config.arch.loss.options == {"halting_weight": 0.5} and config.evaluators == []
@@ -279,6 +283,21 @@ def test_the_name_of_the_head_alone_switches_the_task():
     assert pretrain_config(REGRESSION, "evaluators=[{name: ridge@Ridge}]").evaluators[0].name == "ridge@Ridge"
     with pytest.raises(ValueError, match="unknown key arch.loss.loss_type"):
         pretrain_config(REGRESSION, "arch.loss.loss_type=softmax_cross_entropy")  # set by hand, and without effect
+
+
+def test_options_that_a_file_has_for_another_head_are_left_out_and_those_not_by_default_are_told():
+    sic = ["experiment=sic_sudoku", REGRESSION, "arch.loss.halting_weight=0.5"]
+    config = pretrain_config(*sic)
+    assert config.arch.loss.options == {"halting_weight": 0.5}
+    assert {f"arch.loss.{option} has no effect with {REGRESSION}" for option in (
+        "loss_type=softmax_cross_entropy", "label_smoothing=0.2")} <= set(config.arch.notices())
+    assert not any("arch.loss" in notice for notice in pretrain_config(REGRESSION).arch.notices())
+    with pytest.raises(ValueError, match="halting_weight=0.05 has no effect .*, or arch.loss.halting_weight=0.5"):
+        pretrain_config("experiment=sic_sudoku", REGRESSION)
+    with pytest.raises(ValueError, match="unknown key arch.loss.label_smoothing"):
+        pretrain_config(*sic, "arch.loss.label_smoothing=0.2")
+    with pytest.raises(ValueError, match="unknown key arch.loss.mse_wieght; did you mean arch.loss.mse_weight"):
+        pretrain_config(*sic, "arch.loss.mse_wieght=2")
 
 
 def test_a_head_for_other_data_is_an_error_that_says_what_to_set(data, episodes, tmp_path):
@@ -370,6 +389,22 @@ def test_two_processes_train_and_score_windows_as_one(episodes, tmp_path):
         "name": "losses@ACTRegressionLossHead", "normalize": True, "mae_weight": 0.5, "halting_weight": 0.5}
 
 
+def test_a_command_prints_the_table_of_rollouts_and_draws_one_by_number(episodes, tmp_path):
+    run_dir = train(config_of(episodes, "drawn", REGRESSION, *WINDOWS, "epochs=1"), World())
+    done = run_script("evaluate.py", f"checkpoint={run_dir}", "picture=0", f"output_dir={tmp_path}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    header, *lines = done.stdout[done.stdout.index("  rmse "):].splitlines()
+    assert re.findall(r"one step|open loop @\d+", header) == ["one step", *(f"open loop @{h}" for h in (1, 5, 10, 25))]
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    for line, who in zip(lines, ("model", "repeat_last", "linear")):
+        name, *cells = line.replace("repeat last", "repeat_last").split()
+        assert name == who and cells[-1] == f"{metrics[f'eval/rollout/{who}/rmse@25']:.5g}"
+    assert lines[3] == f"picture: {tmp_path / 'rollouts.png'}"
+    assert (tmp_path / "rollouts.png").read_bytes()[:4] == b"\x89PNG"
+    with pytest.raises(ValueError, match="picture=4: the test episodes of .* give 3 rollouts, numbered from 0"):
+        scored(run_dir, "picture=4")
+
+
 def test_identifiers_over_several_folders_are_told_and_stored(episodes, tmp_path, capsys):
     other = write_tiny_episodes(tmp_path / "other", seed=1)
     run_dir = train(config_of(episodes, "several", REGRESSION, f"data_paths=[{episodes},{other}]", "epochs=1"), World())
@@ -378,6 +413,28 @@ def test_identifiers_over_several_folders_are_told_and_stored(episodes, tmp_path
     assert payload["identifier_offsets"] == {str(episodes): 0, str(other): 7}
     assert len(payload["model_state"]["model.inner.puzzle_emb.weights"]) == 7 + 6
     assert {"val/latentset/mse", "val/latentset1/mse"} <= metric_lines(run_dir)[-1].keys()
+
+
+@pytest.mark.parametrize("options", [[NORMALIZED], ["arch.loss.keep_act_halting_head=true", "arch.act_inference=True",
+                                                     "arch.loss.halt_threshold=100"]])
+def test_each_step_scores_as_a_model_of_that_depth_and_a_kept_head_halts_where_it_is_asked_to(data, options):
+    """The halting logits of the second are above 0 after the first step in some rows, and in others not."""
+    halts = NORMALIZED not in options
+    run_dir = train(config_of(data, f"steps{halts}", REGRESSION, *options, "epochs=1"), World())
+    payload = read_checkpoint(run_dir / "best.ckpt")
+    weight, bias = (payload["model_state"][f"model.inner.q_head.{name}"] for name in ("weight", "bias"))
+    weight.normal_(std=3, generator=torch.Generator().manual_seed(0))
+    bias.fill_(-19)
+    torch.save(payload, run_dir / "best.ckpt")
+    metrics = scored(run_dir, "per_step=true", "global_batch_size=4")
+    lines = [json.loads(line) for line in (run_dir / "evaluation" / "steps.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3] and len({line["mse"] for line in lines}) == 3
+    for line in lines:
+        alone = scored(run_dir, f"halt_max_steps={line.pop('step')}", "global_batch_size=4")
+        assert {"mse", "mae", "rmse", "r2", "loss"} <= line.keys()
+        assert line == pytest.approx({name: alone[f"val/{name}"] for name in line}, rel=1e-5)
+    assert lines[-1]["rmse"] == pytest.approx(metrics["val/rmse"], rel=1e-5)
+    assert 1 < metrics["val/steps"] < 3 if halts else metrics["val/steps"] == 3
 
 
 def test_the_first_batches_are_looked_at(data, tmp_path):

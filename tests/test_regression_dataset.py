@@ -1,10 +1,12 @@
 """Regression data on disk: what is written is what is read, statistics, and what is refused."""
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
+from dataset import regression_dataset
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
 from dataset.regression_dataset import feature_statistics, write_regression_dataset
 from helpers import write_tiny_dataset, write_tiny_regression
@@ -100,6 +102,23 @@ def test_metadata_may_lack_what_only_puzzles_have(path):
     file.write_text(json.dumps(kept | null))
     metadata = opened(path).metadata
     assert (metadata.seq_len, metadata.num_puzzle_identifiers, metadata.blank_identifier_id) == (6, 1, 0)
+    assert (metadata.total_groups, metadata.total_puzzles, metadata.mean_puzzle_examples) == (64, 64, 1)
+
+
+def test_a_pad_value_in_the_metadata_is_a_finite_number(path):
+    file = path / "train" / "dataset.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"target_pad_value": np.nan}))
+    with pytest.raises(ValueError, match=r"dataset.json does not describe .*\ntarget_pad_value\n.*nan is no finite"):
+        opened(path)
+
+
+def test_the_largest_identifier_and_a_mask_of_floats_are_written_and_read(tmp_path):
+    ones = np.ones((3, 1))
+    write_regression_dataset(tmp_path, "train", ones, ones, identifiers=np.array([0, 2**31 - 1, 2.0]),
+                             mask=np.array([[1.0], [0], [1]]))
+    batch = opened(tmp_path).examples(range(3))
+    found = {(int(i), bool(m)) for i, m in zip(batch["puzzle_identifiers"], batch["target_mask"])}
+    assert found == {(0, True), (2**31 - 1, False), (2, True)}
 
 
 def test_test_batches_are_padded_with_the_pad_values(tmp_path):
@@ -119,6 +138,16 @@ def test_statistics_are_those_of_the_observed_training_data(path):
         seen = targets[..., feature][mask[..., feature]]
         assert statistics["target_mean"][feature] == pytest.approx(seen.mean(), rel=1e-5)
         assert statistics["target_std"][feature] == pytest.approx(seen.std(), rel=1e-5)
+
+
+def test_statistics_weigh_data_sets_by_their_size_where_not_all_rows_are_taken(tmp_path, monkeypatch):
+    for name, rows, value in (("large", 950, 0.0), ("small", 50, 10.0)):
+        write_regression_dataset(tmp_path / name, "train", np.full((rows, 1), value), np.full((rows, 1), value))
+    monkeypatch.setattr(regression_dataset, "STATISTICS_ROWS", 100)
+    statistics = feature_statistics(list(opened(tmp_path / "large", tmp_path / "small").sets.values()))
+    for kind in ("input", "target"):
+        assert statistics[f"{kind}_mean"] == pytest.approx(0.5)
+        assert statistics[f"{kind}_std"] == pytest.approx(10 * (0.95 * 0.05) ** 0.5)
 
 
 def test_a_feature_that_never_changes_is_not_scaled(tmp_path):
@@ -144,7 +173,7 @@ def at(value: float, *place: int):
     ("target_mask", at(2, 9, 0), "all__target_mask.npy: row 9 holds other values than 0 and 1"),
     ("target_mask", lambda a: a[:, :3], r"all__target_mask.npy: has shape \(64, 3, 2\), and the targets \(64, 6, 2\)"),
     ("inputs", lambda a: a.astype(str), "all__inputs.npy: holds <U.*, not numbers"),
-    ("inputs", lambda a: a.astype(object), "all__inputs.npy is truncated or not a NumPy array"),
+    ("inputs", lambda a: a.astype(object), "all__inputs.npy holds pickled objects, which are not read"),
     ("inputs", lambda a: a[..., :2], r"all__inputs.npy: expected shape \(64, 6, 3\) by inputs, seq_len and input_dim"),
     ("targets", lambda a: a[:, :4], r"all__targets.npy: expected shape \(64, 6, 2\)"),
     ("targets", lambda a: a[:, 0], r"all__targets.npy: expected shape \(64, 6, 2\)"),
@@ -152,8 +181,15 @@ def at(value: float, *place: int):
     ("inputs", lambda a: a[:0], "all__targets.npy: expected shape"),
     ("puzzle_indices", lambda a: a[:-1], "all__puzzle_indices.npy: must rise from 0 to 64"),
 ])
-def test_bad_arrays_are_named_with_file_and_row(path, field, change, message):
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_bad_arrays_are_named_with_file_and_row(path, field, change, message, suffix):
     spoil(path, field, change)
+    if suffix == ".npz":
+        spoilt = path / "train" / f"all__{field}.npy"
+        np.savez(spoilt.with_suffix(".npz"), **{field: np.load(spoilt, allow_pickle=True)})
+        spoilt.unlink()
+        message = message.replace(f"{field}.npy", f"{field}.npz").replace(
+            "npz holds pickled", "npz: inputs.npy holds pickled")
     with pytest.raises(ValueError, match=message):
         opened(path).examples(range(64))
 
@@ -165,6 +201,16 @@ def test_data_sets_that_cannot_be_mixed_are_named(path, tmp_path):
         opened(path, puzzles)
     with pytest.raises(ValueError, match="cannot be mixed: seq_len is 6 in .*data and 8 in .*longer"):
         opened(path, longer)
+    for name, shape in (("rows", (5, 3)), ("sequences", (5, 1, 3))):
+        write_regression_dataset(tmp_path / name, "train", np.ones(shape), np.ones(shape))
+    with pytest.raises(ValueError, match=r"mixed: inputs_shape is \(N, 3\) in .*rows and \(N, 1, 3\) in .*sequences"):
+        opened(tmp_path / "rows", tmp_path / "sequences")
+    for file in (tmp_path / "sequences" / "train").glob("*.npy"):
+        shutil.copy(file, tmp_path / "rows" / "train" / file.name.replace("all__", "second__"))
+    file = tmp_path / "rows" / "train" / "dataset.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"sets": ["all", "second"]}))
+    with pytest.raises(ValueError, match=r"second__inputs.npy: has shape \(5, 1, 3\), and all__inputs .* \(N, 3"):
+        opened(tmp_path / "rows")
     file = path / "train" / "dataset.json"
     file.write_text(file.read_text().replace('"regression"', '"ranking"'))
     with pytest.raises(ValueError, match="task_type is 'ranking', and there are classification, regression"):
@@ -177,7 +223,15 @@ def test_data_sets_that_cannot_be_mixed_are_named(path, tmp_path):
     ({"targets": np.ones((3, 5, 2))}, "must agree in all but the last dimension; repeat or mask targets"),
     ({"inputs": np.full((3, 4, 1), np.nan)}, "inputs: row 0 holds NaN"),
     ({"inputs": np.full((3, 4, 1), "a")}, "inputs should hold numbers in 2 or 3 dimensions"),
-    ({"identifiers": np.array([0, -1, 2])}, "identifiers should be 0 or more, and hold -1"),
+    *(({"identifiers": np.array([0, wrong, 2])}, f"identifiers should hold .* to 2147483647, and row 1 holds {wrong}")
+      for wrong in (-1, 1.5, np.nan, 2**31)),
+    ({"identifiers": np.array(["a", "b", "c"])}, "identifiers should hold whole numbers from 0 to .*, and is <U1"),
+    *(({"mask": np.full((3, 4, 2), wrong)}, f"mask should hold whole numbers from 0 to 1, and row 0 holds {wrong}")
+      for wrong in (0.3, np.nan, 2)),
+    ({"mask": np.full((3, 4, 2), "yes")}, "mask should hold whole numbers from 0 to 1, and is <U3"),
+    ({"input_pad_value": np.nan}, r"input_pad_value\n.*nan is no finite float32; pad with a number such as 0.0"),
+    ({"target_pad_value": -np.inf}, r"target_pad_value\n.*-inf is no finite float32"),
+    ({"set_name": "a/b"}, "set_name='a/b' begins the names of files, and cannot be empty or a path"),
 ])
 def test_arrays_that_do_not_fit_are_not_written(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):

@@ -115,6 +115,15 @@ def test_a_real_model_predicts_alike_one_by_one_and_at_every_position(tmp_path, 
     assert np.allclose(one, whole[:, -1], atol=1e-5)
 
 
+def test_the_rollout_to_look_at_is_the_one_of_that_number(tmp_path):
+    numbered(tmp_path, [80, 30, 6], "test")
+    contexts, futures, _ = rollout_cases(sets_of(tmp_path, "test")[0])
+    for number in (0, 3, 5):
+        found = roll_out(Rotation(), sets_of(tmp_path, "test"), [], 4, World(), number)
+        assert np.array_equal(found.truth, futures[number], equal_nan=True)
+        assert (found.shown["repeat_last"] == contexts[number]).all()
+
+
 def test_episodes_too_short_for_a_rollout_leave_its_errors_out(tmp_path):
     numbered(tmp_path, [4, 3], "test")
     found = roll_out(Rotation(), sets_of(tmp_path, "test", 4), [], 4, World())
