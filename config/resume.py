@@ -119,23 +119,26 @@ def named_keys(overrides: Sequence[str]) -> list[str]:
     keys = []
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         group = CONFIG_DIR / override.key_or_group
-        keys += keys_of_file(group, str(override.value())) if group.is_dir() else [override.key_or_group]
+        keys += keys_of_file(group / f"{override.value()}.yaml") if group.is_dir() else [override.key_or_group]
     return keys
 
 
-def keys_of_file(group: Path, name: str) -> list[str]:
+def keys_of_file(file: Path) -> list[str]:
     """Keys that `config/<group>/<name>.yaml` sets, those of the files it builds on included."""
-    file = group / f"{name}.yaml"
     if not file.is_file():  # experiment=null
         return []
     content = OmegaConf.load(file)
     content.pop("hydra", None)  # of the invocation
     keys = []
-    for base in content.pop("defaults", []):  # a name, or {override /arch: name}
-        for its_group, its_name in base.items() if isinstance(base, DictConfig) else [(group.name, base)]:
-            keys += keys_of_file(CONFIG_DIR / its_group.removeprefix("override /"), its_name)
-    prefix = f"{group.name}." if group.name == "arch" else ""
-    return keys + [prefix + key for key in leaf_keys(content)]
+    for base in content.pop("defaults", []):  # a name, /name@_here_, or {override /arch: name}
+        if isinstance(base, DictConfig):
+            (group, name), = base.items()
+            keys += keys_of_file(CONFIG_DIR / group.removeprefix("override /") / f"{name}.yaml")
+        elif base != "_self_":
+            place = CONFIG_DIR if base.startswith("/") else file.parent
+            keys += keys_of_file(place / f"{base.strip('/').partition('@')[0]}.yaml")
+    of_arch = file.parent.name == "arch" or file.name == "backbone.yaml"
+    return keys + [f"arch.{key}" if of_arch else key for key in leaf_keys(content)]
 
 
 def changes(saved: PretrainConfig, resumed: PretrainConfig) -> dict[str, tuple]:

@@ -54,7 +54,7 @@ class ArchConfig(NamedConfig):
         if "keep_act_halting_head" in self.options:
             options["keep_act_halting_head"] = self.__pydantic_extra__.pop("keep_act_halting_head")
         unknown = options.keys() - self.head_class.Config.model_fields.keys()
-        of_yaml = OmegaConf.load(CONFIG_DIR / "arch" / "trm.yaml").loss if unknown else {}
+        of_yaml = OmegaConf.load(CONFIG_DIR / "backbone.yaml").loss if unknown else {}
         for key in unknown & of_yaml.keys():
             if f"arch.loss.{key}" not in (info.context or ()):  # the keys that the command line names
                 value = options.pop(key)

@@ -406,6 +406,12 @@ def test_the_random_recursion_compiles_as_one_graph_and_computes_the_same(arch, 
         assert rounding < 0.1 * own.abs().max() and torch.allclose(own, compiled, atol=10 * rounding)
 
 
+@every_architecture
+def test_a_recursion_is_one_short_file(arch):
+    file = ROOT / "models" / "recursive_reasoning" / f"{arch}.py"
+    assert len(file.read_text().splitlines()) <= 120
+
+
 def test_the_example_of_a_model_of_ones_own_trains_as_printed(tmp_path):
     """In a copy of the project, the files and the commands of docs/your-own-model.md."""
     text = (ROOT / "docs" / "your-own-model.md").read_text()
