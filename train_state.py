@@ -88,7 +88,7 @@ def start_from(checkpoint: str, head: nn.Module, config: PretrainConfig, world: 
     payload = read_checkpoint(file)
     settings, _ = settings_of(file, payload) or ({}, None)
     theirs, same = settings.get("arch", {}), ("loss", "forward_dtype")
-    unlike = [f"arch.{key}={theirs[key]} there and {value} here" for key, value in config.arch.options.items()
+    unlike = [f"arch.{key}={theirs[key]} there and {value} here" for key, value in sorted(config.arch.options.items())
               if key not in same and theirs.get(key, value) != value]
     if unlike and world.is_main:
         print(f"notice: {file} was trained with other settings: {', '.join(unlike)}")

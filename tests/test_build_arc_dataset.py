@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -278,7 +278,8 @@ def test_an_interrupted_build_leaves_nothing(prefix, tmp_path, stop):
     command = [sys.executable, "-m", "dataset.build_arc_dataset", "--input-file-prefix", prefix, "--output-dir",
                str(out / "arc"), "--subsets", "learn", "exam", "--test-set-name", "exam", "--num-aug", "5000",
                "--num-workers", "2"]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
+    heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which a shell turns off for what it puts behind
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True, preexec_fn=heeds)
     deadline = time.monotonic() + 60
     while not list(out.glob("*/train/all__inputs.npy")) and time.monotonic() < deadline:
         time.sleep(0.01)
