@@ -121,7 +121,7 @@ def found(results: list[dict], settings: list[str], steps: int) -> dict[int, dic
 def print_table(facts: dict[str, dict], args: argparse.Namespace, results: list[dict]) -> None:
     for budget, lengths in budgets(facts, args.steps).items():
         print(f"\n### {budget.capitalize()}\n\n| architecture | exact, % (each seed) | cells, % | network | embedding "
-              "| steps | GFLOP a step | steps/s, at best | peak MB |\n|" + " --- |" * 9)
+              "| steps | GFLOP a step | steps/s | peak MB |\n|" + " --- |" * 9)
         for arch, steps in lengths.items():
             fact = facts[arch]
             runs = list(found(results, fact["settings"], steps).values())
