@@ -374,17 +374,22 @@ def test_a_run_stopped_anywhere_and_resumed_is_the_same_run(data, episodes, kind
             resume(path.parent / f"{kind}_parts", "episode_window=5")
 
 
-def test_two_processes_train_and_score_windows_as_one(episodes, tmp_path):
+@pytest.mark.parametrize("kind", ["regression", "windows"])
+def test_two_processes_train_and_score_as_one(data, episodes, kind, tmp_path):
     """The second from a real command line, on which options of the head need no plus."""
-    options = [*RUN, REGRESSION, *WINDOWS, "arch.loss.normalize=true", "arch.loss.mae_weight=0.5", "optimizer=adamw"]
-    run_dir = train(config_of(episodes, "alone", *options), World())
-    alone = score(evaluate_config(f"checkpoint={run_dir}"), World())
-    for script, words in (("pretrain.py", [f"data_paths=[{episodes}]", *options, "checkpoint.path=run"]),
-                          ("evaluate.py", ["checkpoint=run"])):
+    path, options, baseline = {"regression": (data, ["evaluators=[{name: ridge@Ridge}]"], "eval/ridge/ridge_rmse"),
+                               "windows": (episodes, WINDOWS, "eval/rollout/linear/rmse@25")}[kind]
+    options = [*RUN, REGRESSION, "arch.loss.normalize=true", "arch.loss.mae_weight=0.5", "optimizer=adamw", *options]
+    scoring = ["picture=1", *(word for word in options if word.startswith("evaluators=[{"))]
+    run_dir = train(config_of(path, "alone", *options), World())
+    alone = score(evaluate_config(f"checkpoint={run_dir}", *scoring), World())
+    for script, words in (("pretrain.py", [f"data_paths=[{path}]", *options, "checkpoint.path=run"]),
+                          ("evaluate.py", ["checkpoint=run", *scoring])):
         done = run_script(script, *words, cwd=tmp_path, ranks=2, OMP_NUM_THREADS="1")
         assert done.returncode == 0, done.stderr
     together = json.loads((tmp_path / "run" / "evaluation" / "metrics.json").read_text())
-    assert "eval/rollout/linear/rmse@25" in together and together == pytest.approx(alone, rel=1e-3)
+    assert baseline in together and together == pytest.approx(alone, rel=1e-3)
+    assert len(list((tmp_path / "run" / "evaluation").glob("*.png"))) == len(list(run_dir.glob("evaluation/*.png"))) > 0
     assert read_checkpoint(tmp_path / "run" / "best.ckpt")["config"]["arch"]["loss"] == {
         "name": "losses@ACTRegressionLossHead", "normalize": True, "mae_weight": 0.5, "halting_weight": 0.5}
 
