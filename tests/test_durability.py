@@ -88,7 +88,7 @@ def test_torchrun_hands_a_signal_on_and_all_ranks_save_and_end(folder, undisturb
 def test_a_signal_ends_with_the_documented_status(folder):
     done = run_script(SCRIPT, *words("run"), cwd=folder, FAULT_SIGNAL="TERM:7", **ONE_THREAD)
     assert done.returncode == STOPPED == 75
-    assert "stopped after step 7 of 16; go on with checkpoint.resume=true" in done.stderr
+    assert "stopped after step 7 of 16; go on with checkpoint.path=run checkpoint.resume=true" in done.stderr
     assert "Traceback" not in done.stderr and read_checkpoint(folder / "run" / "step_00000007.ckpt")["step"] == 7
 
 
