@@ -38,8 +38,9 @@ class FinishedRun:
     lines: list[dict]
 
     @property
-    def steps(self) -> int:
-        return self.lines[-1]["step"]
+    def steps(self) -> str:
+        """Empty for an evaluation, which has none."""
+        return str(self.lines[-1]["step"] or "")
 
     def curve(self, metric: str) -> tuple[list[int], list[float]]:
         """Steps and values of a metric; empty where the run has none."""
@@ -86,7 +87,7 @@ def table(groups: dict[str, list[FinishedRun]], metrics: Sequence[str]) -> list[
     rows = []
     for special, runs in groups.items():
         row = {"settings": special or "(what most have in common)", "runs": str(len(runs)),
-               "steps": "/".join(dict.fromkeys(str(run.steps) for run in runs))}
+               "steps": "/".join(dict.fromkeys(run.steps for run in runs))}
         for metric in metrics:
             values = [value for run in runs if (value := run.last(metric)) is not None]
             row[metric] = statistics.mean(values) if values else None
