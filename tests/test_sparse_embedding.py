@@ -1,5 +1,6 @@
 """The puzzle table and its sign-SGD against a loop over identifiers."""
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models.sparse_embedding import SparseEmbedding, SparseSignSGD
 
@@ -24,6 +25,15 @@ def test_signs_of_summed_gradients_move_the_rows_of_the_batch_and_no_other():
         expected[identifier] = before[identifier] * (1 - 0.1 * 0.5) - 0.1 * torch.sign(total)
     assert torch.allclose(embedding.weights, expected, atol=1e-7)
     assert torch.equal(embedding.weights[[2, 3, 5]], before[[2, 3, 5]])
+
+
+def test_a_step_waits_for_no_value_from_the_device():
+    """Fake tensors have shapes and no values: what needs one on the host (`unique`, `item`, a mask as index) raises."""
+    with FakeTensorMode():
+        embedding = SparseEmbedding(6, 3).train()
+        (embedding(torch.tensor([4, 1, 4])) * torch.ones(3, 3)).sum().backward()
+        SparseSignSGD(embedding, lr=0.1, weight_decay=0.5).step()
+        assert embedding.gradient is None  # the step was made
 
 
 def test_a_step_without_a_training_lookup_changes_nothing():
