@@ -211,8 +211,8 @@ def read_checkpoint(path: str | Path) -> dict:
         advises_harm = "weights_only" in str(error)  # torch then says how to run the code in the file
         reason = "it holds more than tensors and plain values, or is no file of torch.save" if advises_harm else \
             f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        raise ValueError(f"{path} cannot be read as a checkpoint ({reason}); name another file, such as the one of an "
-                         "earlier step") from error
+        raise ValueError(f"{path} cannot be read as a checkpoint ({reason}); one of an earlier step may be whole"
+                         ) from error
     if not isinstance(payload, dict):
         raise ValueError(f"{path} holds a {type(payload).__name__}, not a checkpoint")
     if payload.get("format_version", FORMAT_VERSION) > FORMAT_VERSION:
