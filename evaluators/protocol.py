@@ -39,8 +39,8 @@ class RuleCheck:
     def __init__(self, data_path: str, eval_metadata: PuzzleDatasetMetadata):
         self.side = round(eval_metadata.seq_len**0.5)
         if self.side**2 != eval_metadata.seq_len:
-            raise ValueError(f"{type(self).__name__} needs square grids; {data_path} has {eval_metadata.seq_len} cells: "
-                             "choose another evaluator, or evaluators=[]")
+            raise ValueError(f"{type(self).__name__} needs square grids; {data_path} has {eval_metadata.seq_len} "
+                             "cells; use evaluators=[]")
         self.begin_eval()
 
     def begin_eval(self) -> None:

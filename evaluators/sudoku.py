@@ -16,7 +16,7 @@ class Sudoku(RuleCheck):
         super().__init__(data_path, eval_metadata)
         if self.side not in BOXES:
             raise ValueError(f"Sudoku knows grids of side {', '.join(map(str, BOXES))}; {data_path} has side "
-                             f"{self.side}")
+                             f"{self.side}; use evaluators=[]")
 
     def names(self) -> tuple[str, ...]:
         return "solved", "valid", "clues_kept"
