@@ -65,8 +65,8 @@ def test_where_no_value_is_more_usual_every_row_says_its_own(runs, tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "metrics.json").write_text(json.dumps({"eval/arc/pass@2": passed}))
     rows = table(grouped([read_run(tmp_path / name) for name in ("votes_0", "votes_30")]), ["eval/arc/pass@2"])
-    assert [(row["settings"], row["eval/arc/pass@2"]) for row in rows] == [
-        ("evaluation=votes_0", 0.25), ("evaluation=votes_30", 0.5)]
+    assert [(row["settings"], row["steps"], row["eval/arc/pass@2"]) for row in rows] == [
+        ("evaluation=votes_0", "", 0.25), ("evaluation=votes_30", "", 0.5)]
 
 
 def test_evaluations_of_several_runs_are_told_apart_by_run_and_by_evaluation(tmp_path):
