@@ -54,22 +54,25 @@ def test_an_optimizer_follows_its_formula(name, update):
         np.testing.assert_allclose(actual, p, rtol=1e-10)
 
 
-def orthogonalised(g: np.ndarray) -> np.ndarray:
-    """Five steps of Newton and Schulz with the coefficients of arXiv 2502.16982, in float64."""
+def orthogonalised(g: np.ndarray, steps: int) -> np.ndarray:
+    """Steps of Newton and Schulz with the coefficients of arXiv 2502.16982, in float64."""
     x = g / np.linalg.norm(g)
-    for _ in range(5):
+    for _ in range(steps):
         square = x @ x.T
         x = 3.4445 * x + (-4.775 * square + 2.0315 * square @ square) @ x
     return x
 
 
-@pytest.mark.parametrize("scale, factor", [("original", 1.0), ("match_rms_adamw", 0.2 * 4**0.5)])
-def test_muon_trains_matrices_by_its_formula_and_the_rest_by_adamw_at_its_own_rate(scale, factor):
+@pytest.mark.parametrize("scale, factor, momentum_rate, ns_steps", [
+    ("original", 1.0, 0.95, 5), ("original", 1.0, 0.6, 3), ("match_rms_adamw", 0.2 * 4**0.5, 0.95, 5)])
+def test_muon_trains_matrices_by_its_formula_and_the_rest_by_adamw_at_its_own_rate(scale, factor, momentum_rate,
+                                                                                   ns_steps):
     random = np.random.default_rng(2)
     start = {"body.weight": random.normal(size=(3, 4)), "lm_head.weight": random.normal(size=(2, 4))}
     module = torch.nn.ModuleDict({name.split(".")[0]: torch.nn.ParameterDict(
         {"weight": torch.nn.Parameter(torch.tensor(value))}) for name, value in start.items()})
-    config = optim_config("muon", "adamw_lr=0.002", f"muon_scale={scale}")
+    config = optim_config("muon", "adamw_lr=0.002", f"muon_scale={scale}", f"muon_momentum={momentum_rate}",
+                          f"muon_ns_steps={ns_steps}")
     muon, adamw = build_optimizers(module, config)
     assert [peak_rate(optimizer, config) for optimizer in (muon, adamw)] == [LR, 0.002]
     p, momentum, q, m, v = start["body.weight"], 0.0, start["lm_head.weight"], 0.0, 0.0
@@ -78,8 +81,8 @@ def test_muon_trains_matrices_by_its_formula_and_the_rest_by_adamw_at_its_own_ra
         for parameter, gradient in zip(module.parameters(), gradients):
             parameter.grad = torch.tensor(gradient)
         muon.step(), adamw.step()
-        momentum = B2 * momentum + (1 - B2) * gradients[0]
-        update = orthogonalised((1 - B2) * gradients[0] + B2 * momentum)
+        momentum = momentum_rate * momentum + (1 - momentum_rate) * gradients[0]
+        update = orthogonalised((1 - momentum_rate) * gradients[0] + momentum_rate * momentum, ns_steps)
         p = p * (1 - LR * DECAY) - LR * factor * update  # of 3 × 4, wider than high
         m, v = B1 * m + (1 - B1) * gradients[1], B2 * v + (1 - B2) * gradients[1]**2
         q = q * (1 - 0.002 * DECAY) - 0.002 * m / (1 - B1**t) / (np.sqrt(v / (1 - B2**t)) + 1e-8)
@@ -129,6 +132,8 @@ def test_what_adamw_trains_beside_muon_may_have_a_decay_of_its_own(overrides, de
     (["optimizer=muon"], "optimizer=muon trains embeddings, heads and biases by AdamW; set its rate, adamw_lr"),
     (["adamw_lr=1e-4"], "adamw_lr=0.0001 has no effect with optimizer=lion; set lr"),
     (["muon_scale=match_rms_adamw"], "muon_scale=match_rms_adamw has no effect with optimizer=lion; remove it"),
+    (["muon_momentum=0.6"], "muon_momentum=0.6 has no effect with optimizer=lion; remove it"),
+    (["muon_ns_steps=3"], "muon_ns_steps=3 has no effect with optimizer=lion; remove it"),
     (["adamw_weight_decay=1"], "adamw_weight_decay=1.0 has no effect with optimizer=lion; set weight_decay"),
     (["grad_clip=0"], "grad_clip=0: "), (["weight_decay_on=biases"], "weight_decay_on='biases': "),
     (["arch.loss.label_smoothing=1"], "arch.loss.label_smoothing=1: "),

@@ -22,9 +22,12 @@ class OptimConfig(BaseModel):
     adamw_lr: float | None = Field(gt=0)
     # muon only: a matrix's rate by its shape: √max(1, rows / columns), or 0.2·√max(rows, columns) (arXiv 2502.16982)
     muon_scale: Literal["original", "match_rms_adamw"]
+    # muon only: momentum of the matrices (Nesterov's), and the Newton–Schulz steps that make it orthogonal
+    muon_momentum: float = Field(ge=0, lt=1)
+    muon_ns_steps: int = Field(gt=0)
     # muon only: decoupled decay of what AdamW trains; null: as weight_decay and weight_decay_on say
     adamw_weight_decay: float | None = Field(ge=0)
-    # decay of the first and the second moment (Lion: of the update and of the momentum; Muon's momentum: beta2)
+    # decay of the first and the second moment (Lion: of the update and of the momentum; Muon: of what AdamW trains)
     beta1: float = Field(ge=0, lt=1)
     beta2: float = Field(ge=0, lt=1)
     # decoupled weight decay, multiplied by the learning rate
@@ -50,8 +53,10 @@ class OptimConfig(BaseModel):
             value = getattr(self, f"adamw_{name}")
             if self.optimizer != "muon" and value is not None:
                 raise ValueError(f"adamw_{name}={value} has no effect with optimizer={self.optimizer}; set {name}")
-        if self.optimizer != "muon" and self.muon_scale != "original":
-            raise ValueError(f"muon_scale={self.muon_scale} has no effect with optimizer={self.optimizer}; remove it")
+        for name, default in (("muon_scale", "original"), ("muon_momentum", 0.95), ("muon_ns_steps", 5)):
+            if self.optimizer != "muon" and getattr(self, name) != default:
+                raise ValueError(f"{name}={getattr(self, name)} has no effect with optimizer={self.optimizer}; "
+                                 "remove it")
         return self
 
 
@@ -63,8 +68,8 @@ def build_optimizers(module: nn.Module, config: OptimConfig) -> list[torch.optim
     if config.optimizer == "muon":
         if config.adamw_weight_decay is not None:
             decay_of_others = config.adamw_weight_decay
-        return [torch.optim.Muon(matrices, config.lr, config.weight_decay, momentum=config.beta2,
-                                 adjust_lr_fn=config.muon_scale),
+        return [torch.optim.Muon(matrices, config.lr, config.weight_decay, momentum=config.muon_momentum,
+                                 ns_steps=config.muon_ns_steps, adjust_lr_fn=config.muon_scale),
                 torch.optim.AdamW(others, **settings | {"lr": config.adamw_lr, "weight_decay": decay_of_others})]
     groups = [{"params": list(module.parameters())}]
     if config.weight_decay_on == "matrices":
