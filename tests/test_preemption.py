@@ -11,10 +11,12 @@ from helpers import ROOT
 from utils.preemption import GAVE_UP, StopRequest
 
 PROCESS = """
-import ctypes, sys, time
+import ctypes, signal, sys, time
 sys.path.insert(0, ROOT)
 from utils.preemption import StopRequest
 with StopRequest(GRACE) as stop:
+    for number in TAKEN: signal.signal(number, signal.SIG_DFL)  # as LLVM does when Triton compiles, a step in
+    stop.requested
     print("ready", flush=True)
     if STUCK:
         mutex = (ctypes.c_char * 64)()  # locked twice: a wait in C, like one for a dead peer, that no signal ends
@@ -27,8 +29,8 @@ print("left", flush=True)
 """
 
 
-def start(grace: float, work: float = 0.0, stuck: bool = False) -> subprocess.Popen:
-    code = f"ROOT, GRACE, WORK, STUCK = {str(ROOT)!r}, {grace}, {work}, {stuck}\n{PROCESS}"
+def start(grace: float, work: float = 0.0, stuck: bool = False, taken: tuple[int, ...] = ()) -> subprocess.Popen:
+    code = f"ROOT, GRACE, WORK, STUCK, TAKEN = {str(ROOT)!r}, {grace}, {work}, {stuck}, {taken}\n{PROCESS}"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
     return process
@@ -44,6 +46,14 @@ def test_the_first_signal_is_a_request(number):
     assert process.returncode == 0 and out == "left\n"
     assert err == (f"{signal.Signals(number).name}: finishing the step and saving, for at most 30 s; a second signal "
                    "ends at once\n")
+
+
+def test_signals_that_a_library_took_are_requests_again_from_the_next_step_on():
+    process = start(grace=30, taken=(int(signal.SIGTERM), int(signal.SIGINT)))
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)  # `timeout` signals the process and then its group
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 0 and out == "left\n" and err.startswith("SIGINT: finishing the step and saving")
 
 
 def test_a_second_signal_ends_at_once():

@@ -29,8 +29,12 @@ class Stopped(Exception):
         self.saved = saved
 
 
+def _only_wake(number: int, frame: object) -> None:
+    """The handler of both signals: what they mean is decided by the thread that `set_wakeup_fd` wakes."""
+
+
 class StopRequest:
-    """A context in which the first signal is only noted in `requested`.
+    """A context in which the first signal is only noted: `requested`.
 
     Python runs a signal handler only between two instructions of the main thread, which never come while that waits
     for a dead peer. So the number of each signal goes through a socket (`signal.set_wakeup_fd`) to a thread that can
@@ -38,12 +42,12 @@ class StopRequest:
     """
 
     def __init__(self, grace_s: float):
-        self.grace_s, self.requested, self._left = grace_s, False, False
+        self.grace_s, self._noted, self._left = grace_s, False, False
 
     def __enter__(self) -> "StopRequest":
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
-        self._handlers = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
+        self._handlers = {number: signal.signal(number, _only_wake) for number in SIGNALS}
         self._wakeup = signal.set_wakeup_fd(self._writer.fileno())
         threading.Thread(target=self._watch, daemon=True).start()
         return self
@@ -55,11 +59,20 @@ class StopRequest:
         self._left = True
         self._writer.close()  # wakes the thread, which then ends
 
+    @property
+    def requested(self) -> bool:
+        """Has there been a signal? Ask once a step, in the main thread: asking also takes the signals back from a
+        library that has put a handler of its own in place of ours. LLVM does when Triton compiles a kernel, and its
+        handler lets the second of two signals, which `timeout` and torchrun send within microseconds, kill at once."""
+        for number in SIGNALS:
+            signal.signal(number, _only_wake)
+        return self._noted
+
     def _watch(self) -> None:
         first = self._next_signal(timeout=None)
         if first is None:
             return
-        self.requested, started = True, time.monotonic()
+        self._noted, started = True, time.monotonic()
         print(f"{signal.Signals(first).name}: finishing the step and saving, for at most {self.grace_s:g} s; a second "
               "signal ends at once", file=sys.stderr, flush=True)
         while (left := started + self.grace_s - time.monotonic()) > 0 and not self._left:
