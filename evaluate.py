@@ -18,8 +18,9 @@ from torch import nn
 
 from config.schema import ArchConfig, EvaluateConfig
 from dataset.build_maze_dataset import TOKEN_NAMES as MAZE_TOKENS
-from dataset.common import IGNORE_LABEL_ID, EpisodeMetadata, dataset_fingerprint
+from dataset.common import IGNORE_LABEL_ID, EpisodeMetadata, PuzzleDatasetMetadata, dataset_fingerprint
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
+from dataset.symmetry import BOXES
 from evaluators.loop import DepthCurve, evaluate, trace
 from evaluators.protocol import build_evaluators
 from evaluators.rollout import Rollouts, roll_out, rollout_starts
@@ -29,7 +30,7 @@ from utils.command_line import run_script
 from utils.distributed import World, joined_world
 from utils.export import Export, refuse_unpublished
 from utils.hub import is_reference, repository_of, upload
-from utils.plots import plot_predictions, plot_rollouts, plot_sequence_steps, plot_solution_steps
+from utils.plots import board_shape, plot_predictions, plot_rollouts, plot_sequence_steps, plot_solution_steps
 
 WATCHED = 512  # test examples among which picture=slowest chooses
 
@@ -114,11 +115,7 @@ def ablate_identifiers(head: nn.Module, data: PuzzleDataset, which: str) -> None
 
 
 def refuse_picture(data: PuzzleDataset, choice: int | str) -> None:
-    """Raise ValueError where there is no such example, or none that can be drawn: before scoring, which takes long."""
-    is_puzzle = data.metadata.task_type == "classification"
-    if is_puzzle and round(data.metadata.seq_len**0.5)**2 != data.metadata.seq_len:
-        raise ValueError(f"picture: only square puzzles can be drawn; {data.config.folders} have "
-                         f"{data.metadata.seq_len} cells")
+    """Raise ValueError where there is no such example: before scoring, which takes long."""
     number = 0 if choice == "slowest" else choice
     if isinstance(data.metadata, EpisodeMetadata):
         rollouts = sum(len(rollout_starts(episodes)) for episodes in data.sets.values())
@@ -129,6 +126,14 @@ def refuse_picture(data: PuzzleDataset, choice: int | str) -> None:
     data.examples([number])
 
 
+def token_names(metadata: PuzzleDatasetMetadata) -> list[str] | None:
+    """Of the puzzles that are told by their size and vocabulary, Sudokus and mazes."""
+    rows, columns = board_shape(metadata.seq_len)
+    if rows == columns and rows in BOXES and metadata.vocab_size == rows + 2:
+        return ["", "", *map(str, range(1, rows + 1))]
+    return list(MAZE_TOKENS) if rows == columns and metadata.vocab_size == len(MAZE_TOKENS) else None
+
+
 def draw_solution(head: nn.Module, data: PuzzleDataset, choice: int | str, world: World, picture: Path) -> None:
     """Draw a test example, by number or, of the first ones, the slowest: solved in the end, after the most steps."""
     batch = data.examples(range(min(WATCHED, data.num_examples)) if choice == "slowest" else [choice])
@@ -136,10 +141,9 @@ def draw_solution(head: nn.Module, data: PuzzleDataset, choice: int | str, world
     preds, q_halt = trace(head, batch)
     solved = ((preds == batch["labels"]) | (batch["labels"] == IGNORE_LABEL_ID)).all(-1)  # (steps, B)
     row = int((solved[-1] * (~solved).sum(0)).argmax())
-    # A vocabulary of that size, where cells are drawn as colours, is a maze's.
-    names = MAZE_TOKENS if data.metadata.vocab_size == len(MAZE_TOKENS) else None
     plot_solution_steps(batch["inputs"][row].cpu().numpy(), preds[:, row].cpu().numpy(),
-                        batch["labels"][row].cpu().numpy(), torch.sigmoid(q_halt[:, row]).tolist(), picture, names)
+                        batch["labels"][row].cpu().numpy(), torch.sigmoid(q_halt[:, row]).tolist(), picture,
+                        token_names(data.metadata))
     print(f"picture: {picture}")
 
 

@@ -4,6 +4,7 @@ Pickled arrays are refused, since reading one runs the code in it.
 """
 import zipfile
 import zlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,8 @@ class NpzArray:
     dtype: np.dtype
     # byte of the file where its numbers begin in C order; None: they are compressed or in another order
     offset: int | None
+    # names of the other arrays in the file
+    beside: tuple[str, ...] = ()
 
     def load(self, mapped: bool = False) -> np.ndarray:
         if mapped and self.offset is not None:
@@ -72,7 +75,9 @@ def open_npz(file: Path, key: str) -> NpzArray:
     """The array called `key`, or the only one, if it has no name of its own (`np.savez(file, array)`)."""
     try:
         with zipfile.ZipFile(file) as archive:
-            member = _member(archive, file, key)
+            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+            name = _member_name(members, file, key)
+            member = members.pop(name)
             with archive.open(member) as stream:
                 shape, fortran_order, dtype = _read_header(stream)
                 header = stream.tell()
@@ -87,14 +92,13 @@ def open_npz(file: Path, key: str) -> NpzArray:
     names = int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
     in_place = member.compress_type == zipfile.ZIP_STORED and not fortran_order
     return NpzArray(file, member.filename, shape, dtype,
-                    member.header_offset + LOCAL_HEADER + names + header if in_place else None)
+                    member.header_offset + LOCAL_HEADER + names + header if in_place else None, tuple(members))
 
 
-def _member(archive: zipfile.ZipFile, file: Path, key: str) -> zipfile.ZipInfo:
-    members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+def _member_name(members: Collection[str], file: Path, key: str) -> str:
     if key in members:
-        return members[key]
+        return key
     if list(members) == ["arr_0"]:
-        return members["arr_0"]
+        return "arr_0"
     raise ValueError(f"{file} holds {', '.join(members) or 'no array'}, and none is called {key}; name the one that is "
                      f"meant: np.savez(…, {key}=…)")

@@ -17,10 +17,11 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -30,6 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 FIELDS = ("inputs", "labels", "puzzle_identifiers", "puzzle_indices", "group_indices")
 MOST_IDENTIFIER = np.iinfo(np.int32).max  # of puzzles
 BLANK_IDENTIFIER = "<blank>"
+BLOCK_ROWS = 1 << 16  # looked at at a time
 IGNORE_LABEL_ID = -100  # what a label becomes, once loaded, where no answer is asked for (PyTorch's convention)
 
 
@@ -165,35 +167,157 @@ def write_json(path: Path, value, indent: int | None = 1) -> None:
     path.write_text(json.dumps(value, indent=indent) + "\n")
 
 
-def open_field(split_dir: Path, field: str, shape: tuple[int, ...], set_name: str = "all") -> np.memmap:
+def open_field(split_dir: str | Path, field: str, shape: tuple[int, ...], set_name: str = "all") -> np.memmap:
     """A new uint8 array that lives in its file: fill it and hand it to `write_split`, which leaves it there.
 
     Arrays larger than memory can be written so.
     """
-    split_dir.mkdir(parents=True, exist_ok=True)
-    return np.lib.format.open_memmap(field_path(split_dir, set_name, field), "w+", np.uint8, shape)
+    Path(split_dir).mkdir(parents=True, exist_ok=True)
+    return np.lib.format.open_memmap(field_path(Path(split_dir), set_name, field), "w+", np.uint8, shape)
 
 
-def write_split(split_dir: Path, arrays: Mapping[str, np.ndarray], vocab_size: int, num_puzzle_identifiers: int = 1,
-                set_name: str = "all", ignore_label_id: int | None = 0) -> PuzzleDatasetMetadata:
-    """Write one split with one set. `arrays` maps each of `FIELDS` to its array; pad and blank identifier are 0."""
-    split_dir.mkdir(parents=True, exist_ok=True)
+def write_split(split_dir: str | Path, arrays: Mapping[str, Any], vocab_size: int, num_puzzle_identifiers: int = 1,
+                set_name: str = "all", ignore_label_id: int | None = 0, overwrite: bool = False
+                ) -> PuzzleDatasetMetadata:
+    """Write one split with one set. `arrays` maps each of `FIELDS` to its array; pad and blank identifier are 0.
+
+    `inputs` and `labels` are integers (N, L), or N rows of any lengths: the shorter ones are filled up at their end,
+    `inputs` with the pad token, `labels` with `ignore_label_id`, which is not scored, and a notice says so. Raises
+    ValueError, before anything is written, for arrays that do not fit and, unless `overwrite`, where a split exists.
+    """
+    split_dir = Path(split_dir)
+
+    def refuse(field: str, problem: str):
+        raise ValueError(f"{split_dir}, {field}: {problem}; nothing was written")
+
+    if {*arrays} != {*FIELDS}:
+        refuse("arrays", f"should be {', '.join(FIELDS)}, and are {', '.join(arrays)}")
+    check_set_name(set_name)
+    files = {field: field_path(split_dir, set_name, field) for field in FIELDS}
+    in_place = {field for field in FIELDS if _lives_in(arrays[field], files[field])}
+    replaced = [file for file in (split_dir / "dataset.json", *(files[field] for field in FIELDS
+                                                                if field not in in_place)) if file.exists()]
+    if replaced and not overwrite:
+        raise ValueError(f"{replaced[0]} exists already; remove it, pass overwrite=True, or choose another folder")
+    arrays = {**arrays, **_of_one_length(split_dir, arrays, ignore_label_id, refuse)}
+    arrays = {field: array if field in in_place else np.asarray(array) for field, array in arrays.items()}
+    check_puzzles(arrays, len(arrays["inputs"]), num_puzzle_identifiers, refuse)
+    for field in ("inputs", "labels"):
+        _check_tokens(arrays[field], field in in_place, vocab_size, ignore_label_id if field == "labels" else None,
+                      partial(refuse, field))
     puzzles = len(arrays["puzzle_identifiers"])
     examples, seq_len = arrays["inputs"].shape
     metadata = PuzzleDatasetMetadata(
         pad_id=0, ignore_label_id=ignore_label_id, blank_identifier_id=0, vocab_size=vocab_size, seq_len=seq_len,
         num_puzzle_identifiers=num_puzzle_identifiers, total_groups=len(arrays["group_indices"]) - 1,
         mean_puzzle_examples=examples / puzzles, total_puzzles=puzzles, sets=[set_name])
-    write_json(split_dir / "dataset.json", metadata.model_dump())
+    split_dir.mkdir(parents=True, exist_ok=True)
+    for file in replaced:  # first, so that what is half written has no dataset.json, and maps of the old stay whole
+        file.unlink()
     for field in FIELDS:
-        path = field_path(split_dir, set_name, field)
-        if not _lives_in(arrays[field], path):
-            np.save(path, arrays[field])
+        if field not in in_place:
+            np.save(files[field], arrays[field])
+    write_json(split_dir / "dataset.json", metadata.model_dump())
     return metadata
 
 
-def _lives_in(array: np.ndarray, path: Path) -> bool:
-    return isinstance(array, np.memmap) and path.exists() and os.path.samefile(array.filename, path)
+def check_set_name(set_name: str) -> None:
+    if set_name != Path(set_name).name:
+        raise ValueError(f"set_name={set_name!r} begins the names of files, and cannot be empty or a path")
+
+
+def _lives_in(array: Any, path: Path) -> bool:
+    """Is it the whole array of that file, and no part or view of it?"""
+    if not isinstance(array, np.memmap) or not path.exists() or not os.path.samefile(array.filename, path):
+        return False
+    return array.flags.c_contiguous and array.shape == np.load(path, mmap_mode="r").shape
+
+
+def _of_one_length(split_dir: Path, arrays: Mapping[str, Any], ignore_label_id: int | None, refuse
+                   ) -> dict[str, np.ndarray]:
+    """Inputs and labels as (N, L) integers, filled up where they are shorter, which is said."""
+    lengths = {field: lengths_of_rows(arrays[field]) for field in ("inputs", "labels")}
+    longest = max(set.union(*lengths.values()), default=0)
+    made = {}
+    for field, fill, called in (("inputs", 0, "the pad token"), ("labels", ignore_label_id, "the ignored label")):
+        made[field], found = arrays[field], lengths[field]
+        if found and found != {longest}:
+            if fill is None:
+                refuse(field, f"rows of {said_range(found)} cells, and {longest} are needed; what fills them up is a "
+                              "label that is not scored, so give an ignore_label_id")
+            print(f"notice: {split_dir}, {field}: rows of {said_range(found)} cells are filled up to {longest} with "
+                  f"{called}, {fill}")
+            made[field] = filled_up(made[field], longest, fill)
+        check_integers(np.asanyarray(made[field]), 2, partial(refuse, field))
+    if len(made["labels"]) != len(made["inputs"]):
+        refuse("labels", f"{len(made['labels'])} rows for {len(made['inputs'])} of inputs")
+    return made
+
+
+def lengths_of_rows(rows: Any) -> set[int]:
+    """The lengths L that there are among N rows (L, …), an array or a list; none where there are no rows."""
+    if isinstance(rows, np.ndarray) and rows.ndim > 1:
+        return {rows.shape[1]}
+    return {len(row) for row in rows if hasattr(row, "__len__")}
+
+
+def said_range(numbers: Collection[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def filled_up(rows: Any, length: int, fill: float) -> np.ndarray:
+    """N rows (L, …) of any lengths as one array (N, length, …), of which what a row lacks at its end is `fill`."""
+    rows = [(number, np.asarray(row)) for number, row in enumerate(rows)]
+    there = [(number, row) for number, row in rows if len(row)]
+    whole = np.full((len(rows), length, *(there[0][1].shape[1:] if there else ())), fill,
+                    np.result_type(np.min_scalar_type(fill), *(row.dtype for _, row in there)))
+    for number, row in there:
+        whole[number, :len(row)] = row
+    return whole
+
+
+def _check_tokens(array: np.ndarray, in_place: bool, vocab_size: int, ignored: int | None, refuse) -> None:
+    for start in range(0, len(array), BLOCK_ROWS):
+        # mapped anew for each block: pages of a map that stays would add up in this process's memory
+        block = (np.load(array.filename, mmap_mode="r") if in_place else array)[start:start + BLOCK_ROWS]
+        place = first_foreign_token(block, vocab_size, ignored)
+        if place is not None:
+            refuse(f"row {start + place[0]}, position {place[1]} holds {block[place]}, but vocab_size is {vocab_size} "
+                   f"(tokens 0 to {vocab_size - 1})")
+
+
+def first_foreign_token(tokens: np.ndarray, vocab_size: int, ignored: int | None) -> tuple[int, int] | None:
+    """Row and column of the first of (N, L) integers that is no token and not `ignored`; None where there is none."""
+    if tokens.max(initial=0) < vocab_size and tokens.min(initial=0) >= 0:
+        return None
+    foreign = ((tokens < 0) | (tokens >= vocab_size)) & (True if ignored is None else tokens != ignored)
+    return tuple(map(int, np.argwhere(foreign)[0])) if foreign.any() else None
+
+
+def check_puzzles(arrays: Mapping[str, np.ndarray], examples: int, identifiers: int,
+                  refuse: Callable[[str, str], Any]) -> None:
+    """Do groups, puzzles and identifiers, of which there are so many, fit together, and the number of examples? Calls
+    `refuse(field, problem)`, which raises, if not."""
+    for field in ("puzzle_identifiers", "puzzle_indices", "group_indices"):
+        check_integers(arrays[field], 1, partial(refuse, field))
+    if not examples:
+        refuse("inputs", "the split is empty: it has no examples")
+    puzzles = len(arrays["puzzle_identifiers"])
+    for field, ends, kind in (("puzzle_indices", examples, "example"), ("group_indices", puzzles, "puzzle")):
+        indices = arrays[field]
+        if len(indices) < 2 or indices[0] != 0 or indices[-1] != ends or (np.diff(indices) <= 0).any():
+            refuse(field, f"must rise from 0 to {ends}, the number of {kind}s")
+    if len(arrays["puzzle_indices"]) != puzzles + 1:
+        refuse("puzzle_indices", f"has {len(arrays['puzzle_indices'])} entries for {puzzles} puzzles; needs one more")
+    low, high = arrays["puzzle_identifiers"].min(), arrays["puzzle_identifiers"].max()
+    if low < 0 or high >= identifiers:
+        refuse("puzzle_identifiers", f"holds {low} to {high}, but num_puzzle_identifiers={identifiers}")
+
+
+def check_integers(array: np.ndarray, dimensions: int, refuse: Callable[[str], Any]) -> None:
+    if array.ndim != dimensions or not np.issubdtype(array.dtype, np.integer):
+        refuse(f"expected integers in {dimensions} dimensions, found {array.dtype} of shape {array.shape}")
 
 
 @contextmanager
@@ -205,12 +329,13 @@ def new_dataset_directory(path: str | Path, needed_bytes: int, overwrite: bool =
     """
     path = Path(path)
     if path.exists() and not overwrite:
-        raise ValueError(f"{path} exists already; remove it, pass --overwrite, or choose another --output-dir")
+        raise ValueError(f"{path} exists already; remove it, pass --overwrite (in Python overwrite=True), or choose "
+                         "another folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(path.parent).free
     if free < 1.1 * needed_bytes:
         raise ValueError(f"{path} needs about {needed_bytes / 1e6:.0f} MB, and {path.parent} has {free / 1e6:.0f} MB "
-                         "free; make some space or choose another --output-dir")
+                         "free; make some space or choose another folder")
     building = Path(tempfile.mkdtemp(prefix=f".{path.name}.building-", dir=path.parent))
     os.chmod(building, 0o755)  # mkdtemp keeps others out; a dataset is for sharing
     try:

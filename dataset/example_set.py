@@ -67,39 +67,11 @@ def refuse_field(split_dir: Path, set_name: str, field: str, problem: str):
     raise ValueError(f"{field_file(split_dir, set_name, field)}: {problem}; build the data set again")
 
 
-def check_puzzles(arrays: Mapping[str, np.ndarray], examples: int, split_dir: Path, name: str,
-                  metadata: SplitMetadata) -> None:
-    """Do groups, puzzles and identifiers fit together, and the number of examples? Raises ValueError if not."""
-    def refuse(field: str, problem: str):
-        refuse_field(split_dir, name, field, problem)
-
-    for field in ("puzzle_identifiers", "puzzle_indices", "group_indices"):
-        check_integers(arrays[field], 1, lambda problem: refuse(field, problem))
-    if not examples:
-        refuse("inputs", "the split is empty: it has no examples")
-    puzzles = len(arrays["puzzle_identifiers"])
-    for field, ends, kind in (("puzzle_indices", examples, "example"), ("group_indices", puzzles, "puzzle")):
-        indices = arrays[field]
-        if len(indices) < 2 or indices[0] != 0 or indices[-1] != ends or (np.diff(indices) <= 0).any():
-            refuse(field, f"must rise from 0 to {ends}, the number of {kind}s")
-    if len(arrays["puzzle_indices"]) != puzzles + 1:
-        refuse("puzzle_indices", f"has {len(arrays['puzzle_indices'])} entries for {puzzles} puzzles; needs one more")
-    identifiers = arrays["puzzle_identifiers"]
-    if identifiers.min() < 0 or identifiers.max() >= metadata.num_puzzle_identifiers:
-        refuse("puzzle_identifiers", f"holds {identifiers.min()} to {identifiers.max()}, but dataset.json has "
-                                     f"num_puzzle_identifiers={metadata.num_puzzle_identifiers}")
-
-
 def count(metadata: SplitMetadata, sets: Sequence[ExampleSet]) -> None:
     """Have the metadata of a split say how many groups, puzzles and examples its sets hold."""
     metadata.total_groups = sum(len(s.group_indices) - 1 for s in sets)
     metadata.total_puzzles = sum(len(s.puzzle_identifiers) for s in sets)
     metadata.mean_puzzle_examples = sum(map(len, sets)) / metadata.total_puzzles
-
-
-def check_integers(array: np.ndarray, dimensions: int, refuse) -> None:
-    if array.ndim != dimensions or not np.issubdtype(array.dtype, np.integer):
-        refuse(f"expected integers in {dimensions} dimensions, found {array.dtype} of shape {array.shape}")
 
 
 def first_not_finite(array: np.ndarray) -> tuple[int, ...] | None:

@@ -1,6 +1,6 @@
 """Latents recorded in episodes, as regression data: predict the next latent from those before it.
 
-    <split>/latents/episode_XXX.npz           array `latents`, (T, D) floats
+    <split>/latents/episode_XXX.npz           array `latents`, (T, D) floats; any name of a file will do
     <split>/metadata/episode_XXX.json(l)      optional: `set`, `group`, `puzzle_identifier` (records of a .jsonl merged)
 
 An episode is a puzzle. An example is one transition: the latent at t, and as its target the one at t+1, both (D,); with
@@ -195,12 +195,16 @@ def open_episodes(path: str, split: str, identifier_offset: int, window: int, st
                          "windows would be left out; use a stride of at most the window")
     arrays = [_open_latents(file) for file in episode_files(path, split)]
     if not arrays:
-        raise ValueError(f"{Path(path) / split / 'latents'} holds no episode_*.npz")
+        raise ValueError(f"{Path(path) / split / 'latents'} holds no .npz file")
     for array in arrays:
         if array.shape[1] != arrays[0].shape[1]:
             raise ValueError(f"latents have width {arrays[0].shape[1]} in {arrays[0].file} and {array.shape[1]} in "
                              f"{array.file}; all episodes must have the same")
     if say_notices:
+        beside = dict.fromkeys(name for array in arrays for name in array.beside)
+        if beside:
+            say_once(f"notice: {path}: episodes hold {', '.join(beside)} beside `latents`, which are not "
+                     "used; what should count must stand in `latents`")
         cast_notice(path, {array.file.name: array.dtype for array in {a.dtype: a for a in arrays}.values()})
     records = episode_records(path)[split]
     identifiers = [record["puzzle_identifier"] for record in records]

@@ -12,6 +12,7 @@ Testing: every example once, in order, set by set; the last batch is padded.
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from dataset.common import (FIELDS, IGNORE_LABEL_ID, MOST_IDENTIFIER, EpisodeMetadata, PuzzleDatasetMetadata,
-                            RegressionMetadata, SplitMetadata)
-from dataset.example_set import ExampleSet, check_integers, check_puzzles, count, field_file, load_field, refuse_field
+                            RegressionMetadata, SplitMetadata, check_integers, check_puzzles, first_foreign_token)
+from dataset.example_set import ExampleSet, count, field_file, load_field, refuse_field
 from dataset.latent_episodes import SPLITS, episode_records, holds_episodes, open_episodes
 from dataset.regression_dataset import load_regression_set
 
@@ -83,10 +84,10 @@ class PuzzleSet(ExampleSet):
 
     def _tokens(self, field: str, rows: np.ndarray) -> np.ndarray:
         tokens = getattr(self, field)[rows].astype(np.int32)
-        allowed = tokens == self.metadata.ignore_label_id if field == "labels" else False
-        bad = ((tokens < 0) | (tokens >= self.metadata.vocab_size)) & ~np.asarray(allowed)
-        if bad.any():
-            row, column = np.argwhere(bad)[0]
+        place = first_foreign_token(tokens, self.metadata.vocab_size,
+                                    self.metadata.ignore_label_id if field == "labels" else None)
+        if place is not None:
+            row, column = place
             raise ValueError(f"{field_file(self.split_dir, self.name, field)}: row {rows[row]}, position {column} "
                              f"holds {tokens[row, column]}, but vocab_size is {self.metadata.vocab_size} (tokens 0 to "
                              f"{self.metadata.vocab_size - 1}); mend the array, or vocab_size in dataset.json")
@@ -129,8 +130,9 @@ def load_set(path: str, split: str, name: str, metadata: PuzzleDatasetMetadata, 
     split_dir = Path(path) / split
     arrays = {field: load_field(split_dir, name, field, mapped=field in ("inputs", "labels")) for field in FIELDS}
     for field in ("inputs", "labels"):
-        check_integers(arrays[field], 2, lambda problem, field=field: refuse_field(split_dir, name, field, problem))
-    check_puzzles(arrays, len(arrays["inputs"]), split_dir, name, metadata)
+        check_integers(arrays[field], 2, partial(refuse_field, split_dir, name, field))
+    check_puzzles(arrays, len(arrays["inputs"]), metadata.num_puzzle_identifiers,
+                  partial(refuse_field, split_dir, name))
     expected = len(arrays["inputs"]), metadata.seq_len
     for field in ("inputs", "labels"):
         if arrays[field].shape != expected:

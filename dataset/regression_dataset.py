@@ -9,13 +9,16 @@ an `.npz`. Unobserved targets may be NaN. `write_regression_dataset` makes a spl
 """
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from dataset.common import MOST_IDENTIFIER, RegressionMetadata, field_path, new_dataset_directory, write_json
-from dataset.example_set import (ExampleSet, cast_notice, check_puzzles, evenly_over, field_file, first_not_finite,
-                                 load_field, refuse_field)
+from dataset.common import (MOST_IDENTIFIER, RegressionMetadata, check_puzzles, check_set_name, field_path, filled_up,
+                            lengths_of_rows, new_dataset_directory, said_range, write_json)
+from dataset.example_set import (ExampleSet, cast_notice, evenly_over, field_file, first_not_finite, load_field,
+                                 refuse_field)
 
 STATISTICS_ROWS = 100_000  # training examples, evenly spaced, of which means and deviations are taken
 CHUNK = 1024
@@ -56,8 +59,9 @@ class RegressionSet(ExampleSet):
                 "target_mask": False, "puzzle_identifiers": 0}
 
     def known_inputs(self, fields: dict[str, np.ndarray]) -> np.ndarray:
-        """Which positions of the inputs count in their statistics, with the shape of the inputs but for the last."""
-        return np.ones(fields["inputs"].shape[:-1], bool)
+        """Which positions of the inputs count in their statistics, with the shape of the inputs but for the last: not
+        those that only fill a sequence up, all padding and nothing observed."""
+        return (fields["inputs"] != self.metadata.input_pad_value).any(-1) | fields["target_mask"].any(-1)
 
 
 def load_regression_set(path: str, split: str, name: str, metadata: RegressionMetadata, identifier_offset: int,
@@ -70,7 +74,8 @@ def load_regression_set(path: str, split: str, name: str, metadata: RegressionMe
     _check_arrays(arrays, split_dir, name, metadata)
     numbering = {field: load_field(split_dir, name, field)
                  for field in ("puzzle_identifiers", "puzzle_indices", "group_indices")}
-    check_puzzles(numbering, len(arrays["inputs"]), split_dir, name, metadata)
+    check_puzzles(numbering, len(arrays["inputs"]), metadata.num_puzzle_identifiers,
+                  partial(refuse_field, split_dir, name))
     if say_casts:
         cast_notice(path, {field: arrays[field].dtype for field in ("inputs", "targets")})
     return RegressionSet(path, split_dir, name, metadata, identifier_offset=identifier_offset, **numbering, **arrays)
@@ -131,23 +136,31 @@ def _moments(values: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndar
     return count, mean, (((values - mean) * known) ** 2).sum(0)
 
 
-def write_regression_dataset(path: str | Path, split: str, inputs: np.ndarray, targets: np.ndarray,
-                             mask: np.ndarray | None = None, groups: np.ndarray | None = None,
+def write_regression_dataset(path: str | Path, split: str, inputs: Any, targets: Any, mask: Any = None,
+                             groups: np.ndarray | None = None,
                              identifiers: np.ndarray | None = None, set_name: str = "all",
                              input_pad_value: float = 0.0, target_pad_value: float = 0.0,
                              overwrite: bool = False) -> RegressionMetadata:
     """Write `<path>/<split>` from arrays: inputs (N, [L,] input_dim), targets (N, [L,] target_dim), mask of the
-    targets' shape (true: observed; without it, all are).
+    targets' shape (true: observed; without it, all are), or without its last dimension for all features alike.
+
+    Sequences of different length are lists of N arrays (L, dim), a mask too: they are filled up to the longest with the
+    pad values, what is filled up is neither trained on nor scored, and a notice says so.
 
     `groups` (N,): examples of one group are variants of one another, of which an epoch takes one. `identifiers` (N,):
     examples of one identifier are one puzzle, which learns an embedding of its own; 0: none. Without them each example
     is a puzzle and a group of its own. Raises ValueError for arrays that do not fit, and where the split exists.
     """
+    if max(len(lengths_of_rows(rows)) for rows in (inputs, targets)) > 1:
+        inputs, targets, mask = _of_one_length(f"{Path(path) / split}", inputs, targets, mask, input_pad_value,
+                                               target_pad_value)
     inputs, targets = (_floats(name, array) for name, array in (("inputs", inputs), ("targets", targets)))
     if targets.ndim != inputs.ndim or targets.shape[:-1] != inputs.shape[:-1]:
         raise ValueError(f"inputs of shape {inputs.shape} and targets of shape {targets.shape} must agree in all but "
                          "the last dimension; repeat or mask targets to make them so")
     mask = np.ones(targets.shape, bool) if mask is None else np.asarray(mask)
+    if mask.shape == targets.shape[:-1]:
+        mask = np.broadcast_to(mask[..., None], targets.shape)
     for name, array, shape in (("mask", mask, targets.shape), ("groups", groups, (len(inputs),)),
                                ("identifiers", identifiers, (len(inputs),))):
         if array is not None and np.shape(array) != shape:
@@ -155,8 +168,7 @@ def write_regression_dataset(path: str | Path, split: str, inputs: np.ndarray, t
     mask = _whole_numbers("mask", mask, 1).astype(bool)
     if identifiers is not None:
         identifiers = _whole_numbers("identifiers", np.asarray(identifiers), MOST_IDENTIFIER)
-    if set_name != Path(set_name).name:
-        raise ValueError(f"set_name={set_name!r} begins the names of files, and cannot be empty or a path")
+    check_set_name(set_name)
     for name, array in (("inputs", inputs), ("targets", np.where(mask, targets, 0))):
         place = first_not_finite(array)
         if place is not None:
@@ -175,6 +187,22 @@ def write_regression_dataset(path: str | Path, split: str, inputs: np.ndarray, t
         for field, array in arrays.items():
             np.save(field_path(folder, set_name, field), array)
     return metadata
+
+
+def _of_one_length(where: str, inputs: Sequence, targets: Sequence, mask: Sequence | None, input_pad: float,
+                   target_pad: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sequences of different length filled up to the longest, and a mask (N, L, …) that leaves out what was added."""
+    mask = [np.ones(len(row), bool) for row in targets] if mask is None else mask
+    lengths = [len(row) for row in inputs]
+    for name, rows in (("targets", targets), ("mask", mask)):
+        for example, (length, other) in enumerate(zip(lengths, map(len, rows))):
+            if length != other:
+                raise ValueError(f"example {example} has {length} positions of inputs and {other} of {name}; repeat or "
+                                 "mask targets to make them equal")
+    print(f"notice: {where}: sequences of {said_range(lengths)} positions are filled up to {max(lengths)}; what is "
+          "filled up is neither trained on nor scored")
+    return tuple(filled_up(rows, max(lengths), fill) for rows, fill in ((inputs, input_pad), (targets, target_pad),
+                                                                       (mask, False)))
 
 
 def _floats(name: str, array: np.ndarray) -> np.ndarray:

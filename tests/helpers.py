@@ -73,7 +73,7 @@ def write_tiny_dataset(path: Path, train: list[list[int]] | None = None, test: l
         arrays = split_arrays(sizes, seq_len, vocab_size, seed=2 * seed + i)
         if not identifiers:
             arrays["puzzle_identifiers"][:] = 0
-        write_split(Path(path) / split, arrays, vocab_size, puzzles + 1 if identifiers else 1)
+        write_split(Path(path) / split, arrays, vocab_size, puzzles + 1 if identifiers else 1, overwrite=True)
     names = ["<blank>", *(f"puzzle{i}" for i in range(1, puzzles + 1))] if identifiers else ["<blank>"]
     (Path(path) / "identifiers.json").write_text(json.dumps(names))
     return Path(path)

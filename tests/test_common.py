@@ -8,6 +8,7 @@ import pytest
 from dataset import common
 from dataset.common import (FIELDS, PuzzleDatasetMetadata, dataset_fingerprint, field_path, file_sha256,
                             new_dataset_directory, open_field, write_json, write_split)
+from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
 
 
 def split_arrays() -> dict[str, np.ndarray]:
@@ -42,6 +43,77 @@ def test_an_array_opened_in_place_is_kept_and_one_of_another_place_is_copied(tmp
     assert field_path(tmp_path / "new", "all", "inputs").stat().st_ino == written
     assert (np.load(field_path(tmp_path / "new", "all", "inputs")) == 7).all()
     assert (np.load(field_path(tmp_path / "new", "all", "labels")) == 1).all()
+
+
+def test_a_split_is_not_replaced_unasked(tmp_path):
+    write_split(str(tmp_path / "train"), split_arrays(), vocab_size=12)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "train").iterdir()}
+    for name in ("all", "other"):  # another set's metadata would forget the first
+        with pytest.raises(ValueError, match="train/dataset.json exists already; .* pass overwrite=True"):
+            write_split(tmp_path / "train", split_arrays() | {"labels": np.zeros((4, 3), np.uint8)}, 12, set_name=name)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "train").iterdir()} == before
+    kept = np.load(field_path(tmp_path / "train", "all", "inputs"), mmap_mode="r")
+    write_split(tmp_path / "train", split_arrays() | {"inputs": kept[:, ::-1]}, 12, overwrite=True)
+    assert np.array_equal(np.load(field_path(tmp_path / "train", "all", "inputs")), split_arrays()["inputs"][:, ::-1])
+
+
+def test_a_part_of_a_file_is_not_taken_for_the_whole(tmp_path):
+    whole = open_field(tmp_path, "labels", (8, 3))
+    whole[:] = np.arange(24).reshape(8, 3) % 12
+    write_split(tmp_path, split_arrays() | {"labels": whole[4:]}, vocab_size=12, overwrite=True)
+    assert np.array_equal(np.load(field_path(tmp_path, "all", "labels")), np.arange(12, 24).reshape(4, 3) % 12)
+
+
+@pytest.mark.parametrize("labels, ignored, expected", [
+    (np.ones((4, 2), np.uint8), 0, [[1, 1, 0]] * 4),
+    ([[1], [1, 2], [], [1]], 0, [[1, 0, 0], [1, 2, 0], [0, 0, 0], [1, 0, 0]]),
+    (np.ones((4, 2), np.uint8), -100, [[1, 1, -100]] * 4)])
+def test_a_shorter_answer_is_filled_up_with_the_ignored_label_which_is_said(tmp_path, capsys, labels, ignored,
+                                                                            expected):
+    write_split(tmp_path / "train", split_arrays() | {"labels": labels}, 12, ignore_label_id=ignored)
+    assert np.load(field_path(tmp_path / "train", "all", "labels")).tolist() == expected
+    told = capsys.readouterr().out
+    assert "train, labels: rows of " in told and f"are filled up to 3 with the ignored label, {ignored}" in told
+    batch = PuzzleDataset(PuzzleDatasetConfig(seed=0, dataset_paths=[str(tmp_path)], global_batch_size=4,
+                                              test_set_mode=False)).examples(range(4))
+    assert np.array_equal(batch["labels"], np.where(np.equal(expected, ignored), -100, expected))
+
+
+def test_a_shorter_question_is_filled_up_with_the_pad_token(tmp_path, capsys):
+    metadata = write_split(tmp_path / "train", split_arrays() | {"labels": np.ones((4, 5), np.uint8)}, 12)
+    stored = np.load(field_path(tmp_path / "train", "all", "inputs"))
+    assert metadata.seq_len == 5 and np.array_equal(stored, np.pad(split_arrays()["inputs"], ((0, 0), (0, 2))))
+    assert "inputs: rows of 3 cells are filled up to 5 with the pad token, 0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("changes, options, message", [
+    ({"labels": np.ones((4, 2), int)}, {"ignore_label_id": None},
+     "labels: rows of 2 cells, and 3 are needed; .*give an ignore_label_id"),
+    ({"labels": np.ones((3, 3), int)}, {}, "labels: 3 rows for 4 of inputs"),
+    ({"inputs": np.full((4, 3), 12)}, {},
+     r"inputs: row 0, position 0 holds 12, but vocab_size is 12 \(tokens 0 to 11\)"),
+    ({"labels": np.array([[1, 1, 1]] * 3 + [[1, -100, 1]])}, {}, "labels: row 3, position 1 holds -100"),
+    ({"inputs": np.zeros((4, 3))}, {}, "inputs: expected integers in 2 dimensions, found float64"),
+    ({"inputs": np.zeros((4, 3, 1), int)}, {},
+     r"inputs: expected integers in 2 dimensions, found int64 of shape \(4, 3, 1\)"),
+    ({"inputs": np.zeros((0, 3), int), "labels": np.zeros((0, 3), int)}, {}, "inputs: the split is empty"),
+    ({"puzzle_indices": [0, 2, 3]}, {}, "puzzle_indices: must rise from 0 to 4, the number of examples"),
+    ({"group_indices": [0, 3, 3]}, {}, "group_indices: must rise from 0 to 3, the number of puzzles"),
+    ({"puzzle_identifiers": [0, 1, 2]}, {}, "puzzle_identifiers: holds 0 to 2, but num_puzzle_identifiers=1"),
+    ({"targets": np.ones(4)}, {}, "arrays: should be inputs, .*, and are inputs, .*, targets"),
+    ({}, {"set_name": "a/b"}, "set_name='a/b' begins the names of files")])
+def test_arrays_that_do_not_fit_are_not_written(tmp_path, changes, options, message):
+    with pytest.raises(ValueError, match=message):
+        write_split(tmp_path / "train", split_arrays() | changes, 12, **options)
+    assert not (tmp_path / "train").exists()
+
+
+def test_tokens_of_a_large_array_in_its_file_are_checked_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "BLOCK_ROWS", 3)
+    arrays = split_arrays() | {"inputs": open_field(tmp_path / "train", "inputs", (4, 3))}
+    arrays["inputs"][3, 1] = 12
+    with pytest.raises(ValueError, match="inputs: row 3, position 1 holds 12"):
+        write_split(tmp_path / "train", arrays, vocab_size=12)
 
 
 def test_published_metadata_is_read(shared):

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from config.schema import PretrainConfig
+from dataset.build_maze_dataset import TOKEN_NAMES as MAZE_TOKENS
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
-from evaluate import ablate_identifiers, score
-from helpers import TINY_ARCH, evaluate_config, metric_lines, pretrain_config, run_script, write_tiny_dataset
+from evaluate import ablate_identifiers, score, token_names
+from helpers import (TINY_ARCH, evaluate_config, metric_lines, pretrain_config, run_script, tiny_metadata,
+                     write_tiny_dataset)
 from pretrain import train
 from utils import plots
 from utils.checkpoint import read_checkpoint
@@ -187,16 +189,27 @@ def test_the_slowest_puzzle_is_the_one_that_is_solved_in_the_end_after_most_step
     assert np.array_equal(drawn[0][0], inputs[5])
 
 
-def test_pictures_that_cannot_be_are_refused_before_scoring(fresh, tmp_path):
+def test_pictures_that_cannot_be_are_refused_before_scoring(fresh):
+    shutil.rmtree(fresh / "evaluation", ignore_errors=True)
     with pytest.raises(ValueError, match="there is no example 10: the test split .* has 10, numbered from 0"):
         scored(fresh, "picture=10")
     with pytest.raises(ValueError, match="^picture=.fastest.: .*integer, or: .*slowest"):
         scored(fresh, "picture=fastest")
+    assert not list(fresh.glob("evaluation*"))
+
+
+def test_a_sequence_that_is_no_square_is_drawn(tmp_path):
     flat = write_tiny_dataset(tmp_path / "flat", seq_len=6)
     run_dir = train(config_of(flat, "flat_run", "epochs=1"), World())
-    with pytest.raises(ValueError, match="picture: only square puzzles can be drawn.* 6 cells"):
-        scored(run_dir, "picture=slowest")
-    assert not list(run_dir.glob("evaluation*"))
+    scored(run_dir, "picture=slowest")
+    assert plt.imread(run_dir / "evaluation" / "solution_steps.png").std() > 0.01
+
+
+@pytest.mark.parametrize("seq_len, vocab_size, names", [
+    (16, 6, ["", "", *"1234"]), (81, 11, ["", "", *"123456789"]), (100, 6, list(MAZE_TOKENS)), (16, 10, None),
+    (6, 6, None), (900, 12, None)])
+def test_sudokus_and_mazes_are_told_by_size_and_vocabulary(seq_len, vocab_size, names):
+    assert token_names(tiny_metadata(seq_len=seq_len, vocab_size=vocab_size)) == names
 
 
 def step_lines(folder: Path) -> list[dict[str, float]]:

@@ -149,6 +149,26 @@ def test_latents_of_other_dtypes_are_cast(tmp_path, dtype, capsys):
     assert bool(capsys.readouterr().out) == (dtype is not np.float16)
 
 
+def test_arrays_beside_the_latents_are_named_in_one_notice(tmp_path, capsys):
+    """Episodes as a recorder of a world model leaves them, under names of its own."""
+    for split in ("train", "test"):
+        for number in range(2):
+            file = write_episode(tmp_path, split, number, np.ones((5, 2), np.float32))
+            beside = {"action": np.ones((5, 2))} | ({"is_first": np.zeros(5, bool)} if number else {})
+            np.savez(file.with_name(f"2024010{number}T000000-abc-5.npz"), latents=np.ones((5, 2), np.float32), **beside)
+            file.unlink()
+        assert opened(tmp_path, split=split).num_examples == 8
+    assert capsys.readouterr().out == (f"notice: {tmp_path}: episodes hold action, is_first beside `latents`, which "
+                                       "are not used; what should count must stand in `latents`\n")
+
+
+@pytest.mark.parametrize("folder, named", [("with_actions", "actions"), ("dreamer_names", "action, reward, is_first")])
+def test_what_a_recorder_left_is_read(shared, folder, named, capsys):
+    path = shared / "cases" / "npz" / folder
+    assert (opened(path).num_examples, opened(path, split="test").num_examples) == (4 * 29, 2 * 29)
+    assert capsys.readouterr().out.count(f"episodes hold {named} beside `latents`") == 1
+
+
 def test_statistics_leave_padding_out(tmp_path):
     data = opened(write_tiny_episodes(tmp_path, train=[9, 6]), episode_window=8)
     statistics = feature_statistics(list(data.sets.values()))
@@ -199,7 +219,7 @@ def two_arrays(path):
     (with_record('{"puzzle_identifier": "x"}'), "episode_001 in .*metadata has puzzle_identifier='x', which is no"),
     (lambda p: [with_record('{"puzzle_identifier": 4}', f"episode_00{i}.json")(p) for i in (0, 1)],
      "episode_000 and episode_001 in .*metadata have the same puzzle_identifier=4"),
-    (lambda p: [file.unlink() for file in (p / "train" / "latents").iterdir()], "latents holds no episode_.*npz"),
+    (lambda p: [file.unlink() for file in (p / "train" / "latents").iterdir()], "latents holds no .npz file"),
 ])
 def test_what_is_wrong_with_an_episode_is_said_with_its_file(tmp_path, spoil, message):
     spoil(numbered(tmp_path, [5, 5]))

@@ -78,7 +78,7 @@ def test_a_small_puzzle_is_digits_with_clues_and_mistakes_told_apart(tmp_path, d
     question = np.array([2, 1, 1, 3])  # digit d is token d + 1, 1 is a blank
     answer = np.array([2, 3, 4, 3])
     steps = np.array([[2, 4, 4, 2], answer])
-    plots.plot_solution_steps(question, steps, answer, [0.25, 0.995], tmp_path / "picture.png")
+    plots.plot_solution_steps(question, steps, answer, [0.25, 0.995], tmp_path / "picture.png", ["", "", *"123"])
     assert is_picture(tmp_path / "picture.png")
     puzzle, first, second, truth = drawn[0].axes
     assert [axis.get_title() for axis in (puzzle, first, second, truth)] == [
@@ -87,6 +87,47 @@ def test_a_small_puzzle_is_digits_with_clues_and_mistakes_told_apart(tmp_path, d
     assert texts(first) == {(0, 0): ("1", "black"), (0, 1): ("3", "tab:red"), (1, 0): ("3", "tab:green"),
                             (1, 1): ("1", "tab:red")}  # a clue that the model changed is a mistake
     assert texts(second)[0, 1] == ("2", "tab:green") and texts(truth)[1, 0] == ("3", "tab:green")
+
+
+def test_a_sequence_is_rows_of_cells_whose_tokens_are_their_numbers(tmp_path, drawn):
+    question, answer = np.arange(40) % 12, np.arange(40)[::-1] % 12
+    answer[7:] = -100  # no answer is asked for
+    step = np.where(answer < 0, 1, answer)
+    step[3] = 11
+    plots.plot_solution_steps(question, np.stack([step, question]), answer, [0.5, 0.5], tmp_path / "picture.png")
+    assert is_picture(tmp_path / "picture.png")
+    puzzle, first, second, truth = drawn[0].axes
+    assert len(puzzle.patches) == 40 and puzzle.get_xlim() == (0, 20)
+    assert texts(puzzle) == {divmod(i, 20): (str(i % 12), "black") for i in range(40)}
+    assert texts(first)[0, 2] == ("1", "tab:green") and texts(first)[0, 3] == ("11", "tab:red")
+    assert texts(first)[1, 0] == ("1", "0.5") and first.get_title().startswith("step 1: 1 wrong")
+    assert second.get_title().startswith("step 2: 7 wrong") and len(texts(truth)) == 7
+
+
+@pytest.mark.parametrize("cells, shape", [(1, (1, 1)), (11, (1, 11)), (24, (1, 24)), (81, (9, 9)), (31, (2, 16)),
+                                          (900, (30, 30)), (901, (31, 30))])
+def test_cells_are_a_square_or_rows_of_at_most_thirty(cells, shape):
+    assert plots.board_shape(cells) == shape
+
+
+def test_of_a_long_sequence_cells_without_an_answer_have_no_colour_and_no_frame(tmp_path, drawn):
+    question = np.arange(310) % 5
+    answer = np.where(np.arange(310) < 300, question, -100)
+    step = answer.copy()
+    step[[2, 305]] = 7
+    plots.plot_solution_steps(question, np.stack([step, question]), answer, [0.5, 0.5], tmp_path / "picture.png")
+    first, second, truth = drawn[0].axes[1:4]
+    assert [(int(line.get_ydata()[0]), int(line.get_xdata()[0])) for line in first.lines] == [(0, 2)]
+    assert not second.lines and truth.images[0].get_array().mask.sum() == 10 + 11 * 29 - 310
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == [
+        *(f"token {i}" for i in (0, 1, 2, 3, 4, 7)), "wrong cell"]
+
+
+def test_a_copied_question_shows_its_wrong_cells(tmp_path, drawn):
+    question = np.full(100, 2)
+    answer = np.where(np.arange(100) == 42, 5, question)
+    plots.plot_solution_steps(question, question[None], answer, [0.5], tmp_path / "picture.png", TOKEN_NAMES)
+    assert [len(axis.lines) for axis in drawn[0].axes[:3]] == [0, 1, 0]
 
 
 def test_a_large_puzzle_is_colours_with_wrong_cells_marked(tmp_path, drawn):
@@ -114,6 +155,15 @@ def test_a_mazes_colours_are_named(tmp_path, drawn):
     assert list(named) == ["wall", "free", "start", "goal", "path", "wrong cell"]
     for token, name in enumerate(TOKEN_NAMES):
         assert name == "padding" or named[name] == shown.cmap(shown.norm(token))
+
+
+@pytest.mark.parametrize("vocab_size", [12, 23])
+def test_the_legend_has_the_colours_of_the_cells_whatever_their_number(tmp_path, drawn, vocab_size):
+    grid = np.arange(900) % vocab_size
+    plots.plot_solution_steps(grid, grid[None], grid, [0.5], tmp_path / "picture.png")
+    shown, (legend,) = drawn[0].axes[0].images[0], drawn[0].legends
+    for token, mark in enumerate(legend.legend_handles[:vocab_size]):
+        assert mark.get_color() == shown.cmap(shown.norm(shown.get_array().flat[token]))
 
 
 def test_many_steps_fill_rows(tmp_path, drawn):

@@ -198,7 +198,7 @@ def spoilt_metadata(path, **changes):
     (lambda p: (p / "train" / "dataset.json").write_text("{"), "dataset.json does not describe a data set"),
     (lambda p: spoilt_metadata(p, seq_len=7), r"expected shape \(13, 7\) by inputs and seq_len"),
     (lambda p: spoilt_metadata(p, num_puzzle_identifiers=4),
-     "holds 1 to 7, but dataset.json has num_puzzle_identifiers=4"),
+     "holds 1 to 7, but num_puzzle_identifiers=4"),
     (lambda p: (p / "train" / "dataset.json").unlink(), "has no train split"),
 ])
 def test_what_is_wrong_with_files_is_said_with_their_names(path, spoil, message):

@@ -56,6 +56,35 @@ def test_targets_that_are_not_observed_are_the_pad_value_even_where_they_are_no_
     assert np.array_equal(batch["targets"], np.where(mask, 1.0, -7.0))
 
 
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_mask_without_features_holds_for_all_of_them(tmp_path, flat):
+    targets = np.ones((4, 2) if flat else (4, 5, 2))
+    mask = np.random.default_rng(0).random(targets.shape[:-1]) > 0.5
+    write_regression_dataset(tmp_path, "train", targets, targets, mask)
+    assert np.array_equal(stored(tmp_path, "target_mask"), np.stack([mask, mask], axis=-1))
+
+
+def test_sequences_of_different_length_are_filled_up_and_what_was_added_counts_nowhere(tmp_path, capsys):
+    random = np.random.default_rng(0)
+    inputs = [random.normal(5, 1, (length, 3)) for length in (4, 7, 2)]
+    targets = [rows[:, :2] + 1 for rows in inputs]
+    mask = [random.random(len(rows)) > 0.3 for rows in inputs]
+    write_regression_dataset(tmp_path / "masked", "train", inputs, targets, mask, input_pad_value=-1.0)
+    metadata = write_regression_dataset(tmp_path / "whole", "train", inputs, targets)
+    assert metadata.seq_len == 7
+    assert (f"notice: {tmp_path / 'whole' / 'train'}: sequences of 2 to 7 positions are filled up to 7; what is filled "
+            "up is neither trained on nor scored") in capsys.readouterr().out
+    for i, rows in enumerate(inputs):
+        assert np.array_equal(stored(tmp_path / "masked", "inputs")[i, :len(rows)], rows.astype(np.float32))
+        assert (stored(tmp_path / "masked", "inputs")[i, len(rows):] == -1).all()
+        expected = np.pad(mask[i], (0, 7 - len(rows)))
+        assert np.array_equal(stored(tmp_path / "masked", "target_mask")[i], np.stack([expected, expected], axis=-1))
+    statistics = feature_statistics(list(opened(tmp_path / "whole").sets.values()))
+    assert np.allclose(statistics["input_mean"], np.concatenate(inputs).mean(0))
+    assert np.allclose(statistics["input_std"], np.concatenate(inputs).std(0))
+    assert np.allclose(statistics["target_mean"], np.concatenate(targets).mean(0))
+
+
 def test_an_epoch_takes_one_example_of_a_group_and_all_of_a_puzzle(tmp_path):
     """Groups a (examples 0, 2, 4) and b (1, 3, 5), of which 1 and 5 share an identifier."""
     inputs = np.arange(6.0)[:, None]
@@ -221,6 +250,11 @@ def test_data_sets_that_cannot_be_mixed_are_named(path, tmp_path):
     ({"mask": np.ones((3, 2))}, r"mask has shape \(3, 2\), and should have \(3, 4, 2\)"),
     ({"groups": np.zeros(2)}, r"groups has shape \(2,\), and should have \(3,\)"),
     ({"targets": np.ones((3, 5, 2))}, "must agree in all but the last dimension; repeat or mask targets"),
+    ({"inputs": [np.ones((n, 1)) for n in (4, 3, 4)]}, "example 1 has 3 positions of inputs and 4 of targets; repeat"),
+    ({"inputs": [np.ones((n, 1)) for n in (4, 3, 4)], "targets": [np.ones((n, 2)) for n in (4, 3, 4)],
+      "mask": np.ones((3, 4))}, "example 1 has 3 positions of inputs and 4 of mask"),
+    ({"inputs": [np.ones((n, 1)) for n in (4, 3)], "targets": [np.ones((n, 2)) for n in (4, 3, 4)]},
+     r"inputs of shape \(2, 4, 1\) and targets of shape \(3, 4, 2\)"),
     ({"inputs": np.full((3, 4, 1), np.nan)}, "inputs: row 0 holds NaN"),
     ({"inputs": np.full((3, 4, 1), "a")}, "inputs should hold numbers in 2 or 3 dimensions"),
     *(({"identifiers": np.array([0, wrong, 2])}, f"identifiers should hold .* to 2147483647, and row 1 holds {wrong}")

@@ -1,13 +1,14 @@
 """Pictures: the curves of runs, puzzles and sequences being solved step by step, rollouts. Matplotlib is imported when
 one is drawn."""
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
 
 import numpy as np
 
-COLOURS = "tab10"
+MOST_COLUMNS = 30  # of cells of a sequence
 MOST_FEATURES = 4  # of a sequence or latent that are drawn
 
 
@@ -51,64 +52,84 @@ def plot_train_vs_val(metrics_file: Path, picture: Path) -> None:
 
 def plot_solution_steps(question: np.ndarray, steps: np.ndarray, answer: np.ndarray, confidence: list[float],
                         picture: Path, token_names: Sequence[str] | None = None) -> None:
-    """A square puzzle (L,), its answer (L,), and the model's prediction after each supervision step (steps, L).
+    """A puzzle (L,), its answer (L,), and the model's prediction after each supervision step (steps, L).
 
-    Grids up to 9×9 are drawn as digits (token − 1), larger ones as colours, with a legend of the tokens in them, by
-    their names if given. `confidence`: the model's belief, 0 to 1, that its answer is right. Wrong cells are red.
+    A square number of cells is drawn as a square, any other as rows of cells. Up to nine rows hold the tokens by name
+    (without names by number; an empty name is a blank), more rows or words for names are colours, with a legend.
+    `confidence`: the model's belief, 0 to 1, that its answer is right. Wrong cells are red; of a cell whose answer is
+    negative none is asked for.
     """
-    side = round(len(question) ** 0.5)
+    shape = board_shape(len(question))
+    drawn_as_text = shape[0] <= 9 and max(map(len, token_names or [""])) <= 2
     grids = [("puzzle", question), *((f"step {i + 1}", step) for i, step in enumerate(steps)), ("answer", answer)]
-    columns = min(len(grids), 6)
+    tokens = [token for token in np.unique(np.concatenate([grid for _, grid in grids])).tolist() if token >= 0]
+    colours = _pyplot().get_cmap("tab10" if max(tokens) < 10 else "tab20")  # beyond its number they come again
+    tokens = [token for token in np.unique(np.concatenate([grid for _, grid in grids])).tolist() if token >= 0]
+    colours = _pyplot().get_cmap("tab10" if max(tokens) < 10 else "tab20")  # beyond its number they come again
+    square = shape[0] == shape[1]
+    cell = 2.4 / shape[0] if square else 0.4 if drawn_as_text else 0.1  # inches
+    columns = 1 if drawn_as_text and not square else min(len(grids), 6 if square else 4)
     rows = -(-len(grids) // columns)
     plt = _pyplot()
-    figure, axes = plt.subplots(rows, columns, figsize=(2.4 * columns, 2.9 * rows), squeeze=False)
+    figure, axes = plt.subplots(rows, columns, squeeze=False, figsize=(
+        max(cell * shape[1], 2.4) * columns, (cell * shape[0] + 0.5) * rows))
     for axis in axes.flat:
         axis.axis("off")
     for i, (axis, (title, grid)) in enumerate(zip(axes.flat, grids)):
+        wrong = (grid != answer) & (answer >= 0) & (0 < i <= len(steps))
         if 0 < i <= len(steps):
-            wrong = int((grid != answer).sum())
-            title += f": {f'{wrong} wrong' if wrong else 'solved'}\nbelief {confidence[i - 1]:.2f}"
+            title += f": {f'{wrong.sum()} wrong' if wrong.any() else 'solved'}\nbelief {confidence[i - 1]:.2f}"
         axis.set_title(title, fontsize=10)
-        shape = (side, side)
-        (_draw_digits if side <= 9 else _draw_colours)(axis, grid.reshape(shape), question.reshape(shape),
-                                                       answer.reshape(shape))
-    if side > 9:
-        tokens = np.unique(np.concatenate([grid for _, grid in grids])).tolist()
-        _add_legend(figure, {token: token_names[token] if token_names else f"token {token}" for token in tokens})
+        if drawn_as_text:
+            _draw_text(axis, shape, grid, question, wrong, answer >= 0, token_names)
+        else:
+            _draw_colours(axis, shape, grid, wrong, colours)
+    if not drawn_as_text:
+        _add_legend(figure, {token: token_names[token] if token_names else f"token {token}" for token in tokens},
+                    colours)
     _save(figure, picture)
 
 
-def _draw_digits(axis, grid: np.ndarray, question: np.ndarray, answer: np.ndarray) -> None:
-    """Clues black and bold, the model's cells green where right and red where wrong."""
-    side = len(grid)
-    axis.set(xlim=(0, side), ylim=(side, 0), aspect="equal")
-    for line in range(side + 1):
-        axis.plot([0, side], [line, line], color="0.6", linewidth=0.8)
-        axis.plot([line, line], [0, side], color="0.6", linewidth=0.8)
-    for (row, column), token in np.ndenumerate(grid):
-        if token <= 1:  # padding and blank
-            continue
-        clue = question[row, column] > 1
-        colour = "black" if clue and token == question[row, column] else \
-            "tab:green" if token == answer[row, column] else "tab:red"
-        axis.text(column + 0.5, row + 0.5, str(token - 1), ha="center", va="center", color=colour,
-                  fontsize=60 / side, fontweight="bold" if clue else "normal")
+def board_shape(cells: int) -> tuple[int, int]:
+    """Rows and columns that so many cells are drawn in: a square or, if it is none, rows of MOST_COLUMNS at most."""
+    side = math.isqrt(cells)
+    rows = side if side**2 == cells else -(-cells // MOST_COLUMNS)
+    return rows, -(-cells // rows)
 
 
-def _draw_colours(axis, grid: np.ndarray, question: np.ndarray, answer: np.ndarray) -> None:
-    """Tokens as colours; a red frame around each wrong cell, in all but the question itself."""
-    axis.imshow(grid, cmap=COLOURS, vmin=0, vmax=9, interpolation="nearest")
-    if not np.array_equal(grid, question):
-        for row, column in np.argwhere(grid != answer):
-            axis.plot([column], [row], marker="s", markersize=3, color="red", fillstyle="none", markeredgewidth=0.8)
+def _draw_text(axis, shape: tuple[int, int], grid: np.ndarray, given: np.ndarray, wrong: np.ndarray,
+               asked: np.ndarray, names: Sequence[str] | None) -> None:
+    """Cells (L,) of a grid: black as given (bold where tokens have names, a clue), else green, red where wrong, grey
+    where no answer is asked for."""
+    axis.set(xlim=(0, shape[1]), ylim=(shape[0], 0), aspect="equal")
+    for cell, token in enumerate(grid.tolist()):
+        row, column = divmod(cell, shape[1])
+        axis.add_patch(_pyplot().Rectangle((column, row), 1, 1, fill=False, edgecolor="0.6", linewidth=0.8,
+                                            clip_on=False))
+        text = "" if token < 0 else names[token] if names else str(token)
+        clue = bool(names) and token == given[cell]
+        colour = "black" if clue or grid is given else \
+            "tab:red" if wrong[cell] else "tab:green" if asked[cell] else "0.5"
+        if text:
+            axis.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=colour,
+                      fontsize=60 / shape[0] if shape[0] == shape[1] else 9, fontweight="bold" if clue else "normal")
 
 
-def _add_legend(figure, names: dict[int, str]) -> None:
+def _draw_colours(axis, shape: tuple[int, int], grid: np.ndarray, wrong: np.ndarray, colours) -> None:
+    """Tokens as colours, none where there is no token; a red frame around each wrong cell."""
+    cells = np.ma.masked_all(shape, int)
+    cells.flat[:len(grid)] = np.ma.masked_less(grid, 0)
+    axis.imshow(cells % colours.N, cmap=colours, vmin=0, vmax=colours.N - 1, interpolation="nearest")
+    for cell in np.flatnonzero(wrong).tolist():
+        row, column = divmod(cell, shape[1])
+        axis.plot([column], [row], marker="s", markersize=3, color="red", fillstyle="none", markeredgewidth=0.8)
+
+
+def _add_legend(figure, names: dict[int, str], colours) -> None:
     """What the colours of `_draw_colours` and the red frames mean, below the grids."""
     from matplotlib.lines import Line2D
 
-    colours = _pyplot().get_cmap(COLOURS)
-    marks = [Line2D([], [], linestyle="", marker="s", color=colours(token % 10), label=name)
+    marks = [Line2D([], [], linestyle="", marker="s", color=colours(token % colours.N), label=name)
              for token, name in names.items()]
     wrong = Line2D([], [], linestyle="", marker="s", color="red", fillstyle="none", label="wrong cell")
     figure.legend(handles=[*marks, wrong], loc="upper center", bbox_to_anchor=(0.5, 0), ncols=6, frameon=False)
