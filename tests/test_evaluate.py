@@ -10,6 +10,7 @@ import torch
 
 from config.schema import PretrainConfig
 from dataset.build_maze_dataset import TOKEN_NAMES as MAZE_TOKENS
+from dataset.common import write_split
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
 from evaluate import ablate_identifiers, score, token_names
 from helpers import (TINY_ARCH, evaluate_config, metric_lines, pretrain_config, run_script, tiny_metadata,
@@ -198,10 +199,22 @@ def test_pictures_that_cannot_be_are_refused_before_scoring(fresh):
     assert not list(fresh.glob("evaluation*"))
 
 
-def test_a_sequence_that_is_no_square_is_drawn(tmp_path):
-    flat = write_tiny_dataset(tmp_path / "flat", seq_len=6)
-    run_dir = train(config_of(flat, "flat_run", "epochs=1"), World())
+def test_a_sequence_whose_answer_is_shorter_than_the_question_is_scored_and_drawn(tmp_path, monkeypatch):
+    """24 stickers of a cube and up to 11 moves; what comes after the last of them is not scored."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", 32), ("test", 6)):
+        each = np.arange(count + 1)
+        write_split(tmp_path / "cube" / split, {
+            "inputs": random.integers(1, 7, (count, 24)), "puzzle_identifiers": np.zeros(count, int),
+            "labels": [random.integers(7, 16, random.integers(1, 12)) for _ in range(count)],
+            "puzzle_indices": each, "group_indices": each}, vocab_size=16)
+    run_dir = train(config_of(tmp_path / "cube", "run", "epochs=1"), World())
+    monkeypatch.setattr("evaluate.trace", lambda head, batch: (batch["labels"][None].clamp(min=0), torch.zeros(1, 6)))
+    drawn = []
+    monkeypatch.setattr("evaluate.plot_solution_steps", lambda *a: (drawn.append(a), plots.plot_solution_steps(*a)))
     scored(run_dir, "picture=slowest")
+    answer = drawn[0][2]
+    assert len(answer) == 24 and (answer[11:] == -100).all() and answer[0] >= 7
     assert plt.imread(run_dir / "evaluation" / "solution_steps.png").std() > 0.01
 
 
