@@ -11,7 +11,7 @@ import numpy as np
 
 from dataset.arc import COLOURS, SIDE
 from dataset.arc_tasks import Pair, Task
-from dataset.symmetry import dihedral, inverse_dihedral
+from dataset.symmetry import dihedral, inverse_dihedral, mix_bits
 
 _rng = np.random.default_rng(2019)
 WEIGHTS = _rng.integers(2 ** 64, size=(SIDE, SIDE), dtype=np.uint64)
@@ -45,14 +45,7 @@ def content_keys(sums: np.ndarray, factors: np.ndarray) -> np.ndarray:
 
 def _join(grids: np.ndarray) -> np.ndarray:
     """(...) keys of whole tasks from (E, 2, ...) hashes of their grids."""
-    return _mix(_mix(grids[:, 0]) * ODD + _mix(grids[:, 1])).sum(axis=0)
-
-
-def _mix(hashes: np.ndarray) -> np.ndarray:
-    """A bijection of 64-bit numbers that is far from linear (the finaliser of SplitMix64)."""
-    hashes = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return hashes ^ (hashes >> np.uint64(31))
+    return mix_bits(mix_bits(grids[:, 0]) * ODD + mix_bits(grids[:, 1])).sum(axis=0)
 
 
 def augmented_keys(sums: np.ndarray, transforms: np.ndarray, permutations: np.ndarray) -> np.ndarray:
@@ -70,7 +63,7 @@ def canonical_key(task: Task) -> int:
     transforms do not depend on the names of its colours, nor the smallest of them on how it lies.
     """
     sums = colour_sums(task.all_pairs())
-    return int(content_keys(sums, _mix(_join(sums))).min())
+    return int(content_keys(sums, mix_bits(_join(sums))).min())
 
 
 def find_leaks(tasks: list[Task]) -> list[tuple[Task, Task]]:

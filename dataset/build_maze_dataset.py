@@ -6,7 +6,7 @@
 
 A question is a square grid, row by row: '#' wall, ' ' free, 'S' start, 'G' goal; its answer marks the path with 'o'.
 Tokens: 0 pad, 1 to 5 the characters "# SGo". A training group is one maze: its 8 dihedral copies, itself first
-(--no-aug: itself alone). Test mazes are neither augmented nor subsampled.
+(--no-aug: itself alone). Test mazes are neither augmented nor subsampled; `--test-fraction 0.1` takes them from train.csv.
 """
 import argparse
 import math
@@ -22,6 +22,7 @@ import numpy as np
 
 from dataset.builder import run
 from dataset.source_csv import SourceRows, Split, builder_parser, read_splits, warn_of_overlap, write_dataset
+from dataset.splitting import variant_keys
 from dataset.symmetry import dihedral_indices
 
 CHARACTERS = "# SGo"
@@ -79,6 +80,11 @@ def checked_mazes(rows: SourceRows) -> SourceRows:
     return replace(rows, question=question, answer=answer)
 
 
+def tasks_of(mazes: SourceRows) -> np.ndarray:
+    """(N,) numbers, equal for a maze and its rotations and reflections."""
+    return variant_keys(mazes.question, dihedral_indices(maze_side(mazes)))
+
+
 def fill_split(mazes: SourceRows, views: np.ndarray, inputs: np.ndarray, labels: np.ndarray) -> None:
     """Write each of G mazes in each of its views, (copies, L) index permutations, into (G * copies, L) tokens."""
     for copy, view in enumerate(views):
@@ -86,7 +92,7 @@ def fill_split(mazes: SourceRows, views: np.ndarray, inputs: np.ndarray, labels:
 
 
 def build(args: argparse.Namespace) -> None:
-    files, rows = read_splits(args, checked_mazes)
+    files, rows = read_splits(args, checked_mazes, tasks_of)
     train, test = rows["train"], rows["test"]
     side = maze_side(train)
     views = dihedral_indices(side)[:8 if args.aug else 1]

@@ -5,8 +5,8 @@
     python -m dataset.build_sudoku_dataset --source-dir data/sudoku4-csv --output-dir data/sudoku4
 
 Tokens: 0 pad, 1 blank, digit + 1. A training group is one source puzzle: itself, then --num-aug random symmetric
-copies. Test puzzles are neither augmented nor subsampled. Every row is checked: a wrong answer in the source would
-otherwise show only as a score that never reaches 100%.
+copies. Test puzzles are neither augmented nor subsampled; `--test-fraction 0.1` takes them from train.csv. Every row is
+checked: a wrong answer in the source would otherwise show only as a score that never reaches 100%.
 """
 import argparse
 import sys
@@ -21,7 +21,8 @@ import numpy as np
 
 from dataset.builder import at_least, run
 from dataset.source_csv import SourceRows, Split, builder_parser, read_splits, warn_of_overlap, write_dataset
-from dataset.symmetry import BOXES, random_sudoku_symmetries
+from dataset.splitting import in_chunks, joined, row_keys
+from dataset.symmetry import BOXES, random_sudoku_symmetries, sudoku_keys
 
 ILLEGAL = 255
 CHUNK = 4096  # rows worked on at a time: their arrays stay in the cache, and memory does not grow with the data
@@ -81,6 +82,14 @@ def hard_enough(rows: SourceRows, min_difficulty: float | None) -> SourceRows:
     return rows.select(hard)
 
 
+def tasks_of(puzzles: SourceRows) -> np.ndarray:
+    """(N,) numbers, equal for symmetric copies of a puzzle and for puzzles with one solution grid. Of 4×4 only for
+    copies: its 288 grids would join all tasks."""
+    size = sudoku_size(puzzles)
+    copies = in_chunks(partial(sudoku_keys, box=BOXES[size]), puzzles.question)
+    return copies if size == 4 else joined(copies, row_keys(puzzles.answer))
+
+
 def fill_split(puzzles: SourceRows, num_aug: int, seed: int, inputs: np.ndarray, labels: np.ndarray) -> None:
     """Write the tokens of groups of 1 + num_aug puzzles, (G * (1 + num_aug), L), from G checked puzzles."""
     inputs[::1 + num_aug], labels[::1 + num_aug] = puzzles.question + 1, puzzles.answer + 1
@@ -97,7 +106,7 @@ def fill_split(puzzles: SourceRows, num_aug: int, seed: int, inputs: np.ndarray,
 
 
 def build(args: argparse.Namespace) -> None:
-    files, rows = read_splits(args, lambda rows: hard_enough(checked_puzzles(rows), args.min_difficulty))
+    files, rows = read_splits(args, lambda rows: hard_enough(checked_puzzles(rows), args.min_difficulty), tasks_of)
     train, test = rows["train"], rows["test"]
     size = sudoku_size(train)
     if args.num_aug and size == 4:

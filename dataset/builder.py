@@ -21,6 +21,16 @@ def at_least(lowest: int) -> Callable[[str], int]:
     return parse
 
 
+def fraction(text: str) -> float:
+    """An argparse type: a number between 0 and 1."""
+    try:
+        if 0 < float(text) < 1:
+            return float(text)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1; write 0.1 for a tenth")
+
+
 class Parser(argparse.ArgumentParser):
     """The options of every builder and generator. A wrong command line is a ValueError like any other fault."""
 
@@ -28,6 +38,12 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
         self.add_argument("--seed", type=at_least(0), default=0, help="of all that is drawn at random (default: 0)")
         self.add_argument("--overwrite", action="store_true", help="replace the output folder if it exists")
+
+    def add_test_fraction(self, source: str, instead: str) -> None:
+        """`--test-fraction`, of the tasks of a `source`, and what there is `instead`."""
+        self.add_argument("--test-fraction", type=fraction, metavar="F", help="this part of the tasks of "
+                          f"{source}, drawn by --seed, is the test set; variants of one task stay together (default: "
+                          f"{instead})")
 
     def error(self, message: str):
         raise ValueError(f"{message}; see --help")

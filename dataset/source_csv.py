@@ -10,7 +10,7 @@ stripped: mazes begin and end with blanks.
 import argparse
 import csv
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from dataset.builder import Parser, at_least, building
 from dataset.common import BLANK_IDENTIFIER, new_dataset_directory, open_field, write_json, write_split
+from dataset.splitting import rows_for_testing
 
 COLUMNS = ("source", "question", "answer", "rating")
 SPLITS = ("train", "test")
@@ -121,14 +122,15 @@ def _number(field: bytes) -> float:
         return float("nan")
 
 
-def source_files(source_dir: str | None, source_repo: str) -> dict[str, Path]:
+def source_files(source_dir: str | None, source_repo: str, splits: Sequence[str] = SPLITS) -> dict[str, Path]:
     """The CSV file of each split, downloaded unless a folder is given. ValueError where one cannot be had."""
     if source_dir is None:
-        return {split: _download(source_repo, f"{split}.csv") for split in SPLITS}
-    files = {split: Path(source_dir) / f"{split}.csv" for split in SPLITS}
+        return {split: _download(source_repo, f"{split}.csv") for split in splits}
+    files = {split: Path(source_dir) / f"{split}.csv" for split in splits}
     for file in files.values():
         if not file.is_file():
-            raise ValueError(f"{file} does not exist; --source-dir must hold train.csv and test.csv")
+            raise ValueError(f"{file} does not exist; --source-dir must hold train.csv and test.csv, or train.csv alone "
+                             "with --test-fraction")
     return files
 
 
@@ -141,11 +143,15 @@ def _download(repo: str, name: str) -> Path:
                          "--source-dir FOLDER with train.csv and test.csv, or check the network") from error
 
 
-def read_splits(args: argparse.Namespace, check: Callable[[SourceRows], SourceRows]
-                ) -> tuple[dict[str, Path], dict[str, SourceRows]]:
-    """Files and rows of both splits: all rows read and passed through `check`, then train subsampled."""
-    files = source_files(args.source_dir, args.source_repo)
+def read_splits(args: argparse.Namespace, check: Callable[[SourceRows], SourceRows],
+                tasks_of: Callable[[SourceRows], np.ndarray]) -> tuple[dict[str, Path], dict[str, SourceRows]]:
+    """Files and rows of both splits: all rows read and passed through `check`, then train subsampled. With
+    `--test-fraction` train.csv is divided by `tasks_of` its rows, (N,), equal for variants of one another."""
+    files = source_files(args.source_dir, args.source_repo, SPLITS if args.test_fraction is None else SPLITS[:1])
     rows = {split: check(read_rows(file)) for split, file in files.items()}
+    if args.test_fraction is not None:
+        test = rows_for_testing(tasks_of(rows["train"]), args.test_fraction, args.seed)
+        rows = {"train": rows["train"].select(~test), "test": rows["train"].select(test)}
     lengths = {split: checked.question.shape[1] for split, checked in rows.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"puzzles of {files['train']} have {lengths['train']} characters, those of {files['test']} "
@@ -191,6 +197,7 @@ def builder_parser(description: str, output_dir: str, source_repo: str) -> argpa
     parser = Parser(description)
     parser.add_argument("--output-dir", default=output_dir, help=f"folder to make (default: {output_dir})")
     parser.add_argument("--source-dir", help="folder with train.csv and test.csv (default: download --source-repo)")
+    parser.add_test_fraction("train.csv", "test.csv is")
     parser.add_argument("--source-repo", default=source_repo, help=f"hub data set (default: {source_repo})")
     parser.add_argument("--subsample-size", type=at_least(1), help="random rows of train to use (default: all)")
     return parser

@@ -13,6 +13,7 @@ from itertools import permutations
 import numpy as np
 
 DIHEDRAL_INVERSE = (0, 3, 2, 1, 4, 5, 6, 7)
+ROUNDS = 4  # of colour refinement
 BOXES = {4: (2, 2), 6: (2, 3), 9: (3, 3)}  # Sudoku size (digits n): rows and columns of a box
 
 
@@ -60,6 +61,34 @@ class SudokuSymmetries:
 
     def inverse(self) -> "SudokuSymmetries":
         return SudokuSymmetries(invert(self.positions), invert(self.digits).astype(np.uint8))
+
+
+def sudoku_keys(puzzles: np.ndarray, box: tuple[int, int]) -> np.ndarray:
+    """(N,) uint64 of puzzles (N, n²), 0 for a blank: equal for those that become each other by a symmetry.
+
+    Colour refinement: a cell is known by whether it holds a digit, then, ROUNDS times, by the cells in its row, column
+    and box and those with its digit. What no symmetry changes tells nearly all puzzles apart, full grids excepted.
+    """
+    height, width = box
+    size = height * width
+    digits = puzzles.reshape(-1, size, size)
+    colours = mix_bits((digits > 0) + np.uint64(1))
+    same = [digits == digit for digit in range(1, size + 1)]
+    for _ in range(ROUNDS):
+        boxes = colours.reshape(-1, size // height, height, size // width, width).sum(axis=(2, 4))
+        of_digit = sum(mask * (colours * mask).sum(axis=(1, 2), keepdims=True) for mask in same)
+        lines = mix_bits(colours.sum(axis=2, keepdims=True)) + mix_bits(colours.sum(axis=1, keepdims=True))
+        seen = mix_bits(boxes).repeat(height, axis=1).repeat(width, axis=2)
+        colours = mix_bits(colours + mix_bits(lines + np.uint64(1)) + mix_bits(seen + np.uint64(2))
+                           + mix_bits(of_digit + np.uint64(3)))
+    return mix_bits(colours.sum(axis=(1, 2)))
+
+
+def mix_bits(numbers: np.ndarray) -> np.ndarray:
+    """A bijection of uint64 numbers that is far from linear (the finaliser of SplitMix64)."""
+    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return numbers ^ (numbers >> np.uint64(31))
 
 
 def random_sudoku_symmetries(count: int, box: tuple[int, int], rng: np.random.Generator) -> SudokuSymmetries:

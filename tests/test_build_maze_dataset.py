@@ -12,7 +12,7 @@ from dataset import generate_maze, source_csv
 from dataset.build_maze_dataset import are_paths, main, parse_tokens
 from dataset.common import FIELDS, PuzzleDatasetMetadata, dataset_fingerprint
 from dataset.source_csv import write_csv
-from dataset.symmetry import inverse_dihedral
+from dataset.symmetry import dihedral, inverse_dihedral
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDE, TRAIN, TEST = 6, 10, 4
@@ -55,6 +55,22 @@ def test_format_and_views(source, tmp_path, option, copies):
         assert (metadata.vocab_size, metadata.seq_len, metadata.total_groups) == (6, SIDE ** 2, count)
     assert json.loads((tmp_path / "built" / "identifiers.json").read_text()) == ["<blank>"]
     assert json.loads((tmp_path / "built" / "source.json").read_text())["rows"]["train"]["groups"] == TRAIN
+
+
+def test_a_fraction_of_one_source_is_the_test_set_and_no_view_stands_on_both_sides(source, tmp_path, capsys):
+    rows = [line.split(",") for line in (source / "train.csv").read_text().splitlines()[1:]]
+    views = [(*("".join(dihedral(np.array(list(text)).reshape(SIDE, SIDE), view).ravel()) for text in row[1:3]), 0)
+             for view in (0, 3, 6) for row in rows]
+    (tmp_path / "csv").mkdir()
+    write_csv(tmp_path / "csv" / "train.csv", "s", views)
+    arrays = build(tmp_path / "csv", tmp_path / "built", "--test-fraction", "0.3")
+    test = {inputs.tobytes() for inputs in arrays["test"]["inputs"]}
+    tested = [maze for maze, (question, *_) in enumerate(views)
+              if np.array(["# SGo".index(c) + 1 for c in question], np.uint8).tobytes() in test]
+    assert len(tested) == 9 and len({maze % TRAIN for maze in tested}) == 3
+    assert len(arrays["train"]["inputs"]) == 8 * 21
+    assert not test & {inputs.tobytes() for inputs in arrays["train"]["inputs"]}
+    assert "also occur in train" not in capsys.readouterr().err
 
 
 def test_augmentation_is_the_default_and_the_subsample_follows_the_seed(source, tmp_path):

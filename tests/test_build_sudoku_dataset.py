@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from dataset import build_sudoku_dataset, generate_sudoku, source_csv
-from dataset.build_sudoku_dataset import main, valid_grids
+from dataset.build_sudoku_dataset import main, tasks_of, valid_grids
 from dataset.common import FIELDS, PuzzleDatasetMetadata, dataset_fingerprint, file_sha256
 from dataset.source_csv import write_csv
-from dataset.symmetry import BOXES
+from dataset.symmetry import BOXES, random_sudoku_symmetries
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN, TEST, COPIES = 12, 5, 6  # puzzles of the generated source, and symmetric copies of each
@@ -150,6 +150,41 @@ def test_a_bad_row_is_named(tmp_path, question, answer, problem):
     with pytest.raises(ValueError, match=re.escape(f"{tmp_path / 'train.csv'}, line 3: {problem}")):
         build(tmp_path, tmp_path / "built")
     assert not (tmp_path / "built").exists()
+
+
+@pytest.mark.parametrize("size", sorted(BOXES))
+def test_a_fraction_of_one_source_is_the_test_set_and_no_variant_stands_on_both_sides(sources, tmp_path, size):
+    """The source holds each puzzle, two symmetric copies of it and, but for 4×4, another question with its grid."""
+    rows = [(question, answer) for _, question, answer, _ in csv_rows(sources[size] / "train.csv")]
+    digits = np.array([[tokens(text) for text in row] for row in rows], np.uint8) - 1
+    parts = [digits]
+    for seed in (0, 1):
+        symmetries = random_sudoku_symmetries(TRAIN, BOXES[size], np.random.default_rng(seed))
+        parts.append(np.stack([symmetries.apply(digits[:, 0]), symmetries.apply(digits[:, 1])], axis=1))
+    if size > 4:
+        parts.append(np.where([[True], [False]] & (np.arange(size**2) % 5 == 0), 0, digits))
+    copies = np.concatenate(parts)
+    (tmp_path / "csv").mkdir()
+    write_csv(tmp_path / "csv" / "train.csv", "s", [(*("".join(map(str, text)) for text in row), 0)
+                                                    for row in copies.tolist()])
+    options = ["--test-fraction", "0.25", "--num-aug", 0 if size == 4 else 2]
+    arrays = build(tmp_path / "csv", tmp_path / "built", *options)
+    test = {inputs.tobytes() for inputs in arrays["test"]["inputs"]}
+    sides = {split: {task % TRAIN for task, row in enumerate(copies[:, 0] + 1)
+                     if (row.astype(np.uint8).tobytes() in test) == (split == "test")} for split in ("train", "test")}
+    assert sides["train"] | sides["test"] == set(range(TRAIN)) and not sides["train"] & sides["test"]
+    tested = len(np.unique(tasks_of(read_rows_of(tmp_path / "csv" / "train.csv"))))
+    assert len(sides["test"]) == round(0.25 * tested)
+    kept = arrays["train"]["inputs"][::1 + options[-1]]
+    assert len(kept) + len(arrays["test"]["inputs"]) == len(copies)
+    again = build(tmp_path / "csv", tmp_path / "again", *options)
+    other = build(tmp_path / "csv", tmp_path / "other", *options, "--seed", 1)
+    assert np.array_equal(again["test"]["inputs"], arrays["test"]["inputs"])
+    assert not np.array_equal(other["test"]["inputs"], arrays["test"]["inputs"])
+
+
+def read_rows_of(path: Path) -> source_csv.SourceRows:
+    return build_sudoku_dataset.checked_puzzles(source_csv.read_rows(path))
 
 
 def test_other_sizes_mixed_sizes_and_bad_augmentations_are_refused(sources, tmp_path):

@@ -99,8 +99,9 @@ def test_overlap_is_counted_by_distinct_test_rows(capsys):
 
 def test_both_files_of_a_folder_are_needed(tmp_path):
     (tmp_path / "train.csv").touch()
-    with pytest.raises(ValueError, match=r"test\.csv does not exist; --source-dir must hold train\.csv and test\.csv"):
+    with pytest.raises(ValueError, match=r"test\.csv does not exist; --source-dir must hold train\.csv and test\.csv, or "):
         source_files(str(tmp_path), "unused/repo")
+    assert source_files(str(tmp_path), "unused/repo", ["train"]) == {"train": tmp_path / "train.csv"}
     (tmp_path / "test.csv").touch()
     assert source_files(str(tmp_path), "unused/repo") == {s: tmp_path / f"{s}.csv" for s in ("train", "test")}
 
@@ -126,6 +127,8 @@ def test_the_hub_is_asked_for_data_set_files_and_its_failure_names_the_way_out(m
 @pytest.mark.parametrize("arguments, problem", [
     (["--subsample-size", "0"], "argument --subsample-size: 0 is not a whole number of 1 or more; see --help"),
     (["--seed", "-1"], "argument --seed: -1 is not a whole number of 0 or more"),
+    *((["--test-fraction", wrong], f"argument --test-fraction: {wrong} is not between 0 and 1; write 0.1 for a tenth")
+      for wrong in ("0", "1", "10%", "nan")),
     (["--sample", "5"], "unrecognized arguments: --sample 5"),
 ])
 def test_a_wrong_command_line_is_a_value_error(arguments, problem):

@@ -1,5 +1,6 @@
 """Symmetries against explicit formulas and brute force."""
 from itertools import product
+from random import Random
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from dataset.build_sudoku_dataset import valid_grids
 from dataset.generate_sudoku import solutions
 from dataset.symmetry import (BOXES, DIHEDRAL_INVERSE, SudokuSymmetries, compose, dihedral, dihedral_indices,
-                              inverse_dihedral, invert, random_sudoku_symmetries)
+                              inverse_dihedral, invert, random_sudoku_symmetries, sudoku_keys)
 
 # where cell (row, column) of the result comes from in a grid of `height` rows and `width` columns
 ORIGIN = [
@@ -118,3 +119,26 @@ def test_the_4x4_grids_form_two_orbits():
         orbits.append(set(map(tuple, draws.apply(np.tile(grid, (20_000, 1))).tolist())))
         remaining -= orbits[-1]
     assert sorted(map(len, orbits)) == [96, 192]
+
+
+@pytest.mark.parametrize("size", sorted(BOXES))
+def test_keys_of_sudokus_are_those_of_their_symmetric_copies_and_of_no_others(size):
+    """4×4 is compared with brute force: the smallest of 128 arrangements, digits numbered as they come."""
+    random = np.random.default_rng(0)
+    grids = np.array([list(next(solutions([0] * size**2, Random(seed)))) for seed in range(4)])
+    puzzles = np.where(random.random((200, size**2)) < 0.4, grids[random.integers(4, size=200)], 0)
+    keys = sudoku_keys(puzzles, BOXES[size])
+    for seed in range(3):
+        copies = random_sudoku_symmetries(200, BOXES[size], np.random.default_rng(seed)).apply(puzzles.astype(np.uint8))
+        assert np.array_equal(sudoku_keys(copies, BOXES[size]), keys)
+    if size > 4:
+        assert len(np.unique(keys)) == len(np.unique(puzzles, axis=0)) == 200
+        return
+    arrangements = np.unique(random_sudoku_symmetries(20_000, BOXES[4], random).positions, axis=0)
+
+    def renumbered(puzzle: list[int]) -> tuple[int, ...]:
+        numbers = {0: 0}
+        return tuple(numbers.setdefault(digit, len(numbers)) for digit in puzzle)
+
+    orbits = [min(map(renumbered, puzzle[arrangements].tolist())) for puzzle in puzzles]
+    assert len(set(zip(orbits, keys.tolist()))) == len(set(orbits)) == len(np.unique(keys)) < 200
