@@ -21,6 +21,8 @@ from utils.metrics import TrainMeter
 from utils.optim import build_optimizers, learning_rate, peak_rate
 from utils.random_state import random_states, set_random_states
 
+GRAPHS_A_DEPTH = 8  # training, evaluation, the target of the continue logit, and some to spare; PyTorch's default limit
+
 
 @dataclass
 class TrainState:
@@ -107,7 +109,7 @@ def build_state(config: PretrainConfig, data: PuzzleDataset, world: World) -> Tr
         start_from(config.load_checkpoint, head, config, world)
     head.requires_grad_(not config.freeze_weights)
     if _should_compile(config, world):
-        head.compile_recursion()
+        _compile(head, depths=1 + len(config.depth_curriculum))
     optimizers = []
     if head.puzzle_embedding is not None:
         optimizers.append(SparseSignSGD(head.puzzle_embedding, config.puzzle_emb_lr, config.puzzle_emb_weight_decay))
@@ -123,6 +125,16 @@ def _should_compile(config: PretrainConfig, world: World) -> bool:
     if os.environ.get("DISABLE_COMPILE"):
         return False
     return world.device.type == "cuda" if config.compile is None else config.compile
+
+
+def _compile(head: nn.Module, depths: int) -> None:
+    """Compile the recursion, which will be of so many depths. PyTorch keeps the graphs of a whole process, and beyond a
+    limit goes on uncompiled: so those of earlier runs are dropped, and the limit grows with the depths."""
+    torch.compiler.reset()
+    settings = torch._dynamo.config
+    settings.recompile_limit = GRAPHS_A_DEPTH * depths
+    settings.accumulated_recompile_limit = max(settings.accumulated_recompile_limit, settings.recompile_limit)
+    head.compile_recursion()
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -2,8 +2,12 @@
 import shutil
 
 import pytest
+import torch
+from torch import nn
 
+import train_state
 from helpers import TINY_ARCH, metric_lines, pretrain_config, write_tiny_dataset
+from models.backbone import Backbone
 from pretrain import load_data, train
 from train_state import build_state, train_step
 from utils.curriculum import Stage, cycles_at
@@ -73,6 +77,27 @@ def test_compiled_it_computes_what_it_does_otherwise(config_of):
         return [train_step(state, stream.next_batch(), config, total_steps=4)["loss"].item() for _ in range(4)]
 
     assert losses(True) == pytest.approx(losses(False), rel=1e-3)
+
+
+@pytest.fixture
+def one_graph_a_depth(monkeypatch):
+    """PyTorch's limit at one graph, so that few are needed to meet it, and meeting it an error. No code is generated,
+    which takes long and changes no count."""
+    import torch._dynamo
+    monkeypatch.setattr(Backbone, "compile", lambda self, **options: nn.Module.compile(self, backend="eager", **options))
+    monkeypatch.setattr(train_state, "GRAPHS_A_DEPTH", 1)
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True, recompile_limit=1):
+        yield
+    torch.compiler.reset()
+
+
+def test_every_depth_of_every_run_of_a_process_is_compiled(config_of, one_graph_a_depth):
+    for width in (16, 24):
+        config = config_of(f"depth_curriculum={STAGES}", "compile=True", f"arch.hidden_size={width}")
+        stream, _ = load_data(config, World())
+        state = build_state(config, stream, World())
+        for _ in range(4):
+            train_step(state, stream.next_batch(), config, total_steps=4)
 
 
 @pytest.mark.parametrize("overrides, message", [
