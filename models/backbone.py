@@ -4,7 +4,8 @@
     y = z_H, the answer latent, and z = z_L, the reasoning latent, start from fixed vectors
     logits = lm_head(y), and two halting logits from y's first position
 
-Regression data have floats in place of tokens: `embed_tokens` projects them, and `lm_head` gives the predictions.
+Regression data have floats in place of tokens: `embed_tokens` projects them, and `lm_head` gives the predictions, both
+in float32 whatever the dtype of the activations: bfloat16 has 8 bits, in which the years 2021 to 2024 are one.
 
 An architecture subclasses `Backbone` and adds the networks and the recursion that make it differ; an example of one is
 in docs/your-own-model.md.
@@ -53,7 +54,7 @@ class BackboneConfig(BaseModel):
     puzzle_emb_ndim: int = Field(ge=0)
     # positions P before the sequence that hold it; 0: as many as its width needs
     puzzle_emb_len: int = Field(ge=0)
-    # dtype of activations; auto: bfloat16 on CUDA, float32 elsewhere
+    # dtype of activations; auto: bfloat16 on CUDA, float32 elsewhere (floats are read and predicted in float32)
     forward_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     # N_sup, supervision (ACT) steps a puzzle gets at most
     halt_max_steps: int = Field(gt=0)
@@ -192,8 +193,8 @@ class Backbone(nn.Module):
         (B,)."""
         inputs = data["inputs"]
         if self.config.latent_dim:
-            inputs = inputs.view(len(inputs), self.config.seq_len, -1).to(self.dtype)
-        x = self.embed_tokens(inputs)
+            inputs = inputs.view(len(inputs), self.config.seq_len, -1)
+        x = self.embed_tokens(inputs).to(self.dtype)
         if self.P:
             x = torch.cat((self._prefix(data["puzzle_identifiers"], x), x), dim=1)
         if self.config.pos_encodings == "learned":
@@ -209,9 +210,11 @@ class Backbone(nn.Module):
         return F.pad(vector, (0, self.P * D - vector.shape[-1])).view(B, self.P, D)
 
     def heads(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, L, V) and the halting logits (B, 2): halt, continue; the latter in float32."""
+        """Logits (B, L, V), or float32 predictions (B, L, width), and the halting logits (B, 2): halt, continue; the
+        latter in float32."""
         sees_all = y[:, -1 if self.config.causal else 0]
-        return self.lm_head(y)[:, self.P:], self.q_head(sees_all).float()
+        answer = y.float() if self.config.latent_dim else y
+        return self.lm_head(answer)[:, self.P:], self.q_head(sees_all).float()
 
 
 class Passes:

@@ -171,6 +171,28 @@ def test_floats_are_projected_and_predicted_with_a_bias_and_tokens_as_before():
     assert "lm_head.bias" not in TRM(tiny_config()).inner.state_dict()
 
 
+@pytest.mark.parametrize("normalize", [False, True])
+def test_floats_are_read_and_predicted_in_float32_by_a_network_of_bfloat16(normalize):
+    """Whose 8 bits make one number of the years 2021 to 2024."""
+    head = head_of({"normalize": normalize}, forward_dtype="bfloat16", hidden_size=64).train()
+    mean, std = (2000, 0.25) if normalize else (0, 1)
+    if normalize:
+        head.set_normalization({"input_mean": np.full(3, mean), "input_std": np.full(3, std),
+                                "target_mean": np.full(2, mean), "target_std": np.full(2, std)})
+    inner, years = head.model.inner, torch.tensor([2021.0, 2022, 2023, 2024]).view(4, 1, 1).expand(4, 6, 3)
+    one_puzzle = torch.zeros(4, dtype=torch.int32)
+    inner.lm_head.bias.data.fill_((2021.5 - mean) / std)
+    carry, loss, _, outputs, _ = one_step(head, float_batch() | {"inputs": years, "puzzle_identifiers": one_puzzle})
+    x = inner.embed({"inputs": carry.current_data["inputs"], "puzzle_identifiers": one_puzzle})
+    assert x.dtype == torch.bfloat16 and len(x.flatten(1).unique(dim=0)) == 4
+    y = carry.latents[0][:, inner.P:]
+    assert y.dtype == torch.bfloat16 and outputs["preds"].dtype == torch.float32
+    by_hand = mean + std * (y.float() @ inner.lm_head.weight.T + inner.lm_head.bias)
+    assert torch.allclose(outputs["preds"], by_hand, rtol=0, atol=1e-3)
+    loss.backward()
+    assert inner.embed_tokens.weight.grad.any() and inner.lm_head.weight.grad.any()
+
+
 @pytest.mark.parametrize("flat", [False, True])
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_every_architecture_learns_floats_with_all_but_the_untrained_q_head(arch, flat):
