@@ -87,8 +87,9 @@ def load_head(config: EvaluateConfig, settings: dict, payload: dict, data: Puzzl
                          f"and the table of {checkpoint} has {rows} rows; score the data set it was trained on")
     arch = ArchConfig(**settings["arch"])
     arch.check()
-    if world.device.type == "cpu" and arch.options.get("forward_dtype") == "bfloat16":
-        print("notice: computing in float32; the run's bfloat16 is many times slower on a CPU")
+    dtype = arch.options.get("forward_dtype")
+    if world.device.type == "cpu" and dtype in ("bfloat16", "float16"):
+        print(f"notice: computing in float32; the run's {dtype} is many times slower on a CPU")
         arch.__pydantic_extra__["forward_dtype"] = "float32"
     if config.halt_max_steps:
         arch.__pydantic_extra__["halt_max_steps"] = config.halt_max_steps

@@ -189,6 +189,9 @@ class PretrainConfig(SharedConfig, OptimConfig, LogConfig):
     @model_validator(mode="after")
     def _check(self):
         self.arch.check()
+        if self.arch.options.get("forward_dtype") == "float16":
+            raise ValueError("arch.forward_dtype=float16 cannot train: what is below 6e-8 becomes 0 on the gradient's way "
+                             "back; use bfloat16, which has the range of float32 in as much memory, or float32")
         if getattr(self.arch.head_class, "TASK", None) == "regression":  # which the default evaluator does not know
             self.evaluators = [evaluator for evaluator in self.evaluators if evaluator.name != DEFAULT_EVALUATOR]
         check_order(self.depth_curriculum)

@@ -67,6 +67,15 @@ def test_a_run_is_scored_by_its_best_checkpoint_and_else_by_its_newest(fresh):
     assert scored(fresh) == pytest.approx(val_line(fresh, 12), rel=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_run_of_16_bits_is_scored_in_float32_on_a_cpu_and_told_so(fresh, dtype, capsys):
+    expected, payload = scored(fresh), read_checkpoint(fresh / "best.ckpt")
+    payload["config"]["arch"]["forward_dtype"] = dtype
+    torch.save(payload, fresh / "best.ckpt")
+    assert scored(fresh) == expected
+    assert f"notice: computing in float32; the run's {dtype} is many times slower" in capsys.readouterr().out
+
+
 def test_metrics_lie_beside_the_checkpoint_or_where_told_and_are_printed(fresh, tmp_path, capsys):
     metrics = scored(fresh)
     assert json.loads((fresh / "evaluation" / "metrics.json").read_text()) == metrics

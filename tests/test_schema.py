@@ -159,6 +159,7 @@ def test_the_published_name_of_the_checkpoint_directory_is_understood():
     ("arch.pos_encodings=sinus", "arch.pos_encodings='sinus': Input should be 'none', 'rope', 'rope2d' or 'learned'"),
     ("arch.loss.loss_type=mse", "arch.loss.loss_type='mse': "),
     ("arch.forward_dtype=int8", "arch.forward_dtype='int8': "),
+    ("arch.forward_dtype=float16", "arch.forward_dtype=float16 cannot train: .*; use bfloat16"),
     ("+arch.seq_len=81", "arch.seq_len follows from the data and cannot be set; remove it"),
     ("arch.name=recursive_reasoning.trm", "must have the form module@Class"),
     ("arch.name=recursive_reasoning.trmm@TRM", "there are .*recursive_reasoning.trm"),
