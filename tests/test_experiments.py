@@ -1,8 +1,10 @@
 """Every file of config/experiment builds and takes a step, at reduced width on random data of its shape."""
+import re
 from pathlib import Path
 
 import pytest
 
+from config.resume import keys_of_file
 from config.schema import PretrainConfig
 from helpers import ROOT, pretrain_config, write_tiny_dataset, write_tiny_episodes, write_tiny_regression
 from pretrain import build_run
@@ -20,6 +22,32 @@ def write_data_for(config: PretrainConfig, folder: Path) -> Path:
         return write_tiny_episodes(folder) if "lorenz" in name else write_tiny_regression(folder)
     cells, tokens = next(shape for word, shape in SHAPES.items() if word in name)
     return write_tiny_dataset(folder, seq_len=cells, vocab_size=tokens, train=[[1]] * 4, test=[[1]] * 2)
+
+# What trained the published scores that they quote, by the code of their sources; CGAR's is assumed to be TRM's.
+PUBLISHED = {"sudoku_mlp": "adam_atan2", "sudoku_att": "adam_atan2", "maze": "adam_atan2", "arc1": "adam_atan2",
+             "arc2": "adam_atan2", "hrm_sudoku": "adam_atan2", "urm_sudoku": "adam_atan2", "urm_arc1": "adam_atan2",
+             "urm_arc2": "muon", "eqr_sudoku": "adam_atan2", "sic_sudoku": "muon", "cgar_sudoku": "adam_atan2"}
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_names_its_optimizer_and_what_chooses_its_best_checkpoint(experiment):
+    """In its file or one that it builds on, so that no default decides what a score was reached with."""
+    assert {"optimizer", "checkpoint.monitor"} <= {*keys_of_file(ROOT / "config/experiment" / f"{experiment}.yaml")}
+    config = pretrain_config(f"experiment={experiment}")
+    assert config.optimizer == PUBLISHED.get(experiment, config.optimizer)
+    best = (config.checkpoint.monitor, config.checkpoint.mode)
+    if config.arch.head_class.TASK == "regression":
+        assert best == ("val/regression_loss", "min")
+    else:  # val/loss holds the halting loss, which may rise while puzzles get solved
+        assert best in (("val/exact_accuracy", "max"), ("eval/arc/accuracy", "max"))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_a_quoted_score_comes_with_the_known_facts_and_the_differences_from_its_source(experiment):
+    head = (ROOT / "config/experiment" / f"{experiment}.yaml").read_text().partition("\nd")[0]
+    quotes = re.search(r"^#   published: (?!none)", head, re.MULTILINE) is not None
+    assert quotes == (experiment in PUBLISHED)
+    assert not quotes or "#   facts" in head and re.search(r"^#   (facts, )?differs: ", head, re.MULTILINE)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

@@ -113,11 +113,13 @@ def test_the_commands_in_the_readme_parse():
                                                   ("pretrain_att_sudoku", "sudoku_att"),
                                                   ("pretrain_att_maze30x30", "maze"),
                                                   ("pretrain_att_arc1concept", "arc1")])
-def test_a_published_command_line_is_its_experiment(run_name, experiment):
+def test_a_published_command_line_is_its_experiment_but_for_the_optimizer(run_name, experiment):
     command, = (command for command in readme_commands("pretrain.py") if f"+run_name={run_name}" in command)
     published, ours = pretrain_config(*command), pretrain_config(f"experiment={experiment}")
     assert published.run_name == run_name
-    same = {"run_name": None, "evaluators": [], "checkpoint": {}}  # the experiments check rules, and keep the best
+    assert (published.optimizer, ours.optimizer) == ("lion", "adam_atan2")  # as the README says
+    # the experiments check rules, and keep the best
+    same = {"run_name": None, "evaluators": [], "checkpoint": {}, "optimizer": None}
     assert published.model_dump() | same == ours.model_dump() | same
     without_plus = [word.removeprefix("+") for word in command]
     assert pretrain_config(*without_plus) == published
