@@ -39,7 +39,9 @@ def test_every_experiment_names_its_optimizer_and_what_chooses_its_best_checkpoi
     if config.arch.head_class.TASK == "regression":
         assert best == ("val/regression_loss", "min")
     else:  # val/loss holds the halting loss, which may rise while puzzles get solved
-        assert best in (("val/exact_accuracy", "max"), ("eval/arc/accuracy", "max"))
+        solves_none = experiment in ("sudoku_cpu", "maze_cpu", "ablate_arc")
+        assert best in ([("val/accuracy", "max")] if solves_none else
+                        [("val/exact_accuracy", "max"), ("eval/arc/accuracy", "max")])
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
