@@ -11,7 +11,7 @@ from torch import Tensor, nn
 class OptimConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    # optimizer of the network: the paper's results need none that runs on CUDA only
+    # optimizer of the network; TRM's and HRM's published scores are of adam_atan2, whose updates are about half of lion's
     optimizer: Literal["lion", "adamw", "adam_atan2", "muon"]
     # peak learning rate, and what is left of it at the end of the cosine (1.0: constant)
     lr: float = Field(gt=0)
