@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 
 from dataset.arc import COLOURS, SIDE
-from dataset.arc_tasks import Pair, Task
+from dataset.arc_tasks import NO_ANSWER, Pair, Task
 from dataset.symmetry import dihedral, inverse_dihedral, mix_bits
 
 _rng = np.random.default_rng(2019)
@@ -56,20 +56,23 @@ def augmented_keys(sums: np.ndarray, transforms: np.ndarray, permutations: np.nd
     return content_keys(sums[:, :, transforms], FACTORS[permutations])
 
 
-def canonical_key(task: Task) -> int:
+def canonical_key(task: Task, inputs_only: bool = False) -> int:
     """Equal for tasks that become each other by a symmetry of the square and any permutation of the ten colours.
 
     A colour is known by the places it takes in all pairs; with factors made from these, a task's keys under the 8
     transforms do not depend on the names of its colours, nor the smallest of them on how it lies.
     """
-    sums = colour_sums(task.all_pairs())
+    sums = colour_sums([(question, NO_ANSWER if inputs_only else answer) for question, answer in task.all_pairs()])
     return int(content_keys(sums, mix_bits(_join(sums))).min())
 
 
 def find_leaks(tasks: list[Task]) -> list[tuple[Task, Task]]:
-    """Each task that is not for testing and has the id or the content of one that is, with that one."""
+    """Each task that is not for testing and has the id or the content of one that is, with that one. Where answers of
+    that one are not known, equal inputs are enough."""
     by_id = {task.id: task for task in tasks if task.for_testing}
     by_content = {canonical_key(task): task for task in by_id.values()}
-    found = ((task, by_id.get(task.id) or by_content.get(canonical_key(task)))
+    by_inputs = {canonical_key(task, inputs_only=True): task for task in by_id.values() if task.unanswered}
+    found = ((task, by_id.get(task.id) or by_content.get(canonical_key(task))
+              or (by_inputs and by_inputs.get(canonical_key(task, inputs_only=True))))
              for task in tasks if not task.for_testing)
     return [(task, twin) for task, twin in found if twin]

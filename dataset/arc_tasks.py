@@ -1,12 +1,16 @@
-"""ARC tasks in the combined JSON layout of the ARC Prize, read and checked.
+"""ARC tasks as the ARC Prize and its public repositories lay them out, read and checked.
 
     <prefix>_<subset>_challenges.json    task id -> "train": input-output pairs, "test": inputs
     <prefix>_<subset>_solutions.json     task id -> the outputs of its "test"; the file may be missing
 
-Every complaint names the file and the task. Check: `pytest tests/test_arc_tasks.py`.
+    <prefix>/<subset>/<task id>.json     "train" and "test": input-output pairs; <prefix> may be that folder itself
+
+A task may also be a bare list of pairs, as in RE-ARC; the last one is its test. Every complaint names the file and the
+task. Check: `pytest tests/test_arc_tasks.py`.
 """
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +19,7 @@ import numpy as np
 from dataset.arc import COLOURS, SIDE
 
 KINDS = ("train", "test")
-DUMMY_ANSWER = [[0]]  # stands in for an output that nobody knows
+NO_ANSWER = np.zeros((0, 0), np.uint8)  # the output of a test that nobody knows
 
 Pair = tuple[np.ndarray, np.ndarray]  # (h, w) and (h', w') uint8 colours
 
@@ -24,7 +28,7 @@ Pair = tuple[np.ndarray, np.ndarray]  # (h, w) and (h', w') uint8 colours
 class Task:
     id: str
     subset: str
-    # as in the file, answers included
+    # as in the file, answers included where they are known
     puzzle: dict[str, list[dict[str, list[list[int]]]]]
     # by the split that they go to, in the order of the file; a task that is not for testing has only "train"
     pairs: dict[str, list[Pair]]
@@ -33,48 +37,101 @@ class Task:
     def for_testing(self) -> bool:
         return "test" in self.pairs
 
+    @property
+    def unanswered(self) -> bool:
+        """Is it for testing, and an answer not known?"""
+        return not all(answer.size for _, answer in self.pairs.get("test", []))
+
     def all_pairs(self) -> list[Pair]:
         return [pair for pairs in self.pairs.values() for pair in pairs]
 
 
 def source_files(prefix: str, subset: str) -> list[Path]:
-    """The files there are of a subset, challenges first. ValueError: there is no such subset."""
-    challenges, solutions = (Path(f"{prefix}_{subset}_{part}.json") for part in ("challenges", "solutions"))
-    if not challenges.is_file():
-        start, end = f"{Path(prefix).name}_", "_challenges.json"
-        known = sorted(file.name.removeprefix(start).removesuffix(end)
-                       for file in Path(prefix).parent.glob(f"{start}*{end}"))
-        raise ValueError(f"{challenges} does not exist; subsets with this --input-file-prefix: "
-                         f"{', '.join(known) or 'none'}")
-    return [challenges] + [solutions] * solutions.is_file()
+    """The files there are of a subset, in either layout. ValueError: there is no such subset, or it is there twice."""
+    combined, by_task = _combined_files(prefix, subset), _task_files(prefix, subset)
+    if combined and by_task:
+        raise ValueError(f"the subset {subset} is there twice, as {combined[0]} and as the folder {by_task[0].parent}; "
+                         "move one of them away")
+    if not combined and not by_task:
+        raise ValueError(f"{_challenges(prefix, subset)} does not exist, nor is there a folder {Path(prefix, subset)} "
+                         f"with a file a task; subsets with this --input-file-prefix: "
+                         f"{', '.join(_known_subsets(Path(prefix))) or 'none'}")
+    return combined or by_task
+
+
+def _challenges(prefix: str, subset: str) -> Path:
+    return Path(f"{prefix}_{subset}_challenges.json")
+
+
+def _combined_files(prefix: str, subset: str) -> list[Path]:
+    """Challenges and, where they are known, solutions."""
+    files = _challenges(prefix, subset), Path(f"{prefix}_{subset}_solutions.json")
+    return [file for file in files if file.is_file()] if files[0].is_file() else []
+
+
+def _task_files(prefix: str, subset: str) -> list[Path]:
+    folders = [folder for folder in (Path(prefix, subset), Path(prefix)) if folder.name == subset]
+    return next(filter(None, (sorted(folder.glob("*.json")) for folder in folders)), [])
+
+
+def _known_subsets(prefix: Path) -> list[str]:
+    start, end = f"{prefix.name}_", "_challenges.json"
+    combined = (file.name.removeprefix(start).removesuffix(end) for file in prefix.parent.glob(f"{start}*{end}"))
+    folders = {file.parent for pattern in ("*.json", "*/*.json") for file in prefix.glob(pattern)}
+    return sorted({*combined, *(folder.name for folder in folders)})
 
 
 def read_tasks(prefix: str, subset: str, for_testing: bool) -> list[Task]:
-    """All tasks of a subset, in the order of the file. A dummy stands in for a missing answer, with one warning."""
-    challenges, *solutions = source_files(prefix, subset)
-    answers = {task: answer for file in solutions for task, answer in _read_object(file).items()}
-    tasks, unanswered = [], 0
-    for task, puzzle in _read_object(challenges).items():
-        where = f"{challenges}, task {task}"
+    """All tasks of a subset, in the order of the file or by id.
+
+    A test input whose answer is not known has `NO_ANSWER` where it is for testing, and is left out where it is for
+    training. That is said, and where lists of pairs were split.
+    """
+    tasks, lists, unanswered = [], 0, 0
+    for task, puzzle, answers, where in _puzzles(prefix, subset):
+        if isinstance(puzzle, list):
+            puzzle, lists = {"train": puzzle[:-1], "test": puzzle[-1:]}, lists + 1
         _check_structure(puzzle, where)
-        unanswered += _add_answers(puzzle["test"], answers.get(task, []), where)
+        unanswered += _add_answers(puzzle["test"], answers, where)
         tasks.append(_checked_task(task, subset, puzzle, for_testing, where))
+    first = source_files(prefix, subset)[0]
+    source = first if first == _challenges(prefix, subset) else first.parent
     if not tasks:
-        raise ValueError(f"{challenges} holds no tasks; get the file again, or leave {subset} out of --subsets")
+        raise ValueError(f"{source} holds no tasks; get the file again, or leave {subset} out of --subsets")
+    if lists and for_testing:
+        print(f"notice: {lists} tasks of {source} are lists of pairs that do not say what is tested; the last pair of "
+              "each is, and the others are its demonstrations", file=sys.stderr)
     if unanswered:
-        print(f"warning: {unanswered} test inputs of {challenges} have no answer beside them; a single black cell "
-              "stands in for each, so scores on them mean nothing", file=sys.stderr)
+        fate = "predicted and not scored" if for_testing else "left out of training"
+        print(f"warning: {unanswered} test inputs of {source} have no answer beside them; they are {fate}",
+              file=sys.stderr)
     return tasks
 
 
+def _puzzles(prefix: str, subset: str) -> Iterator[tuple[str, object, object, str]]:
+    """Of each task its id, its content, the answers that another file has to its tests, and where it stands."""
+    files = source_files(prefix, subset)
+    if files[0] != _challenges(prefix, subset):
+        for file in files:
+            yield file.stem, _read_json(file), [], str(file)
+        return
+    challenges, *solutions = map(_read_object, files)
+    for task, puzzle in challenges.items():
+        yield task, puzzle, solutions[0].get(task, []) if solutions else [], f"{files[0]}, task {task}"
+
+
 def _read_object(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:  # neither JSON nor text
-        raise ValueError(f"{path} is not JSON ({error}); get the file again") from error
+    content = _read_json(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} does not map task ids to tasks; it must be in the combined layout")
     return content
+
+
+def _read_json(path: Path):
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:  # neither JSON nor text
+        raise ValueError(f"{path} is not JSON ({error}); get the file again") from error
 
 
 def _check_structure(puzzle, where: str) -> None:
@@ -85,24 +142,22 @@ def _check_structure(puzzle, where: str) -> None:
 
 
 def _add_answers(tests: list[dict], answers, where: str) -> int:
-    """Give each test input its output; the number of dummies among them."""
+    """Give each test input its output; the number of those that have none."""
     if not isinstance(answers, list) or len(answers) > len(tests):
         raise ValueError(f"{where}: the solutions are no list for its {len(tests)} test inputs; correct either file")
     for pair, answer in zip(tests, answers):
         pair["output"] = answer
-    unanswered = [pair for pair in tests if "output" not in pair]
-    for pair in unanswered:
-        pair["output"] = DUMMY_ANSWER
-    return len(unanswered)
+    return sum("output" not in pair for pair in tests)
 
 
 def _checked_task(task: str, subset: str, puzzle: dict, for_testing: bool, where: str) -> Task:
     pairs: dict[str, list[Pair]] = {split: [] for split in (KINDS if for_testing else ["train"])}
     for kind in filter(KINDS.__contains__, puzzle):  # the file's order is the order of the examples
         for number, pair in enumerate(puzzle[kind], 1):
-            pairs[kind if for_testing else "train"].append(
-                tuple(_checked_grid(pair.get(side), f"{where}, {kind} {side} {number}")
-                      for side in ("input", "output")))
+            grids = [NO_ANSWER if kind == "test" and side not in pair and side == "output" else
+                     _checked_grid(pair.get(side), f"{where}, {kind} {side} {number}") for side in ("input", "output")]
+            if for_testing or grids[1].size:
+                pairs[kind if for_testing else "train"].append(tuple(grids))
     for split, listed in pairs.items():
         if not listed:
             raise ValueError(f"{where}: no pairs for the {split} split; add one or remove the task")

@@ -1,4 +1,4 @@
-"""Build an ARC data set in the published format from tasks in the combined JSON layout (see `arc_tasks.py`).
+"""Build an ARC data set in the published format from task files (see `arc_tasks.py` for their layouts).
 
     python -m dataset.build_arc_dataset --input-file-prefix kaggle/combined/arc-agi \\
         --output-dir data/arc1concept-aug-1000 --subsets training evaluation concept --test-set-name evaluation
@@ -6,6 +6,8 @@
         --output-dir data/arc2concept-aug-1000 --subsets training2 evaluation2 concept --test-set-name evaluation2
     python -m dataset.build_arc_dataset --input-file-prefix kaggle/combined/arc-agi \\
         --output-dir data/arc1-aug-8 --subsets training evaluation --test-set-name evaluation --num-aug 8  # CPU-sized
+    python -m dataset.build_arc_dataset --input-file-prefix ARC-AGI/data \\
+        --output-dir data/arc1-aug-1000 --subsets training evaluation --test-set-name evaluation  # a file a task
 
 A group is a task, a puzzle one augmentation of it (the original first), an example one input-output pair. All pairs of
 a task go to train, except that the tests of tasks of the test set go to test. In train, one example of each puzzle
@@ -34,7 +36,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dataset.arc import COLOURS, SIDE, VOCAB_SIZE, augmentation_names, encode_recoloured
-from dataset.arc_content import augmented_keys, canonical_key, colour_sums, find_leaks
+from dataset.arc_content import augmented_keys, colour_sums, find_leaks
 from dataset.arc_tasks import Task, read_tasks, source_files
 from dataset.builder import Parser, at_least, building, run
 from dataset.common import BLANK_IDENTIFIER, field_path, open_field, write_json, write_split
@@ -154,10 +156,16 @@ def read_sources(args: argparse.Namespace) -> list[Task]:
     tested: dict[str, Task] = {}
     for task in (task for task in tasks if task.for_testing):
         twin = tested.setdefault(task.id, task)
-        if canonical_key(twin) != canonical_key(task):
+        if twin is not task and _as_sorted(twin) != _as_sorted(task):
             raise ValueError(f"task {task.id} stands in {twin.subset} and, with other pairs, in {task.subset}; answers "
                              "to both could not be told apart, so build two data sets")
     return tasks
+
+
+def _as_sorted(task: Task) -> dict[str, list]:
+    """What a task shows, whatever the order of its pairs."""
+    return {split: sorted((question.tolist(), answer.tolist()) for question, answer in pairs)
+            for split, pairs in task.pairs.items()}
 
 
 def chosen(tasks: list[Task], ids: list[str]) -> list[Task]:
@@ -265,8 +273,8 @@ def report_short(groups: list[Group], num_aug: int) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(__doc__)
-    parser.add_argument("--input-file-prefix", required=True, help="files are <prefix>_<subset>_challenges.json, and "
-                        "<prefix>_<subset>_solutions.json")
+    parser.add_argument("--input-file-prefix", required=True, help="files are <prefix>_<subset>_challenges.json "
+                        "and <prefix>_<subset>_solutions.json, or one a task, <prefix>/<subset>/<task>.json")
     parser.add_argument("--output-dir", required=True, help="folder to make")
     parser.add_argument("--subsets", nargs="+", required=True, help="names of the subsets to use")
     parser.add_argument("--test-set-name", required=True, help="the subset whose tests go to the test split")

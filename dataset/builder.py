@@ -3,6 +3,7 @@
     python -m dataset.build_sudoku_dataset --help
 """
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -74,8 +75,11 @@ def building(builder: str, args: argparse.Namespace, files: Iterable[Path], need
     counts: dict[str, dict[str, int]] = {}
     with new_dataset_directory(args.output_dir, needed_bytes, args.overwrite) as folder:
         yield folder, counts
+        files = list(files)
+        root = os.path.commonpath([file.parent for file in files]) if files else ""  # two may have one name
+        hashes = {file.relative_to(root).as_posix(): file_sha256(file) for file in files}
         write_json(folder / "source.json", {"builder": builder, "arguments": vars(args), "rows": counts,
-                                            "source": {file.name: file_sha256(file) for file in files}})
+                                            "source": hashes})
     for split, count in counts.items():
         print(f"{split}: " + ", ".join(f"{number} {what}" for what, number in count.items()))
     print(f"{args.output_dir}: fingerprint {dataset_fingerprint(args.output_dir)}")

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import random_arc_task, run_process, write_arc_source
 
 from dataset.arc import SIDE, decode_grid, encode_grid, invert_augmentation, parse_augmentation
 from dataset.build_arc_dataset import main
 from dataset.common import FIELDS, dataset_fingerprint
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
+from evaluators.arc import ARC
 
 ROOT = Path(__file__).resolve().parents[1]
 NUM_AUG = 20
@@ -198,6 +200,60 @@ def test_two_tasks_with_one_id_share_an_identifier_unless_both_are_tested(subset
         build(prefix, tmp_path / "no", "--test-set-name2", "learn")
 
 
+def turned(task: dict) -> dict:
+    return {kind: [{side: np.rot90(pair[side]).tolist() for side in pair} for pair in pairs]
+            for kind, pairs in task.items()}
+
+
+def test_a_task_in_two_test_sets_must_be_the_same_in_both(subsets, tmp_path):
+    """Its answers are told apart by its id and by what its puzzles show, undone by their names."""
+    exam1 = subsets["exam"]["exam1"]
+    split_otherwise = {"train": [*exam1["train"][1:], exam1["test"][0]], "test": [exam1["train"][0], exam1["test"][1]]}
+    reordered = {kind: pairs[::-1] for kind, pairs in exam1.items()}
+    for name, task in (("turned", turned(exam1)), ("split", split_otherwise)):
+        prefix = write_arc_source(tmp_path / name, subsets | {"more": {"exam1": task}})
+        with pytest.raises(ValueError, match="task exam1 stands in exam and, with other pairs, in more; answers to"):
+            build(prefix, tmp_path / "no", "--test-set-name2", "more", subsets="exam more")
+    prefix = write_arc_source(tmp_path / "same", subsets | {"more": {"exam1": reordered}})
+    built = build(prefix, tmp_path / "built", "--test-set-name2", "more", subsets="exam more")
+    data = PuzzleDataset(PuzzleDatasetConfig(seed=0, dataset_paths=[str(built)], global_batch_size=64,
+                                             test_set_mode=True), split="test")
+    evaluator = ARC(str(built), data.metadata)
+    evaluator.begin_eval()
+    for _, batch, count in data:
+        evaluator.update_batch(batch, {"preds": batch["labels"].clamp(min=0), "q_halt_logits": torch.zeros(64)})
+    assert evaluator.result(None, 0, 1, None)["pass@1"] == 1
+
+
+def test_without_solutions_there_are_no_answers_in_the_test_split(subsets, tmp_path, capsys):
+    secret = {f"secret{i}": task for i, task in enumerate(subsets["exam"].values())}
+    leak = turned(secret["secret2"])
+    prefix = write_arc_source(tmp_path, {"learn": subsets["learn"] | {"leak": leak}, "exam": secret})
+    Path(f"{prefix}_exam_solutions.json").unlink()
+    built = build(prefix, tmp_path / "built")
+    told = capsys.readouterr().err
+    assert "warning: 6 test inputs of " in told and "predicted and not scored" in told
+    assert "1 of 13 training tasks stand in the test set as well" in told and "leak (in the test set: secret2)" in told
+    test = load(built, "test")
+    assert len(test["labels"]) == 6 * (1 + NUM_AUG) and not test["labels"].any()  # 0: no answer is asked for
+    shown = [undone(tokens) for tokens in test["inputs"][::(1 + NUM_AUG)]]
+    assert all(grid.size for grid in shown)
+    stored = json.loads((built / "test_puzzles.json").read_text())
+    assert stored == {name: {"train": task["train"], "test": [{"input": pair["input"]} for pair in task["test"]]}
+                      for name, task in secret.items()}
+
+
+def test_files_of_one_name_in_two_folders_are_both_recorded(subsets, tmp_path):
+    for subset, names in (("learn", ["x", "y"]), ("exam", ["x"])):
+        (tmp_path / "data" / subset).mkdir(parents=True)
+        for name, task in zip(names, subsets[subset].values()):
+            (tmp_path / "data" / subset / f"{name}.json").write_text(json.dumps(task))
+    built = build(str(tmp_path / "data"), tmp_path / "built")
+    assert names_of(built).count("x") == 1 and list(load(built, "train")["group_indices"]) == [0, 21, 42, 63]
+    assert list(json.loads((built / "source.json").read_text())["source"]) == [
+        "learn/x.json", "learn/y.json", "exam/x.json"]
+
+
 def test_a_few_tasks_can_be_chosen_and_come_out_as_among_all(prefix, built, tmp_path):
     few = build(prefix, tmp_path / "few", "--tasks", "learn2", "exam1")
     assert [name for name in names_of(few) if "|||" not in name] == ["<blank>", "learn2", "exam1"]
@@ -209,9 +265,8 @@ def test_a_few_tasks_can_be_chosen_and_come_out_as_among_all(prefix, built, tmp_
 
 
 def test_leaks_are_told_dropped_or_refused(subsets, tmp_path, capsys):
-    turned = {kind: [{side: np.rot90(pair[side]).tolist() for side in pair} for pair in pairs]
-              for kind, pairs in subsets["exam"]["exam1"].items()}
-    learn = subsets["learn"] | {"exam0": random_arc_task(np.random.default_rng(5)), "copy": turned}
+    learn = subsets["learn"] | {"exam0": random_arc_task(np.random.default_rng(5)),
+                                "copy": turned(subsets["exam"]["exam1"])}
     prefix = write_arc_source(tmp_path, subsets | {"learn": learn})
     told = "2 of 14 training tasks stand in the test set as well, by id or by content up to symmetry and colours: " \
         "exam0, copy (in the test set: exam1)"
