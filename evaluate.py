@@ -236,7 +236,7 @@ def report(metrics: dict[str, float], by_step: list[dict[str, float]], told: dic
     """Write and print the metrics and, where asked for, those by supervision step."""
     output_dir.mkdir(parents=True, exist_ok=True)
     (output_dir / "metrics.json").write_text(json.dumps(told | metrics, indent=1) + "\n")
-    width = max(map(len, metrics))
+    width = max(map(len, metrics), default=0)
     print("\n".join(f"  {name:{width}s}  {value:.6g}" for name, value in metrics.items()))
     print(f"metrics: {output_dir / 'metrics.json'}")
     if by_step:

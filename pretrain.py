@@ -141,7 +141,7 @@ class Run:
         train_loss = state.meter.read_loss_since_evaluation()
         if self.world.is_main:
             if not logged:
-                self.log.epoch_summary(state.epoch, train_loss, validation["val/loss"])
+                self.log.epoch_summary(state.epoch, train_loss, validation.get("val/loss"))
                 self.log.log(state.step, state.epoch, validation)
             self.checkpoints.keep_if_best(state.step, validation)
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dataset.common import (FIELDS, IGNORE_LABEL_ID, MOST_IDENTIFIER, EpisodeMetadata, PuzzleDatasetMetadata,
                             RegressionMetadata, SplitMetadata, check_integers, check_puzzles, first_foreign_token)
-from dataset.example_set import ExampleSet, count, field_file, load_field, refuse_field
+from dataset.example_set import ExampleSet, count, field_file, load_field, refuse_field, say_once
 from dataset.latent_episodes import SPLITS, episode_records, holds_episodes, open_episodes
 from dataset.regression_dataset import load_regression_set
 
@@ -82,6 +82,11 @@ class PuzzleSet(ExampleSet):
         return {"inputs": self.metadata.pad_id, "labels": IGNORE_LABEL_ID,
                 "puzzle_identifiers": self.metadata.blank_identifier_id}
 
+    def answered(self) -> bool:
+        """Is there an answer to any example?"""
+        ignored, rows = self.metadata.ignore_label_id, 1024  # at a time, of which the first mostly tell
+        return any((self.labels[first:first + rows] != ignored).any() for first in range(0, len(self), rows))
+
     def _tokens(self, field: str, rows: np.ndarray) -> np.ndarray:
         tokens = getattr(self, field)[rows].astype(np.int32)
         place = first_foreign_token(tokens, self.metadata.vocab_size,
@@ -122,7 +127,12 @@ def open_split(config: PuzzleDatasetConfig, path: str, split: str, identifier_of
         sets = [load_regression_set(path, split, name, metadata, identifier_offset, is_main) for name in metadata.sets]
         count(metadata, sets)
         return metadata, sets
-    return metadata, [load_set(path, split, name, metadata, identifier_offset) for name in metadata.sets]
+    sets = [load_set(path, split, name, metadata, identifier_offset) for name in metadata.sets]
+    for puzzle_set in sets:
+        if is_main and split == "test" and not puzzle_set.answered():
+            say_once(f"notice: {path} has no solutions, its test set {puzzle_set.name} being without labels: val/… is "
+                     "not reported of it, and cannot choose best.ckpt")
+    return metadata, sets
 
 
 def load_set(path: str, split: str, name: str, metadata: PuzzleDatasetMetadata, identifier_offset: int) -> PuzzleSet:

@@ -7,6 +7,7 @@ for an answer, more votes are better, then a greater mean of q, the halting prob
     pass@K      mean over tasks of the fraction of its test inputs whose true answer is among the K best candidates
     accuracy    pass@submission_K, what Kaggle scores
 
+Test inputs whose answer is not known are submitted and not scored; where none is known, there are no metrics.
 It leaves `submission.json` in Kaggle's form, `arc_tasks.csv` with a line a test input and, if asked, `gallery.html`.
 Check: `pytest tests/test_evaluator_arc.py`; speed and memory: `python benchmarks/arc_evaluator.py`.
 """
@@ -22,13 +23,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from dataset.arc import COLOURS, FIRST_COLOUR, SEPARATOR, SIDE, VOCAB_SIZE, decode_grid, encode_grid, parse_augmentation
+from dataset.arc_tasks import NO_ANSWER
 from dataset.common import PuzzleDatasetMetadata
 from evaluators.arc_gallery import write_gallery
 from evaluators.arc_votes import ORIGINAL, Answer, Attempt, Grid, Votes, candidate_keys, grid_hashes
 from utils.command_line import describe_validation
 from utils.distributed import broadcast_object, decided_by_main
 
-NO_ANSWER = [[0, 0], [0, 0]]  # submitted where nothing was predicted
+NO_PREDICTION = [[0, 0], [0, 0]]  # submitted where no grid was predicted
+STAND_IN = [[0]]  # for each answer, in data sets that were built without solutions by the published code
 
 
 class ARCConfig(BaseModel):
@@ -60,9 +63,23 @@ class ARC:
         if (eval_metadata.seq_len, eval_metadata.vocab_size) != (SIDE * SIDE, VOCAB_SIZE):
             raise ValueError(f"{data_path}: ARC has {SIDE * SIDE} cells and {VOCAB_SIZE} tokens, this data set "
                              f"{eval_metadata.seq_len} and {eval_metadata.vocab_size}; score it without arc@ARC")
+        self.notices = self._unknown_answers()  # to be said at the start
         self._number_test_inputs()
         self._number_identifiers(names)
         self.votes = Votes()
+
+    def _unknown_answers(self) -> list[str]:
+        """What there is to say of them. Answers that are all stand-ins are taken away."""
+        tests = [test for puzzle in self.tasks.values() for test in puzzle["test"]]
+        if len(self.tasks) > 1 and all(test.get("output") == STAND_IN for test in tests):
+            for test in tests:
+                del test["output"]
+            return [f"{self.data_path} has no solutions: each is a single black cell, which val/… is measured against, "
+                    "so trust no val/…, and no pass@K is reported; build the data set again for neither"]
+        unknown = sum("output" not in test for test in tests)
+        scored = "no pass@K is reported" if unknown == len(tests) else "pass@K is of the others"
+        return [f"{self.data_path} has no solutions to {unknown} of its {len(tests)} test inputs, which are submitted "
+                f"and not scored; {scored}"] if unknown else []
 
     def _number_test_inputs(self) -> None:
         """Number the questions: the test inputs of each task, those that are equal once."""
@@ -72,7 +89,8 @@ class ARC:
         tasks = np.array([self.task_numbers[task] for task, _ in self.pairs])
         self.question_keys, self.questions = np.unique(
             candidate_keys(tasks, _hashes([test["input"] for test in tests])), return_inverse=True)
-        self.truths = candidate_keys(self.questions, _hashes([test["output"] for test in tests]))
+        truths = _hashes([test.get("output", NO_ANSWER) for test in tests])
+        self.truths, self.truth_known = candidate_keys(self.questions, truths), truths != 0
 
     def _number_identifiers(self, names: Sequence[str]) -> None:
         """For each identifier its task (-1: none that is tested), whether it votes, its transform, and the original
@@ -107,11 +125,12 @@ class ARC:
         q = outputs["q_halt_logits"][real].cpu().double().sigmoid().numpy()
         self.votes.add(questions, preds, transforms, values, q)
 
-    def result(self, save_path: Path | None, rank: int, world_size: int, group) -> dict[str, float] | None:
+    def result(self, save_path: str | Path | None, rank: int, world_size: int, group) -> dict[str, float] | None:
         candidates = self.votes.ranked()
         best = broadcast_object(None if candidates is None else self._best_keys(candidates))
         grids = self.votes.grids(best)
-        metrics = decided_by_main(lambda: self._report(candidates, dict(zip(best.tolist(), grids)), save_path))
+        folder = None if save_path is None else Path(save_path)
+        metrics = decided_by_main(lambda: self._report(candidates, dict(zip(best.tolist(), grids)), folder))
         return metrics if rank == 0 else None
 
     def _best_keys(self, candidates: np.ndarray) -> np.ndarray:
@@ -122,11 +141,11 @@ class ARC:
     def _report(self, candidates: np.ndarray, grids: dict[int, np.ndarray], save_path: Path | None) -> dict[str, float]:
         """Metrics; writes the files."""
         starts = np.searchsorted(candidates["question"], np.arange(len(self.question_keys) + 1))
-        answers = [self._answer(pair, candidates[starts[question]:starts[question + 1]], truth, grids)
-                   for pair, question, truth in zip(self.pairs, self.questions, self.truths)]
+        answers = [self._answer(number, candidates[starts[question]:starts[question + 1]], grids)
+                   for number, question in enumerate(self.questions)]
         prefix, Ks = "aggregated_" * self.config.aggregated_voting, {f"pass@{K}": K for K in self.config.pass_Ks}
         metrics = {prefix + name: _pass_rate(answers, K)
-                   for name, K in (Ks | {"accuracy": self.config.submission_K}).items()}
+                   for name, K in (Ks | {"accuracy": self.config.submission_K}).items() if self.truth_known.any()}
         if save_path is not None:
             save_path.mkdir(parents=True, exist_ok=True)
             self._write_submission(answers, save_path / "submission.json")
@@ -136,20 +155,22 @@ class ARC:
                               save_path / "gallery.html")
         return metrics
 
-    def _answer(self, pair: tuple[str, int], candidates: np.ndarray, truth: np.uint64,
-                grids: dict[int, np.ndarray]) -> Answer:
-        place = np.flatnonzero(candidates["key"] == truth)
+    def _answer(self, number: int, candidates: np.ndarray, grids: dict[int, np.ndarray]) -> Answer:
+        """What was voted on a test input, by its number in `pairs`."""
+        place = np.flatnonzero(candidates["key"] == self.truths[number])
         best = candidates[:self.config.submission_K]
         return Answer(
-            *pair, [Attempt(decode_grid(grids[int(c["key"])]).tolist(), int(c["votes"]), float(c["q"])) for c in best],
+            *self.pairs[number],
+            [Attempt(decode_grid(grids[int(c["key"])]).tolist(), int(c["votes"]), float(c["q"])) for c in best],
             votes=int(candidates["votes"].sum()), candidates=len(candidates),
-            truth_rank=int(place[0]) + 1 if len(place) else None, truth_votes=int(candidates["votes"][place].sum()))
+            truth_rank=int(place[0]) + 1 if len(place) else None, truth_votes=int(candidates["votes"][place].sum()),
+            truth_known=bool(self.truth_known[number]))
 
     def _write_submission(self, answers: list[Answer], file: Path) -> None:
         """Where there are fewer candidates than attempts, the best one is repeated."""
         submission: dict[str, list[dict[str, Grid]]] = {}
         for answer in answers:
-            grids = [attempt.grid for attempt in answer.attempts] or [NO_ANSWER]
+            grids = [attempt.grid for attempt in answer.attempts] or [NO_PREDICTION]
             grids += grids[:1] * (self.config.submission_K - len(grids))
             submission.setdefault(answer.task, []).append(
                 {f"attempt_{i}": grid for i, grid in enumerate(grids, start=1)})
@@ -159,14 +180,15 @@ class ARC:
         with open(file, "w", newline="") as f:
             table = csv.writer(f, lineterminator="\n")
             table.writerow(["task", "test_input", "votes", "candidates", "truth_rank", "truth_votes", "solved"])
-            table.writerows([a.task, a.number, a.votes, a.candidates, a.truth_rank, a.truth_votes,
-                             int(a.solved_within(self.config.submission_K))] for a in answers)
+            table.writerows([a.task, a.number, a.votes, a.candidates, *(
+                [a.truth_rank, a.truth_votes, int(a.solved_within(self.config.submission_K))] if a.truth_known else
+                [None] * 3)] for a in answers)
 
 
 def _pass_rate(answers: list[Answer], attempts: int) -> float:
-    """Mean over tasks of the fraction of test inputs solved within so many attempts."""
+    """Mean over tasks of the fraction of test inputs solved within so many attempts, where the answer is known."""
     solved: dict[str, list[bool]] = {}
-    for answer in answers:
+    for answer in filter(lambda answer: answer.truth_known, answers):
         solved.setdefault(answer.task, []).append(answer.solved_within(attempts))
     return float(np.mean([np.mean(task) for task in solved.values()]))
 

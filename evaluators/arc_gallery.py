@@ -20,6 +20,7 @@ header p { margin: 0 0 20px; color: var(--soft); }
 .title { display: flex; align-items: center; gap: 12px; margin-bottom: 14px; }
 .mark { padding: 2px 10px; border-radius: 999px; font-size: 12px; font-weight: 600; color: #fff; }
 .solved .mark { background: var(--good); } .unsolved .mark { background: var(--bad); }
+.unknown .mark { background: var(--soft); }
 .label { margin: 0 0 6px; font-size: 11px; font-weight: 600; letter-spacing: .06em; text-transform: uppercase;
          color: var(--soft); }
 .demonstrations { display: flex; flex-wrap: wrap; gap: 14px 30px; margin-bottom: 16px; }
@@ -57,9 +58,9 @@ def write_gallery(tasks: dict[str, dict], answers: Sequence[Answer], metrics: di
 
 
 def _task(task: str, puzzle: dict, answers: Sequence[Answer], submission_K: int) -> str:
-    solved = sum(answer.solved_within(submission_K) for answer in answers)
-    state = "solved" if solved == len(answers) else "unsolved"
-    told = state if len(answers) == 1 else f"{solved} of {len(answers)} solved"
+    scored = [answer.solved_within(submission_K) for answer in answers if answer.truth_known]
+    state = "unknown" if not scored else "solved" if all(scored) else "unsolved"
+    told = "no solution known" if not scored else state if len(scored) == 1 else f"{sum(scored)} of {len(scored)} solved"
     demonstrations = "".join(f'<div class="pair">{_grid(pair["input"])}<span class="arrow">→</span>'
                              f'{_grid(pair["output"])}</div>' for pair in puzzle["train"])
     return (f'<section class="task {state}"><div class="title"><h2>{escape(task)}</h2><span class="mark">{told}</span>'
@@ -68,16 +69,17 @@ def _task(task: str, puzzle: dict, answers: Sequence[Answer], submission_K: int)
 
 
 def _test(pair: dict[str, Grid], answer: Answer) -> str:
-    rank = "nobody voted for it" if answer.truth_rank is None else \
+    truth = pair.get("output", [])
+    rank = "not known" if not answer.truth_known else "nobody voted for it" if answer.truth_rank is None else \
         f"candidate <b>{answer.truth_rank}</b> of {answer.candidates}, {_count(answer.truth_votes, 'vote')}"
     figures = [_figure(f"Test input {answer.number + 1}", pair["input"], _count(answer.votes, "vote"))]
     for i, attempt in enumerate(answer.attempts, start=1):
-        mark, kind = ("✓", "right") if attempt.grid == pair["output"] else ("✗", "wrong")
-        figures.append(_figure(f"Attempt {i} {mark}", attempt.grid,
+        mark, kind = ("", "") if not truth else (" ✓", "right") if attempt.grid == truth else (" ✗", "wrong")
+        figures.append(_figure(f"Attempt {i}{mark}", attempt.grid,
                                f"<b>{_count(attempt.votes, 'vote')}</b>, q {attempt.q:.2f}", kind))
     if not answer.attempts:
         figures.append(_figure("Attempts", [], "no prediction", "wrong"))
-    return f'<div class="test">{"".join([*figures, _figure("Truth", pair["output"], rank)])}</div>'
+    return f'<div class="test">{"".join([*figures, _figure("Truth", truth, rank)])}</div>'
 
 
 def _figure(label: str, grid: Grid, caption: str, kind: str = "") -> str:

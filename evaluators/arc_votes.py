@@ -1,6 +1,7 @@
 """Votes on ARC answers: predictions of many augmentations of a test input, undone, hashed, counted and ranked.
 
-A prediction is a vote of confidence q for the *candidate* that it becomes when its augmentation is undone. Only hashes
+A prediction is a vote of confidence q for the *candidate* that it becomes when its augmentation is undone; one without a
+grid, whose first cell is no colour, votes for none (in the published code it is a candidate, `[]`). Only hashes
 are computed of most predictions: the hash of a restored grid is a bilinear form over the grid as predicted, in which
 the augmentation merely reorders the weights. One prediction of each candidate is kept, as predicted.
 """
@@ -78,7 +79,11 @@ class Votes:
             q: np.ndarray) -> None:
         """Take predictions (B, 900) uint8 as answers to `questions` (B,), with q (B,) from 0 to 1; the others as in
         `grid_hashes`."""
-        keys, known = candidate_keys(questions, grid_hashes(tokens, transforms, values)), len(self.numbers)
+        hashes, known = grid_hashes(tokens, transforms, values), len(self.numbers)
+        if not hashes.all():  # where there is no grid, it is 0
+            hashes, questions, tokens, transforms, values, q = (
+                rows[hashes != 0] for rows in (hashes, questions, tokens, transforms, values, q))
+        keys = candidate_keys(questions, hashes)
         numbers = np.array([self.numbers.setdefault(key, len(self.numbers)) for key in keys.tolist()], np.int32)
         self.votes.append((numbers, np.round(q / Q_STEP) * Q_STEP))
         distinct, rows = np.unique(numbers, return_index=True)
@@ -144,6 +149,7 @@ class Answer:
     candidates: int
     truth_rank: int | None  # of the true answer among the candidates, from 1 on; None: nobody voted for it
     truth_votes: int
+    truth_known: bool
 
     def solved_within(self, attempts: int) -> bool:
         return self.truth_rank is not None and self.truth_rank <= attempts

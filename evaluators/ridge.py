@@ -54,7 +54,7 @@ class Ridge:
         terms = np.stack([mask, *(mask * (p - targets) ** 2 for p in (ridge, preds))])
         self.sums += torch.from_numpy(terms.reshape(3, len(mask), self.metadata.seq_len, -1).sum((1, 3)))
 
-    def result(self, save_path: Path | None, rank: int, world_size: int, group) -> dict[str, float] | None:
+    def result(self, save_path: str | Path | None, rank: int, world_size: int, group) -> dict[str, float] | None:
         sums = self.sums.clone()
         all_reduce_sum_([sums])
         if rank != 0:
@@ -62,7 +62,7 @@ class Ridge:
         observed, *squared = sums.numpy()
         if save_path is not None:
             by_position = (np.sqrt(s / np.where(observed, observed, np.nan)) for s in squared)
-            plot_errors(dict(zip(("ridge", "model"), by_position)), "position", save_path / "ridge.png")
+            plot_errors(dict(zip(("ridge", "model"), by_position)), "position", Path(save_path) / "ridge.png")
         ridge, model = (float(s.sum() / max(observed.sum(), 1)) ** 0.5 for s in squared)
         return {"ridge_rmse": ridge, "model_rmse": model}
 

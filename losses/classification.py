@@ -4,7 +4,7 @@
 
 with w = `halting_weight`, ½ as published; summed, not averaged, over rows: the training loop divides by the global
 batch, so ranks may just add gradients. A row without any label counts as solved in the halting loss, as published, and
-in no metric of `count`.
+in no metric of `count`; under `scores_answered` it is in no loss.
 """
 from typing import Literal
 
@@ -59,12 +59,13 @@ class ACTLossHead(LossHead):
             "lm_loss": (cell_cross_entropy(outputs["logits"], labels, self.config.loss_type, smoothing).sum(-1)
                         / cells.clamp(min=1)),
             **self.halting_losses(outputs, solved)}
-        weights = decay ** (carry.steps - 1) if self.training and decay < 1 else 1
+        rows = cells > 0 if self.scores_answered else torch.ones_like(cells)
+        weights = decay ** (carry.steps - 1) if self.training and decay < 1 else rows
         losses = {name: (weights * value).sum() for name, value in losses.items()}
         loss = losses["lm_loss"] + self.config.halting_weight * (losses["q_halt_loss"]
                                                                  + losses.get("q_continue_loss", 0))
 
-        metrics = losses | {"loss": loss, "rows": cells.new_tensor(len(cells))} | self.scores(
+        metrics = losses | {"loss": loss, "rows": rows.sum()} | self.scores(
             outputs, carry.current_data, carry.halted) | {
             "steps": (carry.halted * (cells > 0) * carry.steps).sum()}
         return self.result(carry, loss, metrics, outputs, return_keys)

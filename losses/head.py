@@ -28,6 +28,7 @@ class LossHead(nn.Module):
     TASK: str  # `task_type` of the data it is for
     BATCH_FIELDS: tuple[str, ...]  # of a batch
     OUTPUTS: tuple[str, ...]  # what `return_keys` can name
+    scores_answered = False  # leave rows that have no answer out of the losses, as the evaluation loop does
 
     def __init__(self, model: nn.Module, **loss):
         super().__init__()

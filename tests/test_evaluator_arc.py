@@ -17,12 +17,14 @@ from dataset.arc import (COLOURS, FIRST_COLOUR, SIDE, VOCAB_SIZE, augment, augme
 from dataset import build_arc_dataset
 from dataset.common import PuzzleDatasetMetadata
 from dataset.puzzle_dataset import load_metadata
-from evaluators.arc import NO_ANSWER, ARC
+from evaluate import score
+from evaluators.arc import NO_PREDICTION, ARC
 from evaluators.arc_gallery import PALETTE
 from evaluators.arc_votes import ORIGINAL, grid_hashes, restored
-from helpers import (ROOT, TINY_ARCH, metric_lines, pretrain_config, random_arc_task, run_process, run_script,
+from helpers import (ROOT, TINY_ARCH, evaluate_config, metric_lines, pretrain_config, random_arc_task, run_process, run_script,
                      write_arc_source)
 from pretrain import train
+from utils.checkpoint import find_checkpoint
 from utils.distributed import World
 
 METADATA = PuzzleDatasetMetadata(pad_id=0, ignore_label_id=0, blank_identifier_id=0, vocab_size=VOCAB_SIZE,
@@ -53,7 +55,8 @@ def write_tasks(folder: Path, tests: dict[str, int], augmentations: int = 6, see
     return folder
 
 
-def predictions(folder: Path, seed: int = 0, q_values: int = 4, skip: tuple[str, ...] = ()) -> Batch:
+def predictions(folder: Path, seed: int = 0, q_values: int = 4, skip: tuple[str, ...] = (), noise: float = 0.1
+                ) -> Batch:
     """A prediction for each test input of each puzzle: often the truth or a common mistake, few distinct q."""
     random = np.random.default_rng((seed, 1))
     puzzles, names = (json.loads((folder / f"{name}.json").read_text()) for name in ("test_puzzles", "identifiers"))
@@ -66,7 +69,7 @@ def predictions(folder: Path, seed: int = 0, q_values: int = 4, skip: tuple[str,
         for i, pair in enumerate(puzzles[task]["test"]):
             answer = [pair["output"], mistakes[task, i], random_grid(random)][random.choice(3, p=[0.35, 0.4, 0.25])]
             question, answer = (encode_grid(augment(np.array(grid), *augmentation)) for grid in (pair["input"], answer))
-            if random.random() < 0.1:
+            if random.random() < noise:
                 answer = random.integers(0, VOCAB_SIZE, SIDE * SIDE)  # no grid at all, or a small one
             rows.append((question, answer, identifier, float(random.integers(-q_values, q_values + 1))))
     inputs, preds, identifiers, q = zip(*[rows[i] for i in random.permutation(len(rows))])
@@ -113,13 +116,14 @@ def counted(folder: Path, batch: Batch) -> dict[tuple, list[tuple]]:
         task, *augmentation = parse_augmentation(names[identifier])
         question, answer = (str(invert_augmentation(decode_grid(x), *augmentation).tolist()) for x in (tokens, pred))
         votes.setdefault((task, question), {}).setdefault(answer, []).append(1 / (1 + np.exp(-np.float64(logit))))
-    return {question: sorted(((len(q), float(np.mean(q)), answer) for answer, q in answers.items()), reverse=True)
+    return {question: sorted(((len(q), float(np.mean(q)), answer) for answer, q in answers.items() if answer != "[]"),
+                             reverse=True)
             for question, answers in votes.items()}
 
 
 @pytest.mark.parametrize("most", [0, 3, 6, 99])
 def test_so_many_augmentations_vote_beside_the_task_itself(folder, tmp_path, most):
-    batch, names = predictions(folder), json.loads((folder / "identifiers.json").read_text())
+    batch, names = predictions(folder, noise=0), json.loads((folder / "identifiers.json").read_text())
     seven = 7  # each task and its six augmentations, in the order of identifiers.json
     voters = torch.tensor([(identifier - 2) % seven <= most for identifier in batch["puzzle_identifiers"].tolist()])
     assert names[2:2 + seven * len(TASKS):seven] == list(TASKS)
@@ -147,9 +151,10 @@ def test_votes_are_those_of_a_plain_count(tmp_path, seed):
             answers, line = [answer for *_, answer in candidates], next(lines)
             rank = answers.index(str(pair["output"])) + 1 if str(pair["output"]) in answers else None
             assert (line["task"], line["test_input"], line["votes"], line["candidates"], line["truth_rank"]) == (
-                task, str(i), "13", str(len(candidates)), str(rank or ""))
+                task, str(i), str(sum(votes for votes, *_ in candidates)), str(len(candidates)), str(rank or ""))
             assert line["solved"] == str(int(rank is not None and rank <= 2))
             attempts = [str(submission[task][i][f"attempt_{n}"]) for n in (1, 2)]
+            assert "[]" not in attempts
             assert attempts == (answers + answers[:1])[:2]
             ranks.append(rank or np.inf)
         for K, rates in solved.items():
@@ -169,7 +174,13 @@ def test_metrics_and_submission_are_the_recorded_ones(shared, tmp_path):
     metrics = evaluator.result(tmp_path, 0, 1, None)
     assert {f"ARC/{name}": value for name, value in metrics.items() if name != "accuracy"} == meta["metrics"]
     assert metrics["accuracy"] == metrics["pass@2"] and not (tmp_path / "gallery.html").exists()
-    assert json.loads((tmp_path / "submission.json").read_text()) == meta["submission"]
+    submission, without_grid = json.loads((tmp_path / "submission.json").read_text()), 0
+    for task, tests in meta["submission"].items():
+        for recorded, test in zip(tests, submission[task], strict=True):
+            grids = [grid for grid in recorded.values() if grid]  # theirs has [] for an answer
+            assert list(test.values())[:len(grids)] == grids and all(test.values())
+            without_grid += 2 - len(grids)
+    assert without_grid == 2 and submission.keys() == meta["submission"].keys()
 
 
 # Hashes
@@ -246,7 +257,7 @@ def test_test_inputs_that_are_equal_share_their_votes(folder, tmp_path):
     puzzles["bbb"]["test"][1] = puzzles["bbb"]["test"][0]
     puzzles["ccc"]["test"][0]["input"] = puzzles["aaa"]["test"][0]["input"]  # of another task: apart
     (folder / "test_puzzles.json").write_text(json.dumps(puzzles))
-    evaluated(folder, [predictions(folder)], tmp_path / "out")
+    evaluated(folder, [predictions(folder, noise=0)], tmp_path / "out")
     votes = [int(line["votes"]) for line in table(tmp_path / "out")]
     assert votes == [7, 14, 14, 7, 7, 7, 7, 7]
 
@@ -256,8 +267,83 @@ def test_every_test_input_is_submitted(folder, tmp_path):
     submission = json.loads((tmp_path / "out" / "submission.json").read_text())
     assert {task: len(tests) for task, tests in submission.items()} == TASKS
     assert all(list(test) == ["attempt_1", "attempt_2", "attempt_3"] for tests in submission.values() for test in tests)
-    assert submission["aaa"] == [dict.fromkeys(["attempt_1", "attempt_2", "attempt_3"], NO_ANSWER)]
+    assert submission["aaa"] == [dict.fromkeys(["attempt_1", "attempt_2", "attempt_3"], NO_PREDICTION)]
     assert metrics["accuracy"] <= 3 / 5 and "no prediction" in (tmp_path / "out" / "gallery.html").read_text()
+
+
+def test_a_prediction_without_a_grid_is_no_attempt(folder, tmp_path):
+    batch = predictions(folder, noise=0)
+    batch["preds"][batch["puzzle_identifiers"] % 7 != 2, 0] = 1  # all but the tasks' own begin with no colour
+    metrics = evaluated(folder, [batch], tmp_path / "out")
+    kept = {name: value[batch["puzzle_identifiers"] % 7 == 2] for name, value in batch.items()}
+    assert metrics == evaluated(folder, [kept], tmp_path / "kept") and metrics["pass@1"] > 0
+    for name in FILES[:2]:
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "kept" / name).read_bytes()
+    batch["preds"][:, 0] = 0
+    assert set(evaluated(folder, [batch], tmp_path / "none").values()) == {0}
+    submission = json.loads((tmp_path / "none" / "submission.json").read_text())
+    assert all(test == {"attempt_1": NO_PREDICTION, "attempt_2": NO_PREDICTION} for tests in submission.values()
+               for test in tests)
+
+
+def without_answers(folder: Path, *tasks: str) -> None:
+    puzzles = json.loads((folder / "test_puzzles.json").read_text())
+    for task in tasks:
+        for test in puzzles[task]["test"]:
+            del test["output"]
+    (folder / "test_puzzles.json").write_text(json.dumps(puzzles))
+
+
+def test_what_has_no_solution_is_submitted_and_not_scored(folder, tmp_path):
+    batch = predictions(folder)
+    evaluated(folder, [batch], tmp_path / "known")
+    whole = table(tmp_path / "known")
+    without_answers(folder, "aaa", "ddd")
+    evaluator = ARC(str(folder), METADATA, gallery=9)
+    assert evaluator.notices == [f"{folder} has no solutions to 4 of its 8 test inputs, which are submitted and not "
+                                 "scored; pass@K is of the others"]
+    feed(evaluator, [batch])
+    metrics = evaluator.result(tmp_path / "some", 0, 1, None)
+    by_task = {task: np.mean([line["solved"] == "1" for line in whole if line["task"] == task])
+               for task in ("bbb", "ccc", "eee")}
+    assert metrics["accuracy"] == pytest.approx(np.mean(list(by_task.values())))
+    for line, known in zip(table(tmp_path / "some"), whole, strict=True):
+        hidden = dict.fromkeys(("truth_rank", "truth_votes", "solved"), "") if line["task"] in ("aaa", "ddd") else {}
+        assert line == known | hidden
+    page = (tmp_path / "some" / "gallery.html").read_text()
+    assert page.count("no solution known") == 2 and page.count(">not known<") == 4
+
+    without_answers(folder, "bbb", "ccc", "eee")
+    evaluator = ARC(str(folder), METADATA, gallery=9)
+    assert evaluator.notices[0].endswith("no pass@K is reported")
+    feed(evaluator, [batch])
+    assert evaluator.result(tmp_path / "none", 0, 1, None) == {}
+    for file in ("known", "some", "none"):
+        assert (tmp_path / file / "submission.json").read_text() == (tmp_path / "known" / "submission.json").read_text()
+
+
+def test_the_stand_ins_of_the_published_builder_are_no_solutions(folder):
+    puzzles = json.loads((folder / "test_puzzles.json").read_text())
+    for puzzle in puzzles.values():
+        for test in puzzle["test"]:
+            test["output"] = [[0]]
+    (folder / "test_puzzles.json").write_text(json.dumps(puzzles))
+    evaluator = ARC(str(folder), METADATA)
+    assert "each is a single black cell" in evaluator.notices[0]
+    feed(evaluator, [predictions(folder)])
+    assert evaluator.result(None, 0, 1, None) == {}
+    puzzles["ccc"]["test"][0]["output"] = [[1]]
+    (folder / "test_puzzles.json").write_text(json.dumps(puzzles))
+    assert ARC(str(folder), METADATA).notices == []
+
+
+def test_files_are_written_where_a_str_or_a_path_says(folder, tmp_path):
+    """Published evaluators are given a str."""
+    for path in (tmp_path / "path", str(tmp_path / "str")):
+        evaluator = ARC(str(folder), METADATA)
+        feed(evaluator, [predictions(folder)])
+        evaluator.result(path, 0, 1, None)
+    assert (tmp_path / "path" / "submission.json").read_text() == (tmp_path / "str" / "submission.json").read_text()
 
 
 def test_an_evaluation_without_a_prediction_scores_nothing(folder):
@@ -317,6 +403,28 @@ def test_a_run_is_scored_as_it_trained_by_two_processes(tmp_path):
     assert [line["votes"] for line in table(out)] == ["4"] * 4 and (out / "gallery.html").is_file()
     submitted = json.loads((trained / "submission.json").read_text()).values()
     assert any(test["attempt_1"] for tests in submitted for test in tests)  # what it predicts are grids
+
+
+def test_a_run_without_solutions_keeps_the_newest_checkpoint(tmp_path, capsys):
+    random = np.random.default_rng(0)
+    prefix = write_arc_source(tmp_path / "source", {name: {f"{name}{i}": random_arc_task(random) for i in range(2)}
+                                                    for name in ("known", "secret")})
+    Path(f"{prefix}_secret_solutions.json").unlink()
+    build_arc_dataset.main(["--input-file-prefix", prefix, "--output-dir", str(tmp_path / "data"), "--subsets", "known",
+                            "secret", "--test-set-name", "secret", "--num-aug", "1", "--num-workers", "1"])
+    run_dir = train(pretrain_config(
+        *TINY_ARCH, f"data_paths=[{tmp_path / 'data'}]", f"checkpoint.path={tmp_path / 'run'}", "global_batch_size=4",
+        "epochs=4", "eval_interval=2", "lr=1e-3", "lr_warmup_steps=0", "use_wandb=false", f"log_dir={tmp_path}"),
+        World())
+    told = capsys.readouterr().out
+    assert told.count("has no solutions, its test set all being without labels: val/… is not reported of it") == 1
+    assert told.count("has no solutions to 2 of its 2 test inputs") == 1 and "val_loss=NA" in told
+    assert not any(name.startswith(("val/", "eval/")) for line in metric_lines(run_dir) for name in line)
+    assert not (run_dir / "best.ckpt").exists() and (run_dir / "train_vs_val_loss.png").is_file()
+    assert find_checkpoint(run_dir) == run_dir / (run_dir / "latest.txt").read_text().strip()
+    assert len(list(run_dir.glob("evaluation_step_*/submission.json"))) == 2
+    assert score(evaluate_config(f"checkpoint={run_dir}", "evaluators=[{name: arc@ARC}]"), World()) == {}
+    assert json.loads((run_dir / "evaluation" / "submission.json").read_text()).keys() == {"secret0", "secret1"}
 
 
 # What is refused

@@ -124,6 +124,20 @@ def test_metrics_count_halted_rows_that_have_labels():
     assert metrics["exact_accuracy"] == metrics["count"] == 4 and metrics["accuracy"] == 4
 
 
+def test_where_answers_are_scored_a_row_without_a_label_is_in_no_loss():
+    head, batch = head_and_batch(halt_max_steps=1)
+    head.eval().scores_answered = True
+    _, loss, metrics, *_ = one_step(head, batch)
+    answered = {name: value[:3] for name, value in batch.items()}
+    _, of_three, expected, *_ = one_step(head, answered)
+    assert metrics["rows"] == 3 and loss.item() == pytest.approx(of_three.item(), rel=1e-5)
+    assert {name: value.item() for name, value in metrics.items()} == pytest.approx(
+        {name: value.item() for name, value in expected.items()}, rel=1e-5)
+    batch = batch | {"labels": torch.full_like(batch["labels"], IGNORE_LABEL_ID)}
+    _, _, metrics, *_ = one_step(head, batch)
+    assert not any(metrics.values())
+
+
 def test_before_any_row_halts_there_is_nothing_to_count():
     head, batch = head_and_batch(halt_max_steps=3)
     _, _, metrics, _, finished = one_step(head.eval(), batch)

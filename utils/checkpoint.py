@@ -134,9 +134,9 @@ class Checkpoints:
 
     def keep_if_best(self, step: int, metrics: dict[str, float]) -> None:
         """Mirror the checkpoint of `step` to best.ckpt if its metrics improve. Raises ValueError if they lack the
-        monitored one."""
+        monitored one, unless there are none, since the test data have no answers."""
         monitor = self.config.monitor
-        if not self.writes or monitor is None:
+        if not self.writes or monitor is None or not metrics:
             return
         if monitor not in metrics:
             raise ValueError(f"checkpoint.monitor={monitor} is no metric of this evaluation; there are: "

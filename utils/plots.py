@@ -32,7 +32,7 @@ def plot_train_vs_val(metrics_file: Path, picture: Path) -> None:
     import pandas as pd
 
     history = pd.DataFrame([json.loads(line) for line in metrics_file.read_text().splitlines()])
-    panels = [name for name in ("loss", "exact_accuracy", "mse") if f"val/{name}" in history]
+    panels = [name for name in ("loss", "exact_accuracy", "mse") if f"val/{name}" in history] or ["loss"]
     plt = _pyplot()
     figure, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 4), squeeze=False)
     for axis, name in zip(axes[0], panels):

@@ -59,7 +59,7 @@ class RunLog:
 
     def log(self, step: int, epoch: int, metrics: dict[str, float]) -> None:
         """One line of flat metrics; loss and accuracy or error of training go beside the bar."""
-        if not self.writes:
+        if not self.writes or not metrics:  # of an evaluation without answers
             return
         line = {"step": step, "epoch": epoch, **metrics}
         self.unwritten.append(json.dumps(line) + "\n")
@@ -80,8 +80,10 @@ class RunLog:
         except OSError as error:
             tqdm.write(f"warning: {self.metrics_file} could not be written ({error}); {len(self.unwritten)} lines wait")
 
-    def epoch_summary(self, epoch: int, train_loss: float, val_loss: float) -> None:
-        self.say(f"EPOCH_SUMMARY epoch={epoch} train_loss={train_loss:.6f} val_loss={val_loss:.6f}")
+    def epoch_summary(self, epoch: int, train_loss: float, val_loss: float | None) -> None:
+        """`val_loss` None: the test data have no answers."""
+        told = "NA" if val_loss is None else f"{val_loss:.6f}"
+        self.say(f"EPOCH_SUMMARY epoch={epoch} train_loss={train_loss:.6f} val_loss={told}")
 
     def say(self, line: str) -> None:
         """A line for people: on the terminal, above the progress bar, and in the text log."""
