@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dataset.puzzle_dataset import Batch, PuzzleDataset
 from evaluators.protocol import Evaluator
-from utils.distributed import World
+from utils.distributed import World, any_rank
 from utils.metrics import MetricSums, means
 
 
@@ -77,6 +77,7 @@ def evaluate(head: nn.Module, dataset: PuzzleDataset, world: World,
              before_batch: Callable[[], None] = lambda: None, curve: DepthCurve | None = None) -> dict[str, float]:
     """Metrics by flat name: `val/<name>` over all sets, `val/<set>/<name>`, and what evaluators find, on rank 0.
 
+    Examples without an answer are predicted and in no metric: where there are no others, there is no `val/<name>`.
     Every rank must call it. `save_outputs` names batch fields and outputs to write to `save_path`, a file a rank.
     `before_batch` may end the evaluation by an exception. `curve` takes the metrics of the steps before the last, too.
     """
@@ -87,7 +88,7 @@ def evaluate(head: nn.Module, dataset: PuzzleDataset, world: World,
     for _, evaluator in evaluators.values():
         evaluator.begin_eval()
 
-    head.eval()
+    head.eval().scores_answered = True
     with torch.no_grad():
         for set_name, padded, examples in dataset:
             before_batch()
@@ -105,7 +106,7 @@ def evaluate(head: nn.Module, dataset: PuzzleDataset, world: World,
             _feed(evaluators, dataset.sets[set_name], batch, outputs)
             for key in saved:
                 saved[key].append({**batch, **outputs}[key].cpu())
-    head.train()
+    head.train().scores_answered = False
 
     if save_outputs:
         save_path.mkdir(parents=True, exist_ok=True)
@@ -149,8 +150,23 @@ def _validation_metrics(sums: dict[str, MetricSums]) -> dict[str, float]:
 
 
 def _evaluator_metrics(evaluators, world: World, save_path: Path | None) -> dict[str, float]:
-    found = {}
+    """Each evaluator writes to `save_path` or, where there are several, to a folder in it named like its metrics."""
+    found, folders = {}, []
     for prefix, (_, evaluator) in evaluators.items():
-        result = evaluator.result(save_path, world.rank, world.size, None)
+        folder = save_path if save_path is None or len(evaluators) == 1 else save_path / prefix.removeprefix("eval/")
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)  # as published evaluators expect
+            folders.append(folder)
+        result = evaluator.result(folder, world.rank, world.size, None)
         found |= {f"{prefix}/{name}": value for name, value in (result or {}).items()}
+    any_rank(False)  # all have written
+    for folder in folders if world.is_main else []:
+        _remove_if_empty(folder, save_path)
     return found
+
+
+def _remove_if_empty(folder: Path, top: Path) -> None:
+    """A folder that nothing was written to, and those above it up to `top`."""
+    while folder.is_relative_to(top) and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent

@@ -2,6 +2,7 @@
 
 An evaluator sees every test example with the model's outputs after the last supervision step, and returns metrics.
 """
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dataset.common import PuzzleDatasetMetadata
+from dataset.example_set import say_once
 from utils.distributed import all_reduce_sum_
 from utils.resolve import load_class
 
@@ -20,6 +22,8 @@ class Evaluator(Protocol):
 
     # outputs of the loss head that `update_batch` needs, such as "preds" (B, L)
     required_outputs: set[str]
+    # what there is to say of its data at the start; an evaluator need not have it
+    notices: list[str]
 
     def begin_eval(self) -> None:
         """Forget what earlier evaluations saw."""
@@ -28,7 +32,8 @@ class Evaluator(Protocol):
         """Take real examples (no padding): the batch as loaded, identifiers of the evaluator's own data set."""
 
     def result(self, save_path: Path | None, rank: int, world_size: int, group) -> dict[str, float] | None:
-        """Metrics on rank 0, by a name without the prefix `eval/<name>/`. Called on every rank."""
+        """Metrics on rank 0, by a name without the prefix `eval/<name>/`. Called on every rank. `save_path` is a folder
+        for its files, which is there and its own."""
 
 
 class RuleCheck:
@@ -69,15 +74,36 @@ class RuleCheck:
 def build_evaluators(configs: Sequence[dict], dataset) -> dict[str, tuple[str, Evaluator]]:
     """For each config and each test data set, its metrics' prefix and (data path, evaluator).
 
-    The prefix is `eval/<module>`, with the folder's name behind it where there are several data sets.
+    The prefix is `eval/<module>`, with the folder's name behind it where there are several data sets. What would come
+    again has a number: `eval/arc` and `eval/arc2`. That is said, and what evaluators have to say of their data.
     """
     metadata = {puzzle_set.path: puzzle_set.metadata for puzzle_set in dataset.sets.values()}
-    built = {}
-    for config in configs:
-        options = dict(config)
-        name = options.pop("name")
-        evaluator_class = load_class(name, "evaluators")
-        for path, path_metadata in metadata.items():
-            prefix = f"eval/{name.partition('@')[0]}" + (f"/{Path(path).name}" if len(metadata) > 1 else "")
-            built[prefix] = path, evaluator_class(data_path=path, eval_metadata=path_metadata, **options)
+    modules = [config["name"].partition("@")[0] for config in configs]
+    folders = [Path(path).name for path in metadata]
+    built, notices = {}, []
+    for config, module, numbered in zip(configs, modules, distinct(modules)):
+        options = {key: value for key, value in config.items() if key != "name"}
+        evaluator_class = load_class(config["name"], "evaluators")
+        for (path, path_metadata), folder, own_folder in zip(metadata.items(), folders, distinct(folders)):
+            prefix = f"eval/{numbered}" + (f"/{own_folder}" if len(metadata) > 1 else "")
+            if (module, folder) != (numbered, own_folder):
+                notices.append(f"{prefix} is {config} on {path}")
+            evaluator = evaluator_class(data_path=path, eval_metadata=path_metadata, **options)
+            built[prefix] = path, evaluator
+            notices += getattr(evaluator, "notices", [])
+    if dataset.config.rank == 0:
+        for notice in notices:
+            say_once(f"notice: {notice}")
     return built
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """The names, with a number behind each that has come before."""
+    taken: list[str] = []
+    for name in names:
+        numbers = itertools.count(2)
+        candidate = name
+        while candidate in taken:
+            candidate = f"{name}{next(numbers)}"
+        taken.append(candidate)
+    return taken

@@ -11,7 +11,7 @@ from dataset.common import PuzzleDatasetMetadata
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
 from evaluators.loop import evaluate, supervision_steps, trace
 from evaluators.maze import Maze, shortest_moves
-from evaluators.protocol import build_evaluators
+from evaluators.protocol import build_evaluators, distinct
 from evaluators.sudoku import Sudoku
 from helpers import tiny_config, write_tiny_dataset
 from losses import ACTLossHead
@@ -163,6 +163,66 @@ def test_a_users_own_evaluator_sees_its_own_data_set(tmp_path, head, monkeypatch
         assert {name: value for name, value in metrics.items() if name.startswith("eval/")} == {
             "eval/own/a/examples": 3, "eval/own/a/sum": 106, "eval/own/b/examples": 5, "eval/own/b/sum": 115}
     assert build_evaluators([{"name": "own@Collect", "offset": 1}], test_dataset(paths[0])).keys() == {"eval/own"}
+
+
+WRITES = """
+import os
+class Writes:
+    required_outputs = set()
+    def __init__(self, data_path, eval_metadata, text="first"): self.text, self.metadata = text, eval_metadata
+    def begin_eval(self): pass
+    def update_batch(self, batch, outputs): pass
+    def result(self, save_path, rank, world_size, group):
+        if self.text:
+            with open(os.path.join(save_path, "answers.txt"), "x") as file:  # as published evaluators do
+                file.write(self.text)
+        return {"length": len(self.text)}
+class Quiet(Writes):
+    notices = ["quiet has seen its data"]
+"""
+
+
+@pytest.fixture
+def writes(tmp_path, monkeypatch):
+    (tmp_path / "writes.py").write_text(WRITES)
+    monkeypatch.setattr(evaluators, "__path__", [*evaluators.__path__, str(tmp_path)])
+
+
+def test_evaluators_that_would_share_a_name_or_a_file_are_kept_apart(writes, tmp_path, head, capsys):
+    """The same class with other options, another class of its module, and data sets whose folders have one name."""
+    paths = [write_tiny_dataset(tmp_path / name / "x", test=[[1]] * 3) for name in "ab"]
+    configs = [{"name": "writes@Writes"}, {"name": "writes@Writes", "text": "second"},
+               {"name": "writes@Quiet", "text": ""}]
+    data = test_dataset(*paths)
+    built = build_evaluators(configs, data)
+    assert {prefix: path for prefix, (path, _) in built.items()} == {
+        f"eval/writes{i}/x{j}": str(path) for i in ("", 2, 3) for j, path in zip(("", 2), paths)}
+    told = capsys.readouterr().out
+    assert f"notice: eval/writes2/x2 is {configs[1]} on {paths[1]}\n" in told
+    assert "eval/writes/x is" not in told and told.count("notice: quiet has seen its data\n") == 1
+    head = ACTLossHead(TRM(tiny_config(num_puzzle_identifiers=129)), loss_type="softmax_cross_entropy")
+    metrics = evaluate(head, data, ALONE, built, save_path=tmp_path / "out")
+    lengths = {name: value for name, value in metrics.items() if name.startswith("eval/")}
+    assert lengths == {f"{prefix}/length": {"": 5, "2": 6, "3": 0}[prefix.split("/")[1].removeprefix("writes")]
+                       for prefix in built}
+    files = {file.relative_to(tmp_path / "out").as_posix(): file.read_text() for file in tmp_path.glob("out/**/*.txt")}
+    assert files == {f"writes{i}/x{j}/answers.txt": text for i, text in (("", "first"), ("2", "second"))
+                     for j in ("", "2")}
+    assert not (tmp_path / "out" / "writes3").exists()  # of one that writes nothing
+
+
+def test_an_evaluator_alone_writes_to_the_folder_of_the_evaluation(writes, tmp_path, head, data):
+    for text, expected in (("first", ["answers.txt"]), ("", None)):
+        built = build_evaluators([{"name": "writes@Writes", "text": text}], test_dataset(data))
+        folder = tmp_path / f"out{text}"
+        evaluate(head, test_dataset(data), ALONE, built, save_path=folder)
+        assert ([file.name for file in folder.iterdir()] if folder.exists() else None) == expected
+
+
+@pytest.mark.parametrize("names, apart", [
+    ("a b", "a b"), ("a a", "a a2"), ("a a a", "a a2 a3"), ("a2 a a", "a2 a a3"), ("a a a2", "a a2 a22"), ("", "")])
+def test_names_that_come_again_are_numbered(names, apart):
+    assert distinct(names.split()) == apart.split()
 
 
 # Rules
