@@ -11,7 +11,7 @@ task. Check: `pytest tests/test_arc_tasks.py`.
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,11 @@ class Task:
     def unanswered(self) -> bool:
         """Is it for testing, and an answer not known?"""
         return not all(answer.size for _, answer in self.pairs.get("test", []))
+
+    def as_training(self) -> "Task":
+        """The task with its answered tests in train, too, in the order of the file."""
+        return replace(self, pairs={"train": [(question, answer) for kind in self.puzzle
+                                              for question, answer in self.pairs.get(kind, []) if answer.size]})
 
     def all_pairs(self) -> list[Pair]:
         return [pair for pairs in self.pairs.values() for pair in pairs]

@@ -10,8 +10,9 @@
         --output-dir data/arc1-aug-1000 --subsets training evaluation --test-set-name evaluation  # a file a task
 
 A group is a task, a puzzle one augmentation of it (the original first), an example one input-output pair. All pairs of
-a task go to train, except that the tests of tasks of the test set go to test. In train, one example of each puzzle
-stands in the upper left corner and the others anywhere; in test, all stand there. Tokens and names: see `arc.py`.
+a task go to train, except that the tests of tasks of the test set (with `--test-fraction 0.1` a tenth of all tasks) go
+to test. In train, one example of each puzzle stands in the upper left corner and the others anywhere; in test, all
+stand there. Tokens and names: see `arc.py`.
 
 Two passes over the tasks, by --num-workers processes: drawing augmentations needs no grids, only hashes, and gives the
 sizes of the arrays; then each task's puzzles are written where they belong. The random numbers of a task depend on
@@ -36,10 +37,11 @@ import numpy as np
 from tqdm import tqdm
 
 from dataset.arc import COLOURS, SIDE, VOCAB_SIZE, augmentation_names, encode_recoloured
-from dataset.arc_content import augmented_keys, colour_sums, find_leaks
+from dataset.arc_content import augmented_keys, canonical_key, colour_sums, find_leaks
 from dataset.arc_tasks import Task, read_tasks, source_files
-from dataset.builder import Parser, at_least, building, run
+from dataset.builder import Parser, add_test_fraction, at_least, building, run
 from dataset.common import BLANK_IDENTIFIER, field_path, open_field, write_json, write_split
+from dataset.splitting import joined, rows_for_testing
 from dataset.symmetry import dihedral
 
 SEQ_LEN = SIDE * SIDE
@@ -149,10 +151,15 @@ def read_sources(args: argparse.Namespace) -> list[Task]:
     for name in test_sets:
         if name not in args.subsets:
             raise ValueError(f"the test set {name} is not among --subsets {' '.join(args.subsets)}; add or correct it")
+    by_fraction = args.test_fraction is not None
+    if by_fraction and test_sets:
+        raise ValueError("--test-fraction draws the test set, and --test-set-name2 names one; use either")
     tasks = [task for subset in dict.fromkeys(args.subsets)
-             for task in read_tasks(args.input_file_prefix, subset, subset in test_sets)]
+             for task in read_tasks(args.input_file_prefix, subset, by_fraction or subset in test_sets)]
     if args.tasks:
         tasks = chosen(tasks, args.tasks)
+    if by_fraction:
+        tasks = divided(tasks, args.test_fraction, args.seed)
     tested: dict[str, Task] = {}
     for task in (task for task in tasks if task.for_testing):
         twin = tested.setdefault(task.id, task)
@@ -160,6 +167,14 @@ def read_sources(args: argparse.Namespace) -> list[Task]:
             raise ValueError(f"task {task.id} stands in {twin.subset} and, with other pairs, in {task.subset}; answers "
                              "to both could not be told apart, so build two data sets")
     return tasks
+
+
+def divided(tasks: list[Task], fraction: float, seed: int) -> list[Task]:
+    """The tasks, of which this fraction is for testing. Tasks of one id, or of one content up to symmetry and colours,
+    stay together."""
+    keys = [task.id for task in tasks], np.array([canonical_key(task) for task in tasks], np.uint64)
+    test = rows_for_testing(joined(*keys), fraction, seed)
+    return [task if tested else task.as_training() for task, tested in zip(tasks, test)]
 
 
 def _as_sorted(task: Task) -> dict[str, list]:
@@ -277,7 +292,9 @@ def main(argv: list[str] | None = None) -> None:
                         "and <prefix>_<subset>_solutions.json, or one a task, <prefix>/<subset>/<task>.json")
     parser.add_argument("--output-dir", required=True, help="folder to make")
     parser.add_argument("--subsets", nargs="+", required=True, help="names of the subsets to use")
-    parser.add_argument("--test-set-name", required=True, help="the subset whose tests go to the test split")
+    tested = parser.add_mutually_exclusive_group(required=True)
+    tested.add_argument("--test-set-name", help="the subset whose tests go to the test split")
+    add_test_fraction(tested, "the subsets", "--test-set-name")
     parser.add_argument("--test-set-name2", help="another such subset")
     parser.add_argument("--tasks", nargs="+", help="ids of the tasks to use, of these subsets (default: all)")
     parser.add_argument("--num-aug", type=at_least(0), default=1000, help="augmentations of a task (default: 1000)")

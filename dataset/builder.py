@@ -40,14 +40,15 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--seed", type=at_least(0), default=0, help="of all that is drawn at random (default: 0)")
         self.add_argument("--overwrite", action="store_true", help="replace the output folder if it exists")
 
-    def add_test_fraction(self, source: str, instead: str) -> None:
-        """`--test-fraction`, of the tasks of a `source`, and what there is `instead`."""
-        self.add_argument("--test-fraction", type=fraction, metavar="F", help="this part of the tasks of "
-                          f"{source}, drawn by --seed, is the test set; variants of one task stay together (default: "
-                          f"{instead})")
-
     def error(self, message: str):
         raise ValueError(f"{message}; see --help")
+
+
+def add_test_fraction(options: argparse._ActionsContainer, source: str, instead: str) -> None:
+    """`--test-fraction`, of the tasks of a `source`, and what there is `instead`."""
+    options.add_argument("--test-fraction", type=fraction, metavar="F", help=f"this part of the tasks of {source}, "
+                         "drawn by --seed, is the test set; variants of one task stay together (default: "
+                         f"{instead})")
 
 
 def run(main: Callable[[], None]) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.builder import Parser, at_least, building
+from dataset.builder import Parser, add_test_fraction, at_least, building
 from dataset.common import BLANK_IDENTIFIER, new_dataset_directory, open_field, write_json, write_split
 from dataset.splitting import rows_for_testing
 
@@ -197,7 +197,7 @@ def builder_parser(description: str, output_dir: str, source_repo: str) -> argpa
     parser = Parser(description)
     parser.add_argument("--output-dir", default=output_dir, help=f"folder to make (default: {output_dir})")
     parser.add_argument("--source-dir", help="folder with train.csv and test.csv (default: download --source-repo)")
-    parser.add_test_fraction("train.csv", "test.csv is")
+    add_test_fraction(parser, "train.csv", "test.csv is")
     parser.add_argument("--source-repo", default=source_repo, help=f"hub data set (default: {source_repo})")
     parser.add_argument("--subsample-size", type=at_least(1), help="random rows of train to use (default: all)")
     return parser

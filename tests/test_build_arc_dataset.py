@@ -39,9 +39,10 @@ def prefix(subsets, tmp_path_factory) -> str:
     return write_arc_source(tmp_path_factory.mktemp("arc"), subsets)
 
 
-def build(prefix: str, output: Path, *options, subsets: str = "learn exam", test: str = "exam") -> Path:
+def build(prefix: str, output: Path, *options, subsets: str = "learn exam", test: str | None = "exam") -> Path:
     main(["--input-file-prefix", prefix, "--output-dir", str(output), "--subsets", *subsets.split(),
-          "--test-set-name", test, "--num-aug", str(NUM_AUG), "--num-workers", "1", *map(str, options)])
+          *(["--test-set-name", test] if test else []), "--num-aug", str(NUM_AUG), "--num-workers", "1",
+          *map(str, options)])
     return output
 
 
@@ -281,6 +282,39 @@ def test_leaks_are_told_dropped_or_refused(subsets, tmp_path, capsys):
         build(prefix, tmp_path / "refused", "--on-leak", "error")
     assert told in str(refused.value) and "--on-leak drop" in str(refused.value)
     assert not (tmp_path / "refused").exists()
+
+
+def test_a_fraction_of_the_tasks_is_the_test_set_and_what_shows_the_same_stays_together(subsets, tmp_path, capsys):
+    """learn0 stands in another subset as well, learn1 turned and learn2 with other colours under another id."""
+    turned = {kind: [{side: np.rot90(pair[side]).tolist() for side in pair} for pair in pairs]
+              for kind, pairs in subsets["learn"]["learn1"].items()}
+    painted = {kind: [{side: ((np.array(pair[side]) + 3) % 10).tolist() for side in pair} for pair in pairs]
+               for kind, pairs in subsets["learn"]["learn2"].items()}
+    other = {"learn0": subsets["learn"]["learn0"], "turned": turned, "painted": painted}
+    prefix = write_arc_source(tmp_path, {"learn": subsets["learn"], "other": other})
+    together = [{"learn1", "turned"}, {"learn2", "painted"}]
+    drawn = set()
+    for seed in range(3):
+        options = ["--test-fraction", 0.25, "--seed", seed, "--num-aug", 0, "--on-leak", "error"]
+        built = build(prefix, tmp_path / f"seed{seed}", *options, subsets="learn other", test=None)
+        tested = {name for name, _, _ in puzzles(built, "test")}
+        assert len(tested) - sum(pair <= tested for pair in together) == 3  # of twelve tasks
+        assert all(len(pair & tested) != 1 for pair in together)
+        assert set(json.loads((built / "test_puzzles.json").read_text())) == tested
+        for name, _, grids in puzzles(built, "train"):
+            assert len(grids) == 2 * (3 if name in tested else 4)  # demonstrations are trained on, as published
+        drawn.add(frozenset(tested))
+    assert len(drawn) > 1
+
+
+@pytest.mark.parametrize("options, message", [
+    ([], "one of the arguments --test-set-name --test-fraction is required"),
+    (["--test-set-name", "exam", "--test-fraction", "0.5"], "argument --test-fraction: not allowed with argument --test"),
+    (["--test-set-name2", "exam", "--test-fraction", "0.5"], "--test-fraction draws the test set, and --test-set-name2"),
+    (["--test-fraction", "0.5", "--tasks", "learn1"], "all 1 rows are variants of one task")])
+def test_a_test_set_is_either_named_or_drawn(prefix, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        build(prefix, tmp_path / "no", *options, test=None)
 
 
 def test_the_loader_reads_it(built):
