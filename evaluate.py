@@ -207,7 +207,7 @@ def score(config: EvaluateConfig, world: World) -> dict[str, float]:
     if config.puzzle_identifiers != "own":
         ablate_identifiers(head, data, config.puzzle_identifiers)
     output_dir = output_directory(config, checkpoint)
-    evaluators = build_evaluators([e.model_dump() for e in config.evaluators], data)
+    evaluators = build_evaluators(config.named_evaluators, data)
     curve = DepthCurve(head, config.halt_max_steps or settings["arch"]["halt_max_steps"], world) \
         if config.per_step else None
     metrics = evaluate(head, data, world, evaluators, config.eval_save_outputs, output_dir, curve=curve)

@@ -163,7 +163,7 @@ def build_run(config: PretrainConfig, world: World, resumed: Resumed | None) -> 
         state.load_state_dict(resumed.payload, resumed.file, world)
         for loaded in ("model_state", "ema_state", "optimizer_states", "carry"):
             del resumed.payload[loaded]  # or memory would hold it twice
-    evaluators = build_evaluators([e.model_dump() for e in config.evaluators], test_data)
+    evaluators = build_evaluators(config.named_evaluators, test_data)
     needed_outputs(state.head, evaluators, config.eval_save_outputs)  # or the first evaluation would find out
     directory = name_run(config)
     facts["config"] = config.model_dump()

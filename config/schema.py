@@ -23,7 +23,6 @@ from utils.run_log import LogConfig
 
 # a model's keys that the data decide
 DATA_KEYS = ("batch_size", *(PuzzleDatasetMetadata.MODEL_KEYS | RegressionMetadata.MODEL_KEYS))
-DEFAULT_EVALUATOR = "arc@ARC"
 
 
 class NamedConfig(BaseModel):
@@ -127,14 +126,18 @@ class SharedConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    # evaluators of the test data: [{name: module@Class, option: value}]
-    evaluators: list[NamedConfig]
+    # evaluators of the test data, [{name: module@Class, option: value}]; null: that of the kind of puzzle that they are
+    evaluators: list[NamedConfig] | None
     # batch fields and outputs to save at evaluation, such as [inputs, preds, q_halt_logits]
     eval_save_outputs: list[str]
     # auto: cuda, mps, cpu, the first there is
     device: Literal["auto", "cuda", "mps", "cpu"]
     # show tracebacks of errors
     debug: bool
+
+    @property
+    def named_evaluators(self) -> list[dict] | None:
+        return None if self.evaluators is None else [evaluator.model_dump() for evaluator in self.evaluators]
 
     @classmethod
     def parse(cls, cfg: DictConfig, overrides: Sequence[str] = ()):
@@ -192,8 +195,6 @@ class PretrainConfig(SharedConfig, OptimConfig, LogConfig):
         if self.arch.options.get("forward_dtype") == "float16":
             raise ValueError("arch.forward_dtype=float16 cannot train: what is below 6e-8 becomes 0 on the gradient's way "
                              "back; use bfloat16, which has the range of float32 in as much memory, or float32")
-        if getattr(self.arch.head_class, "TASK", None) == "regression":  # which the default evaluator does not know
-            self.evaluators = [evaluator for evaluator in self.evaluators if evaluator.name != DEFAULT_EVALUATOR]
         check_order(self.depth_curriculum)
         for stage in self.depth_curriculum:
             self.arch.check_cycles(stage.cycles)

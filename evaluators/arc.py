@@ -25,11 +25,13 @@ from torch import Tensor
 from dataset.arc import COLOURS, FIRST_COLOUR, SEPARATOR, SIDE, VOCAB_SIZE, decode_grid, encode_grid, parse_augmentation
 from dataset.arc_tasks import NO_ANSWER
 from dataset.common import PuzzleDatasetMetadata
+from dataset.example_set import ExampleSet
 from evaluators.arc_gallery import write_gallery
 from evaluators.arc_votes import ORIGINAL, Answer, Attempt, Grid, Votes, candidate_keys, grid_hashes
 from utils.command_line import describe_validation
 from utils.distributed import broadcast_object, decided_by_main
 
+SIZES = SIDE * SIDE, VOCAB_SIZE  # cells and tokens
 NO_PREDICTION = [[0, 0], [0, 0]]  # submitted where no grid was predicted
 STAND_IN = [[0]]  # for each answer, in data sets that were built without solutions by the published code
 
@@ -60,13 +62,19 @@ class ARC:
                                                  "evaluators.arc@ARC.")) from error
         self.data_path, self.blank = data_path, eval_metadata.blank_identifier_id
         self.tasks, names = _read(data_path, "test_puzzles.json"), _read(data_path, "identifiers.json")
-        if (eval_metadata.seq_len, eval_metadata.vocab_size) != (SIDE * SIDE, VOCAB_SIZE):
-            raise ValueError(f"{data_path}: ARC has {SIDE * SIDE} cells and {VOCAB_SIZE} tokens, this data set "
+        if (eval_metadata.seq_len, eval_metadata.vocab_size) != SIZES:
+            raise ValueError(f"{data_path}: ARC has {SIZES[0]} cells and {SIZES[1]} tokens, this data set "
                              f"{eval_metadata.seq_len} and {eval_metadata.vocab_size}; score it without arc@ARC")
         self.notices = self._unknown_answers()  # to be said at the start
         self._number_test_inputs()
         self._number_identifiers(names)
         self.votes = Votes()
+
+    @classmethod
+    def suits(cls, test_set: ExampleSet) -> bool:
+        """Are these ARC tasks?"""
+        sizes = test_set.metadata.seq_len, test_set.metadata.vocab_size
+        return sizes == SIZES and (Path(test_set.path) / "test_puzzles.json").is_file()
 
     def _unknown_answers(self) -> list[str]:
         """What there is to say of them. Answers that are all stand-ins are taken away."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dataset.common import PuzzleDatasetMetadata
-from dataset.example_set import say_once
+from dataset.example_set import ExampleSet, say_once
 from utils.distributed import all_reduce_sum_
 from utils.resolve import load_class
 
@@ -36,6 +36,11 @@ class Evaluator(Protocol):
         for its files, which is there and its own."""
 
 
+# The evaluators of puzzles that are told by their data: each has `suits(test_set)`.
+BY_KIND = ("arc@ARC", "sudoku@Sudoku", "maze@Maze")
+LOOKED_AT = 16  # examples that tell whether data obey rules
+
+
 class RuleCheck:
     """Base of evaluators that check rules row by row: subclasses map (inputs, preds) to named booleans (B,)."""
 
@@ -47,6 +52,17 @@ class RuleCheck:
             raise ValueError(f"{type(self).__name__} needs square grids; {data_path} has {eval_metadata.seq_len} "
                              "cells; use evaluators=[]")
         self.begin_eval()
+
+    @classmethod
+    def suits(cls, test_set: ExampleSet) -> bool:
+        """Are these such puzzles: do the labels of the first ones obey the rules?"""
+        try:
+            rules = cls(test_set.path, test_set.metadata)
+        except ValueError:  # grids of another size
+            return False
+        first = test_set.fetch(np.arange(min(len(test_set), LOOKED_AT)))
+        inputs, labels = first["inputs"], first["labels"]
+        return bool((labels >= 0).all()) and all(passed.all() for passed in rules.check(inputs, labels).values())
 
     def begin_eval(self) -> None:
         self.counts: dict[str, int] = {}
@@ -71,24 +87,28 @@ class RuleCheck:
         return {name: count / max(examples, 1) for name, count in zip(self.names(), counts)} if rank == 0 else None
 
 
-def build_evaluators(configs: Sequence[dict], dataset) -> dict[str, tuple[str, Evaluator]]:
-    """For each config and each test data set, its metrics' prefix and (data path, evaluator).
+def build_evaluators(configs: Sequence[dict] | None, dataset) -> dict[str, tuple[str, Evaluator]]:
+    """For each config and each test data set, its metrics' prefix and (data path, evaluator). None: the evaluators of
+    the kind of puzzle that each data set holds, where there is one.
 
     The prefix is `eval/<module>`, with the folder's name behind it where there are several data sets. What would come
     again has a number: `eval/arc` and `eval/arc2`. That is said, and what evaluators have to say of their data.
     """
-    metadata = {puzzle_set.path: puzzle_set.metadata for puzzle_set in dataset.sets.values()}
-    modules = [config["name"].partition("@")[0] for config in configs]
-    folders = [Path(path).name for path in metadata]
+    sets = {test_set.path: test_set for test_set in dataset.sets.values()}
+    by_kind = configs is None
+    configs = [{"name": name} for name in BY_KIND] if by_kind else configs
+    modules, folders = [config["name"].partition("@")[0] for config in configs], [Path(path).name for path in sets]
     built, notices = {}, []
     for config, module, numbered in zip(configs, modules, distinct(modules)):
         options = {key: value for key, value in config.items() if key != "name"}
         evaluator_class = load_class(config["name"], "evaluators")
-        for (path, path_metadata), folder, own_folder in zip(metadata.items(), folders, distinct(folders)):
-            prefix = f"eval/{numbered}" + (f"/{own_folder}" if len(metadata) > 1 else "")
+        for (path, test_set), folder, own_folder in zip(sets.items(), folders, distinct(folders)):
+            if by_kind and not (test_set.metadata.task_type == "classification" and evaluator_class.suits(test_set)):
+                continue
+            prefix = f"eval/{numbered}" + (f"/{own_folder}" if len(sets) > 1 else "")
             if (module, folder) != (numbered, own_folder):
                 notices.append(f"{prefix} is {config} on {path}")
-            evaluator = evaluator_class(data_path=path, eval_metadata=path_metadata, **options)
+            evaluator = evaluator_class(data_path=path, eval_metadata=test_set.metadata, **options)
             built[prefix] = path, evaluator
             notices += getattr(evaluator, "notices", [])
     if dataset.config.rank == 0:

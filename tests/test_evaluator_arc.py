@@ -423,7 +423,7 @@ def test_a_run_without_solutions_keeps_the_newest_checkpoint(tmp_path, capsys):
     assert not (run_dir / "best.ckpt").exists() and (run_dir / "train_vs_val_loss.png").is_file()
     assert find_checkpoint(run_dir) == run_dir / (run_dir / "latest.txt").read_text().strip()
     assert len(list(run_dir.glob("evaluation_step_*/submission.json"))) == 2
-    assert score(evaluate_config(f"checkpoint={run_dir}", "evaluators=[{name: arc@ARC}]"), World()) == {}
+    assert score(evaluate_config(f"checkpoint={run_dir}"), World()) == {}
     assert json.loads((run_dir / "evaluation" / "submission.json").read_text()).keys() == {"secret0", "secret1"}
 
 

@@ -1,13 +1,14 @@
 """The evaluation loop against the recorded evaluation, and rule checks against grids made by hand."""
 import json
 from itertools import permutations
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import evaluators
-from dataset.common import PuzzleDatasetMetadata
+from dataset.common import PuzzleDatasetMetadata, write_split
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
 from evaluators.loop import evaluate, supervision_steps, trace
 from evaluators.maze import Maze, shortest_moves
@@ -217,6 +218,40 @@ def test_an_evaluator_alone_writes_to_the_folder_of_the_evaluation(writes, tmp_p
         folder = tmp_path / f"out{text}"
         evaluate(head, test_dataset(data), ALONE, built, save_path=folder)
         assert ([file.name for file in folder.iterdir()] if folder.exists() else None) == expected
+
+
+SUDOKU, EMPTY = "1234341221434321", "?" * 16
+
+
+def written(path: Path, questions: list[str], answers: list[str], alphabet: str, vocab_size: int) -> Path:
+    """A data set of one kind; what is not in its alphabet is a blank."""
+    each = np.arange(len(questions) + 1, dtype=np.int32)
+    for split in ("train", "test"):
+        write_split(path / split, {
+            "inputs": np.stack([cells(text, alphabet) for text in questions]).astype(np.uint8),
+            "labels": np.stack([cells(text, alphabet) for text in answers]).astype(np.uint8),
+            "puzzle_identifiers": 0 * each[1:], "puzzle_indices": each, "group_indices": each}, vocab_size)
+    return path
+
+
+@pytest.mark.parametrize("kind, questions, answers, alphabet, vocab_size", [
+    ("sudoku", [EMPTY, EMPTY], [SUDOKU, SUDOKU[::-1]], "#?1234", 6),
+    (None, [EMPTY, EMPTY], [SUDOKU, "1" * 16], "#?1234", 6),  # the second breaks the rules
+    ("maze", ["S  #/ #  /   G/# ##"], ["S  #/o#  /oooG/# ##"], "?# SGo", 6),
+    (None, ["S  #/ #  /   G/# ##"], ["Soo#/o#o /oooG/# ##"], "?# SGo", 6),
+    (None, ["S  #/ #  /   "], ["   /  #/ #S  "], "?# SGo", 6),  # no square
+])
+def test_without_evaluators_puzzles_are_scored_by_those_of_their_kind(tmp_path, kind, questions, answers, alphabet,
+                                                                     vocab_size):
+    data = test_dataset(written(tmp_path / "data", questions, answers, alphabet, vocab_size))
+    built = build_evaluators(None, data)
+    assert list(built) == ([f"eval/{kind}"] if kind else [])
+    assert build_evaluators([], data) == {}
+    for _, evaluator in built.values():
+        evaluator.begin_eval()
+        examples = data.examples(range(len(questions)))
+        evaluator.update_batch(examples, {"preds": examples["labels"]})
+        assert evaluator.result(None, 0, 1, None)["solved"] == 1
 
 
 @pytest.mark.parametrize("names, apart", [

@@ -14,7 +14,7 @@ from helpers import (REGRESSION, TINY_ARCH, assert_equal, evaluate_config, metri
 from pretrain import train
 from utils.checkpoint import read_checkpoint, weights_of
 from utils.distributed import World
-from utils.export import published_name, refuse_unpublished
+from utils.export import Export, published_name, refuse_unpublished
 
 QUICK = [*TINY_ARCH, "evaluators=[]", "global_batch_size=16", "epochs=1", "use_wandb=false"]
 
@@ -54,6 +54,9 @@ def test_the_published_layout_has_published_names(run_dir, tmp_path):
     assert config.arch.name == "recursive_reasoning.trm@TinyRecursiveReasoningModel_ACTV1"
     assert config.arch.forward_dtype == "float32"  # where the run was told auto
     assert "checkpoint" not in config and config.ema_rate == 0.5
+    by_kind = Export({}, {"arch": read_checkpoint(run_dir / "best.ckpt")["config"]["arch"] | {
+        "forward_dtype": "float32"}, "evaluators": None}, 0, "stored", {}, {}, {})
+    assert by_kind.published_settings()["evaluators"] == []  # the published class takes no null
     assert set(config.arch.loss) == {"name", "loss_type"}  # the published class takes no others
 
 

@@ -119,9 +119,15 @@ def test_the_checkpoint_of_an_evaluation_that_fails_is_there(data, tmp_path, mon
     assert read_checkpoint(tmp_path / "run" / "step_00000004.ckpt")["step"] == 4
 
 
-def test_a_data_set_that_is_not_arc_says_how_to_train_on_it(data):
-    done = run_script("pretrain.py", "data_paths=[data]", *BASICS[:-1], "run_name=x", cwd=data.parent)
-    assert BASICS[-1] == "evaluators=[]" and done.returncode == 2
+def test_a_data_set_that_is_not_arc_needs_no_evaluators_and_says_so_to_who_asks_for_arcs(data):
+    assert BASICS[-1] == "evaluators=[]"
+    lines = [metric_lines(train(pretrain_config(
+        f"data_paths=[{data}]", f"checkpoint.path={data.parent / name}", f"log_dir={data.parent}", "epochs=1", *basics),
+        World()))[-1] for name, basics in (("default", BASICS[:-1]), ("none", BASICS))]
+    assert lines[0] == lines[1] and not any(name.startswith("eval/") for name in lines[0])
+    done = run_script("pretrain.py", "data_paths=[data]", *BASICS[:-1], "evaluators=[{name: arc@ARC}]", "run_name=x",
+                      cwd=data.parent)
+    assert done.returncode == 2
     assert done.stderr == ("error: arc@ARC scores ARC data sets only, and data/test_puzzles.json is missing; use "
                            "evaluators=[] for other puzzles, or build the data set again\n")
     assert not (data.parent / "checkpoints").exists()

@@ -21,7 +21,7 @@ PUBLISHED = {
     "lr_min_ratio": 1.0, "lr_warmup_steps": 2000, "beta1": 0.9, "beta2": 0.95, "weight_decay": 0.1,
     "puzzle_emb_weight_decay": 0.1, "puzzle_emb_lr": 1e-2, "seed": 0, "min_eval_interval": 0, "ema": False,
     "ema_rate": 0.999, "freeze_weights": False, "data_paths": ["data/arc1concept-aug-1000"], "data_paths_test": [],
-    "evaluators": [{"name": "arc@ARC"}], "project_name": None, "run_name": None, "eval_save_outputs": [],
+    "project_name": None, "run_name": None, "eval_save_outputs": [],
     "load_checkpoint": None, "checkpoint_path": None}
 PUBLISHED_ARCH = {
     "name": "recursive_reasoning.trm@TinyRecursiveReasoningModel_ACTV1", "halt_exploration_prob": 0.1,
@@ -37,6 +37,7 @@ def test_names_and_defaults_are_the_published_ones():
     config = pretrain_config().model_dump()
     assert {key: config[key] for key in PUBLISHED} == PUBLISHED
     assert {key: config["arch"][key] for key in PUBLISHED_ARCH} == PUBLISHED_ARCH
+    assert config["evaluators"] is None  # published: arc@ARC, which on ARC data it comes to
     assert (config["optimizer"], config["use_wandb"], config["log_dir"], config["log_file"]) == (
         "lion", True, "logs", "pretrain.log")
     assert (config["checkpoint"]["monitor"], config["checkpoint"]["mode"]) == ("val/loss", "min")

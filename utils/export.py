@@ -81,7 +81,10 @@ class Export:
             latent = next(tensor for name, tensor in self.state.items() if name.endswith("_init"))
             arch["forward_dtype"] = str(latent.dtype).removeprefix("torch.")
         arch["loss"] = {key: arch["loss"][key] for key in PUBLISHED_LOSS_KEYS}  # theirs takes no others
-        return {"arch": arch} | {key: self.settings[key] for key in PUBLISHED_KEYS if key in self.settings}
+        kept = {key: self.settings[key] for key in PUBLISHED_KEYS if key in self.settings}
+        if kept.get("evaluators", []) is None:  # theirs takes no null
+            kept["evaluators"] = []
+        return {"arch": arch} | kept
 
     def card(self, repository: str) -> str:
         """The model card: what it is, scores, data, commands, config."""
