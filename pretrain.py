@@ -271,8 +271,8 @@ def main(cfg: DictConfig) -> None:
             train(config, world, resumed)
         except Stopped as stopped:
             if world.is_main:
-                way_on = f"go on with checkpoint.path={config.run_directory} checkpoint.resume=true"
-                print(f"{stopped}; {way_on if stopped.saved else 'it is not saved'}", file=sys.stderr)
+                way_on = f"go on with {config.way_on}" if stopped.saved else "it is not saved"
+                print(f"{stopped}; {way_on}", file=sys.stderr)
             sys.exit(STOPPED if stopped.saved else GAVE_UP)
 
 

@@ -15,6 +15,7 @@ from config.schema import PretrainConfig
 from utils.checkpoint import read_checkpoint
 from utils.command_line import CONFIG_DIR, leaf_keys
 from utils.distributed import decided_by_main
+from utils.quoting import typed
 from utils.run_directory import newest_checkpoint, runs_there_are
 
 OF_THE_INVOCATION = ("device", "debug", "load_checkpoint", "checkpoint.path", "checkpoint.resume",
@@ -70,7 +71,7 @@ def taken_up(config: PretrainConfig, cfg: DictConfig, overrides: Sequence[str]
     payload = read_checkpoint(file)
     if "data_position" not in payload or "ranks" not in payload:
         raise ValueError(f"{file} holds weights, but not the state of a run, so no run can go on from it; start a new "
-                         f"one with load_checkpoint={file}")
+                         f"one with {typed('load_checkpoint', str(file))}")
     saved = _filled(payload["config"], cfg)
     resumed = _merged(saved, cfg, overrides)
     resumed.checkpoint.path = config.checkpoint.path or str(config.run_directory or file.parent)

@@ -18,6 +18,7 @@ from utils.curriculum import Stage, check_order
 from utils.distributed import World
 from utils.hub import REPOSITORY
 from utils.optim import OptimConfig
+from utils.quoting import typed
 from utils.resolve import load_class
 from utils.run_log import LogConfig
 
@@ -219,6 +220,11 @@ class PretrainConfig(SharedConfig, OptimConfig, LogConfig):
         if self.checkpoint.path is not None:
             return Path(self.checkpoint.path)
         return Path("checkpoints", self.project, self.run_name) if self.run_name else None
+
+    @property
+    def way_on(self) -> str:
+        """The settings by which the run goes on, as they are typed in a shell."""
+        return f"{typed('checkpoint.path', str(self.run_directory))} checkpoint.resume=true"
 
 
 class EvaluateConfig(SharedConfig):

@@ -153,7 +153,7 @@ def test_the_published_name_of_the_checkpoint_directory_is_understood():
     ("+monitor=x", "unknown key monitor; did you mean checkpoint.monitor?"),
     ("lr=fast", "lr='fast': "), ("lr=0", "lr=0: "), ("epochs=1.5", "epochs=1.5: "), ("epochs=0", "epochs=0: "),
     ("epochs=null", "epochs=None: "), ("ema=1", "ema=1: "), ("ema_rate=1.0", "ema_rate=1.0: "),
-    ("seed=-1", "seed=-1: "),
+    ("seed=-1", "seed=-1: "), ("run_name=12", "run_name=12: .*; write 'run_name=\"12\"'"),
     ("optimizer=sgd", "optimizer='sgd': Input should be 'lion', 'adamw', 'adam_atan2' or 'muon'"),
     ("checkpoint.mode=lower", "checkpoint.mode='lower': Input should be 'min' or 'max'"),
     ("data_paths=data/x", "data_paths='data/x': Input should be a valid list"), ("data_paths=[]", r"data_paths=\[\]: "),

@@ -3,6 +3,7 @@ import atexit
 import difflib
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from hydra.errors import ConfigCompositionException, HydraException, OverridePar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
+
+from utils.quoting import corrected, typed
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "config"
 USER_ERROR = 2  # exit status of a run that ended for bad input
@@ -50,6 +53,8 @@ def _right_spelling(problem: dict) -> str:
     given = problem["input"]
     if problem["type"] == "list_type" and isinstance(given, str):
         return f'; write {problem["loc"][-1]}="[{given}]"'
+    if problem["type"] == "string_type" and isinstance(given, (int, float)) and isinstance(problem["loc"][-1], str):
+        return f"; write {typed('.'.join(map(str, problem['loc'])), str(given))}"
     if problem["type"].startswith("model") and isinstance(given, str):
         return f"; write {{name: {given}}}"
     return ""
@@ -118,8 +123,15 @@ def leaf_keys(cfg: DictConfig) -> list[str]:
 
 def _message(error: Exception, config_name: str) -> str:
     if isinstance(error, OverrideParseException):
-        reason = [line for line in str(error.message).splitlines() if " at " in line] or [error.message]
-        return f"cannot read the setting {error.override!r} ({reason[0]}); settings are written key=value"
+        said = str(error.message).splitlines()
+        reason = next((line for line in said if " at " in line or "Unknown" in line), said[0])
+        word = re.sub(r"^\+\+arch\.", "arch.", error.override)  # as it was typed: see `overrides_known_to_classes`
+        return (f"cannot read the setting {word!r} ({reason}); "
+                + (f"write {quoted}" if (quoted := corrected(word)) else "settings are written key=value"))
+    ambiguous = re.match(r"Ambiguous value for argument '(.+)'\n", str(error))  # its advice: quotes that a shell takes away
+    if ambiguous and (word := ambiguous[1]):
+        as_list = shlex.quote(word.replace("=", "=[", 1) + "]")
+        return f"{word} is several values; for one text write {corrected(word)}, for a list {as_list}; to run each, add -m"
     override = re.match(r"Could not override '([^']+)'", str(error))
     if isinstance(error, ConfigCompositionException) and override:
         groups = [argument for argument in sys.argv[1:] if re.match(r"(arch|experiment)=", argument)]

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from utils.checkpoint import COMPILED_PREFIX, SAFETENSORS, write_atomically
+from utils.quoting import typed
 from utils.resolve import load_class
 
 # Of a run's config, what the published code writes down besides `arch`.
@@ -90,7 +91,7 @@ class Export:
         """The model card: what it is, scores, data, commands, config."""
         arch, state = self.settings["arch"], self.state.values()
         model = arch["name"].partition("@")[0].rpartition(".")[2]
-        scored = ",".join(self.scored_on)
+        scored = typed("data_paths", list(self.scored_on))
         scores = "\n".join(f"| {name} | {value if isinstance(value, str) else format(value, '.6g')} |"
                            for name, value in self.metrics.items())
         trained = _data_rows("trained on", self.trained_on or dict.fromkeys(self.settings["data_paths"], "unknown"))
@@ -122,8 +123,8 @@ Scored by `python {shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])}`. To sco
 with the `arch` settings of the config below:
 
 ```
-python evaluate.py checkpoint=hf://{repository} data_paths="[{scored}]"
-python pretrain.py load_checkpoint=hf://{repository} data_paths="[{scored}]" arch={model}
+python evaluate.py checkpoint=hf://{repository} {scored}
+python pretrain.py load_checkpoint=hf://{repository} {scored} arch={model}
 ```
 
 ## Config

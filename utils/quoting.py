@@ -1,0 +1,46 @@
+"""Settings as they are typed in a shell. Hydra's grammar reads `=`, parentheses and the like as its own, unless the text
+stands in double quotes, and the shell takes those away, unless the whole stands in single ones:
+
+    python evaluate.py 'checkpoint="runs/lr=1e-3"'
+"""
+import re
+import shlex
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
+
+SETTING = re.compile(r"(?P<key>[+~]*[\w.@/-]+)=(?P<value>.*)", re.DOTALL)
+
+
+def typed(key: str, value: str | list[str]) -> str:
+    """`key=value` for a shell, in quotes where it needs them, so that `value` is read as that text, or those texts."""
+    text = _readable(value) if isinstance(value, str) else f"[{','.join(map(_readable, value))}]"
+    return shlex.quote(f"{key}={text}")
+
+
+def corrected(word: str) -> str | None:
+    """What to type for a setting that cannot be read as it stands: its text, or each text of its list, in quotes. None
+    where that would not do."""
+    setting = SETTING.fullmatch(word)
+    if not setting:
+        return None
+    key, value = setting["key"], setting["value"]
+    if not value.startswith(("[", "{")):
+        return typed(key, value)
+    if not re.fullmatch(r"\[[^][{}]+\]", value):
+        return None
+    return typed(key, [text.strip() for text in value[1:-1].split(",")])
+
+
+def _readable(text: str) -> str:
+    """Text in the form in which Hydra reads it as that text: as it is, or in double quotes."""
+    return text if _read(text) == text else QuotedString(text, Quote.double).with_quotes()
+
+
+def _read(value: str):
+    """What Hydra makes of a value; None where it cannot read it."""
+    try:
+        return OverridesParser.create().parse_override(f"key={value}").value()
+    except HydraException:
+        return None
