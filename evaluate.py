@@ -31,6 +31,7 @@ from utils.distributed import World, joined_world
 from utils.export import Export, refuse_unpublished
 from utils.hub import is_reference, repository_of, upload
 from utils.plots import board_shape, plot_predictions, plot_rollouts, plot_sequence_steps, plot_solution_steps
+from utils.run_directory import refuse_links
 
 WATCHED = 512  # test examples among which picture=slowest chooses
 
@@ -85,8 +86,7 @@ def load_head(config: EvaluateConfig, settings: dict, payload: dict, data: Puzzl
     if rows is not None and rows < data.metadata.num_puzzle_identifiers:
         raise ValueError(f"{data.config.folders} hold {data.metadata.num_puzzle_identifiers} puzzle identifiers, "
                          f"and the table of {checkpoint} has {rows} rows; score the data set it was trained on")
-    arch = ArchConfig(**settings["arch"])
-    arch.check()
+    arch = ArchConfig.of_file(settings["arch"], checkpoint, config.trust_code)
     dtype = arch.options.get("forward_dtype")
     if world.device.type == "cpu" and dtype in ("bfloat16", "float16"):
         print(f"notice: computing in float32; the run's {dtype} is many times slower on a CPU")
@@ -183,8 +183,10 @@ def output_directory(config: EvaluateConfig, checkpoint: Path) -> Path:
         return Path(config.output_dir)
     hub = is_reference(config.checkpoint)
     run = Path("checkpoints", repository_of(config.checkpoint).replace("/", "--")) if hub else checkpoint.parent
-    return run / "_".join(["evaluation", *(f"{key}_{value}" if key != "puzzle_identifiers" else str(value)
-                                           for key, value in differences(config).items())])
+    folder = run / "_".join(["evaluation", *(f"{key}_{value}" if key != "puzzle_identifiers" else str(value)
+                                             for key, value in differences(config).items())])
+    refuse_links([folder, *folder.rglob("*")], run)
+    return folder
 
 
 def differences(config: EvaluateConfig) -> dict[str, str | int]:
@@ -198,6 +200,7 @@ def score(config: EvaluateConfig, world: World) -> dict[str, float]:
     checkpoint = find_checkpoint(config.checkpoint)
     payload = read_checkpoint(checkpoint)
     settings = run_settings(checkpoint, payload)
+    ArchConfig.of_file(settings["arch"], checkpoint, config.trust_code)  # or it would be found wrong after loading data
     if config.export == "published":
         refuse_unpublished(settings)
     data = load_test_data(config, settings, world)

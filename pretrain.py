@@ -245,7 +245,7 @@ def open_log(config: PretrainConfig, run_dir: Path, state: TrainState, total_ste
     for path, offset in state.data.identifier_offsets.items():
         if offset:
             log.say(f"notice: identifiers of {path} are those stored there plus {offset}")
-    for notice in config.arch.notices():
+    for notice in config.notices():
         log.say(f"notice: {notice}")
     for line in resumed.notices(world.size) if resumed else []:
         log.say(line)

@@ -4,7 +4,7 @@ A resumed run takes its own saved config. Only what the command line names is ch
 `experiment=…` or `arch=…` the keys of that file. What describes the invocation rather than the run always comes from
 the command line.
 """
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,14 +12,16 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from config.schema import PretrainConfig
-from utils.checkpoint import read_checkpoint
+from utils.checkpoint import read_checkpoint, settings_of
 from utils.command_line import CONFIG_DIR, leaf_keys
 from utils.distributed import decided_by_main
 from utils.quoting import typed
 from utils.run_directory import newest_checkpoint, runs_there_are
+from utils.run_log import tells_of
 
-OF_THE_INVOCATION = ("device", "debug", "load_checkpoint", "checkpoint.path", "checkpoint.resume",
-                     "checkpoint.resume_from", "checkpoint.overwrite")
+OF_THE_INVOCATION = ("device", "debug", "trust_code", "load_checkpoint", "checkpoint_path", "checkpoint.path",
+                     "checkpoint.resume", "checkpoint.resume_from", "checkpoint.overwrite")
+TEXT_LOG = ("log_dir", "log_file")  # likewise, unless that log is there and tells of this run
 # What the saved state depends on, by the start of the key; all else (epochs, intervals, rates, logging) may change.
 FIXED = ("arch", "data_paths", "data_paths_test", "episode_window", "episode_stride", "global_batch_size", "seed",
          "optimizer", "weight_decay_on", "ema", "freeze_weights")
@@ -72,10 +74,19 @@ def taken_up(config: PretrainConfig, cfg: DictConfig, overrides: Sequence[str]
     if "data_position" not in payload or "ranks" not in payload:
         raise ValueError(f"{file} holds weights, but not the state of a run, so no run can go on from it; start a new "
                          f"one with {typed('load_checkpoint', str(file))}")
-    saved = _filled(payload["config"], cfg)
-    resumed = _merged(saved, cfg, overrides)
+    imports = None if config.trust_code else config.class_names
+    try:
+        settings, _ = settings_of(file, payload) or ({}, None)
+        saved = _filled(settings, cfg)
+        before = PretrainConfig.parse(saved, imports=imports)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    named = [*named_keys(overrides), *OF_THE_INVOCATION]
+    if {*TEXT_LOG} & {*named} or not tells_of(Path(before.log_dir, before.log_file), config.run_directory):
+        named += TEXT_LOG
+    resumed = _merged(saved, cfg, named, overrides, imports)
     resumed.checkpoint.path = config.checkpoint.path or str(config.run_directory or file.parent)
-    changed = changes(PretrainConfig.parse(saved), resumed)
+    changed = changes(before, resumed)
     refuse_what_would_be_wrong(changed, file)
     return resumed, Resumed(file, payload, changed)
 
@@ -107,12 +118,13 @@ def _filled(saved: dict, cfg: DictConfig) -> DictConfig:
     return OmegaConf.create(composed | saved | {"checkpoint": composed["checkpoint"] | saved["checkpoint"]})
 
 
-def _merged(saved: DictConfig, cfg: DictConfig, overrides: Sequence[str]) -> PretrainConfig:
-    """The saved config, with what the command line names, and what describes the invocation, from `cfg`."""
+def _merged(saved: DictConfig, cfg: DictConfig, named: Sequence[str], overrides: Sequence[str],
+            imports: Container[str] | None) -> PretrainConfig:
+    """The saved config, with the keys that are `named` from `cfg`."""
     merged = OmegaConf.create(saved)
-    for key in [*named_keys(overrides), *OF_THE_INVOCATION]:
+    for key in named:
         OmegaConf.update(merged, key, OmegaConf.select(cfg, key), merge=False, force_add=True)
-    return PretrainConfig.parse(merged, overrides)
+    return PretrainConfig.parse(merged, overrides, imports)
 
 
 def named_keys(overrides: Sequence[str]) -> list[str]:

@@ -2,7 +2,8 @@
 
 Every key stands in the YAML; an unknown or mistyped one is an error that names the nearest valid key.
 """
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 from torch import nn
 
 from dataset.common import EpisodeMetadata, PuzzleDatasetMetadata, RegressionMetadata, SplitMetadata
+from evaluators.protocol import EVALUATOR_PARTS
 from utils.checkpoint import CheckpointConfig
 from utils.command_line import CONFIG_DIR, describe_validation, flat_keys
 from utils.curriculum import Stage, check_order
@@ -19,11 +21,21 @@ from utils.distributed import World
 from utils.hub import REPOSITORY
 from utils.optim import OptimConfig
 from utils.quoting import typed
-from utils.resolve import load_class
+from utils.resolve import is_of, load_class
 from utils.run_log import LogConfig
 
 # a model's keys that the data decide
 DATA_KEYS = ("batch_size", *(PuzzleDatasetMetadata.MODEL_KEYS | RegressionMetadata.MODEL_KEYS))
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a config comes from: the context in which it is typed. Without one, it comes from a stranger's file."""
+
+    # keys that the command line names
+    named: frozenset[str] = frozenset()
+    # names of classes that may be imported from outside this project's packages; None: all, since the user wrote them
+    imports: Container[str] | None = ()
 
 
 class NamedConfig(BaseModel):
@@ -33,9 +45,21 @@ class NamedConfig(BaseModel):
 
     name: str
 
+    # may it be imported from outside this project's packages?
+    _anywhere: bool = PrivateAttr(False)
+
+    @model_validator(mode="after")
+    def _take_origin(self, info: ValidationInfo):
+        imports = (info.context or Origin()).imports
+        self._anywhere = imports is None or self.name in imports
+        return self
+
     @property
     def options(self) -> dict:
         return dict(self.__pydantic_extra__)
+
+    def load(self, package: str, parts: Sequence[str]) -> type:
+        return load_class(self.name, package, parts, self._anywhere)
 
 
 class ArchConfig(NamedConfig):
@@ -56,7 +80,7 @@ class ArchConfig(NamedConfig):
         unknown = options.keys() - self.head_class.Config.model_fields.keys()
         of_yaml = OmegaConf.load(CONFIG_DIR / "backbone.yaml").loss if unknown else {}
         for key in unknown & of_yaml.keys():
-            if f"arch.loss.{key}" not in (info.context or ()):  # the keys that the command line names
+            if f"arch.loss.{key}" not in (info.context or Origin()).named:
                 value = options.pop(key)
                 self._left_over |= {key: value} if value != of_yaml[key] else {}
         return self
@@ -68,11 +92,21 @@ class ArchConfig(NamedConfig):
 
     @property
     def model_class(self) -> type[nn.Module]:
-        return load_class(self.name, "models")
+        return self.load("models", ("Config", "initial_carry"))
 
     @property
     def head_class(self) -> type[nn.Module]:
-        return load_class(self.loss.name)
+        return self.loss.load("losses", ("Config", "initial_carry"))
+
+    @classmethod
+    def of_file(cls, settings: object, file: Path, trust_code: bool) -> "ArchConfig":
+        """Of the config that stands in a file. Raises ValueError for what is wrong in it, names not trusted included."""
+        try:
+            arch = _validate(cls, settings, [], "arch.", Origin(imports=None if trust_code else ()))
+            arch.check()
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+        return arch
 
     def check(self) -> None:
         """Type the options of both classes. Raises ValueError naming each key that is wrong."""
@@ -135,21 +169,29 @@ class SharedConfig(BaseModel):
     device: Literal["auto", "cuda", "mps", "cpu"]
     # show tracebacks of errors
     debug: bool
+    # import the modules of one's own that a checkpoint's config names, which runs their code (docs/security.md)
+    trust_code: bool
+
+    @model_validator(mode="after")
+    def _find_evaluators(self):
+        for evaluator in self.evaluators:
+            evaluator.load("evaluators", EVALUATOR_PARTS)
+        return self
 
     @property
     def named_evaluators(self) -> list[dict] | None:
         return None if self.evaluators is None else [evaluator.model_dump() for evaluator in self.evaluators]
 
     @classmethod
-    def parse(cls, cfg: DictConfig, overrides: Sequence[str] = ()):
-        """The typed config of what Hydra composed of a command line. Raises ValueError naming every wrong or missing
-        key."""
+    def parse(cls, cfg: DictConfig, overrides: Sequence[str] = (), imports: Container[str] | None = None):
+        """The typed config of what Hydra composed of a command line; `imports`: see `Origin`. Raises ValueError naming
+        every wrong or missing key."""
         missing = sorted(OmegaConf.missing_keys(cfg))
         if missing:
             raise ValueError(f"{', '.join(missing)} must be set; add {'=… '.join(missing)}=… to the command line")
         return _validate(cls, OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True), flat_keys(cfg),
-                         named={override.key_or_group for override in
-                                OverridesParser.create().parse_overrides(list(overrides))})
+                         origin=Origin(frozenset(override.key_or_group for override in
+                                                 OverridesParser.create().parse_overrides(list(overrides))), imports))
 
 
 class PretrainConfig(SharedConfig, OptimConfig, LogConfig):
@@ -200,7 +242,7 @@ class PretrainConfig(SharedConfig, OptimConfig, LogConfig):
         for stage in self.depth_curriculum:
             self.arch.check_cycles(stage.cycles)
         if self.checkpoint_path is not None:
-            if self.checkpoint.path is not None:
+            if self.checkpoint.path not in (None, self.checkpoint_path):  # a saved config has both
                 raise ValueError("checkpoint_path is the published name of checkpoint.path; set one of them")
             self.checkpoint.path = self.checkpoint_path
         if self.freeze_weights and not self.arch.options.get("puzzle_emb_ndim"):
@@ -224,7 +266,25 @@ class PretrainConfig(SharedConfig, OptimConfig, LogConfig):
     @property
     def way_on(self) -> str:
         """The settings by which the run goes on, as they are typed in a shell."""
-        return f"{typed('checkpoint.path', str(self.run_directory))} checkpoint.resume=true"
+        trust = " trust_code=true" if self.own_classes else ""
+        return f"{typed('checkpoint.path', str(self.run_directory))} checkpoint.resume=true{trust}"
+
+    @property
+    def class_names(self) -> list[str]:
+        return [self.arch.name, self.arch.loss.name, *(evaluator.name for evaluator in self.evaluators)]
+
+    @property
+    def own_classes(self) -> list[str]:
+        """Names of the classes from outside this project's packages."""
+        found = [(self.arch.model_class, "models"), (self.arch.head_class, "losses"),
+                 *((evaluator.load("evaluators", EVALUATOR_PARTS), "evaluators") for evaluator in self.evaluators)]
+        return [name for name, where in zip(self.class_names, found) if not is_of(*where)]
+
+    def notices(self) -> list[str]:
+        """What works and is likely not meant, to be said at start-up."""
+        own = [f"{', '.join(self.own_classes)}: not of this project, so to go on with the run, or to score it, name it "
+               "again, or add trust_code=true"] if self.own_classes else []
+        return self.arch.notices() + own
 
 
 class EvaluateConfig(SharedConfig):
@@ -262,8 +322,8 @@ class EvaluateConfig(SharedConfig):
 
 
 def _validate(model: type[BaseModel], values: dict, keys: list[str], prefix: str = "",
-              named: set[str] | None = None) -> BaseModel:
+              origin: Origin = Origin()) -> BaseModel:
     try:
-        return model.model_validate(values, context=named)
+        return model.model_validate(values, context=origin)
     except ValidationError as error:
         raise ValueError(describe_validation(error, keys, prefix)) from error

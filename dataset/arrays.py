@@ -2,6 +2,8 @@
 
 Pickled arrays are refused, since reading one runs the code in it.
 """
+import math
+import os
 import zipfile
 import zlib
 from collections.abc import Collection
@@ -11,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 LOCAL_HEADER = 30  # bytes of a zip member's own header, before its name and extra field
-UNREADABLE = (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError)
+UNREADABLE = (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError, MemoryError)
+MEMORY_BYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,13 @@ def open_npz(file: Path, key: str) -> NpzArray:
         raise unreadable(file) from error
     if dtype.hasobject:
         raise holds_objects(f"{file}: {member.filename}")
+    if member.file_size != header + math.prod(shape) * dtype.itemsize:
+        raise unreadable(file)
     names = int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
     in_place = member.compress_type == zipfile.ZIP_STORED and not fortran_order
+    if not in_place and member.file_size > MEMORY_BYTES:  # a few MB of zeros unpack to GB
+        raise ValueError(f"{file}: {member.filename} unpacks to {member.file_size / 1e9:.3g} GB, and this machine has "
+                         f"{MEMORY_BYTES / 1e9:.3g} GB of memory; save it uncompressed, with np.savez")
     return NpzArray(file, member.filename, shape, dtype,
                     member.header_offset + LOCAL_HEADER + names + header if in_place else None, tuple(members))
 

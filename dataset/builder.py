@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dataset.common import dataset_fingerprint, file_sha256, new_dataset_directory, write_json
+from utils.foreign import printable
 
 
 def at_least(lowest: int) -> Callable[[str], int]:
@@ -60,7 +61,7 @@ def run(main: Callable[[], None]) -> int:
     try:
         main()
     except (ValueError, OSError) as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        print(printable("error: " + " ".join(str(error).split())), file=sys.stderr)
         return 2
     return 0
 

@@ -58,6 +58,15 @@ class SplitMetadata(BaseModel):
     # names of the sets in this split
     sets: list[str]
 
+    @field_validator("sets")
+    @classmethod
+    def _are_printable(cls, names: list[str]) -> list[str]:
+        """They stand in the names of metrics, which are printed."""
+        for name in names:
+            if not name.isprintable():
+                raise ValueError(f"the name {name!r} cannot be printed; rename the set")
+        return names
+
     def model_sizes(self) -> dict[str, int]:
         """What the data decide of a model's config."""
         return {key: getattr(self, of_data) for key, of_data in self.MODEL_KEYS.items()}
@@ -160,6 +169,10 @@ class EpisodeMetadata(RegressionMetadata):
 
 
 def field_path(split_dir: Path, set_name: str, field: str) -> Path:
+    """The file of a field. Raises ValueError for a set's name that would lead elsewhere."""
+    if not set_name or set_name != Path(set_name).name:
+        raise ValueError(f"{split_dir}: set_name={set_name!r} begins the names of files, and cannot be empty or a path; "
+                         "rename the set (`sets` in dataset.json)")
     return split_dir / f"{set_name}__{field}.npy"
 
 
@@ -192,7 +205,6 @@ def write_split(split_dir: str | Path, arrays: Mapping[str, Any], vocab_size: in
 
     if {*arrays} != {*FIELDS}:
         refuse("arrays", f"should be {', '.join(FIELDS)}, and are {', '.join(arrays)}")
-    check_set_name(set_name)
     files = {field: field_path(split_dir, set_name, field) for field in FIELDS}
     in_place = {field for field in FIELDS if _lives_in(arrays[field], files[field])}
     replaced = [file for file in (split_dir / "dataset.json", *(files[field] for field in FIELDS
@@ -219,11 +231,6 @@ def write_split(split_dir: str | Path, arrays: Mapping[str, Any], vocab_size: in
             np.save(files[field], arrays[field])
     write_json(split_dir / "dataset.json", metadata.model_dump())
     return metadata
-
-
-def check_set_name(set_name: str) -> None:
-    if set_name != Path(set_name).name:
-        raise ValueError(f"set_name={set_name!r} begins the names of files, and cannot be empty or a path")
 
 
 def _lives_in(array: Any, path: Path) -> bool:

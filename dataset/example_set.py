@@ -9,6 +9,7 @@ import numpy as np
 
 from dataset.arrays import open_npy, open_npz
 from dataset.common import SplitMetadata, field_path
+from utils.foreign import printable
 
 
 @dataclass
@@ -89,7 +90,7 @@ def cast_notice(where: str, dtypes: Mapping[str, np.dtype]) -> None:
 
 @cache
 def say_once(line: str) -> None:
-    print(line)
+    print(printable(line))
 
 
 def evenly(total: int, at_most: int) -> np.ndarray:

@@ -173,7 +173,7 @@ def _record_of(path: str | Path, split: str, episode: str) -> dict:
             text = file.read_text(encoding="utf-8")
             for line in [text] if suffix == ".json" else filter(str.strip, text.splitlines()):
                 record |= _stated(json.loads(line))
-        except ValueError as error:  # of the encoding, too
+        except (ValueError, RecursionError) as error:  # of the encoding, too
             raise ValueError(f"{file} does not parse as a JSON object{' a line' * (suffix == '.jsonl')}: {error}"
                              ) from error
     return record

@@ -112,7 +112,7 @@ def load_metadata(path: str | Path, split: str) -> SplitMetadata:
         if task not in METADATA:
             raise ValueError(f"task_type is {task!r}, and there are {', '.join(METADATA)}")
         return METADATA[task](**stored)
-    except (ValueError, TypeError, AttributeError) as error:  # of JSON and of types, too
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:  # of JSON and of types, too
         raise ValueError(f"{file} does not describe a data set: {error}") from error
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from dataset.common import (MOST_IDENTIFIER, RegressionMetadata, check_puzzles, check_set_name, field_path, filled_up,
+from dataset.common import (MOST_IDENTIFIER, RegressionMetadata, check_puzzles, field_path, filled_up,
                             lengths_of_rows, new_dataset_directory, said_range, write_json)
 from dataset.example_set import (ExampleSet, cast_notice, evenly_over, field_file, first_not_finite, load_field,
                                  refuse_field)
@@ -168,7 +168,7 @@ def write_regression_dataset(path: str | Path, split: str, inputs: Any, targets:
     mask = _whole_numbers("mask", mask, 1).astype(bool)
     if identifiers is not None:
         identifiers = _whole_numbers("identifiers", np.asarray(identifiers), MOST_IDENTIFIER)
-    check_set_name(set_name)
+    field_path(Path(path) / split, set_name, "inputs")  # a name of files?
     for name, array in (("inputs", inputs), ("targets", np.where(mask, targets, 0))):
         place = first_not_finite(array)
         if place is not None:

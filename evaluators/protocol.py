@@ -17,6 +17,9 @@ from utils.distributed import all_reduce_sum_
 from utils.resolve import load_class
 
 
+EVALUATOR_PARTS = ("begin_eval",)  # by which a class is known as one
+
+
 class Evaluator(Protocol):
     """`Class(data_path, eval_metadata, **config)`, one for each test data set."""
 
@@ -101,7 +104,7 @@ def build_evaluators(configs: Sequence[dict] | None, dataset) -> dict[str, tuple
     built, notices = {}, []
     for config, module, numbered in zip(configs, modules, distinct(modules)):
         options = {key: value for key, value in config.items() if key != "name"}
-        evaluator_class = load_class(config["name"], "evaluators")
+        evaluator_class = load_class(config["name"], "evaluators", EVALUATOR_PARTS, anywhere=True)  # a typed config's
         for (path, test_set), folder, own_folder in zip(sets.items(), folders, distinct(folders)):
             if by_kind and not (test_set.metadata.task_type == "classification" and evaluator_class.suits(test_set)):
                 continue

@@ -1,7 +1,11 @@
 """Arrays in files: read in place where they can be, and refused with a message where they cannot."""
+import zipfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from dataset import arrays
 from dataset.arrays import open_npy, open_npz
 
 VALUES = np.arange(12, dtype=np.float64).reshape(4, 3)
@@ -49,3 +53,31 @@ def test_pickles_and_archives_of_another_suffix_are_no_npy(tmp_path, mapped):
     (tmp_path / "data.npz").rename(tmp_path / "data.npy")
     with pytest.raises(ValueError, match="data.npy is an .npz archive; give it that suffix"):
         open_npy(tmp_path / "data.npy", mapped)
+
+
+def archive_of(file: Path, shape: tuple[int, ...], zeros: int) -> Path:
+    """A compressed .npz whose header says `shape` (of bytes), and which holds so many zeros."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("latents.npy", "w") as member:
+        np.lib.format.write_array_header_1_0(member, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        member.write(bytes(zeros))
+    return file
+
+
+def test_a_header_that_says_more_than_there_is_is_refused(tmp_path):
+    for shape in ((10**15,), (2**40, 2**40), (101,), (99,)):
+        with pytest.raises(ValueError, match="bad.npz is truncated or not a NumPy array"):
+            open_npz(archive_of(tmp_path / "bad.npz", shape, zeros=100), "latents")
+    assert open_npz(archive_of(tmp_path / "good.npz", (100,), zeros=100), "latents").load().sum() == 0
+    with open(tmp_path / "bad.npy", "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (10**15,)})
+    for mapped in (True, False):
+        with pytest.raises(ValueError, match="bad.npy is truncated or not a NumPy array"):
+            open_npy(tmp_path / "bad.npy", mapped)
+
+
+def test_a_small_file_that_unpacks_to_more_than_the_memory_is_refused(tmp_path, monkeypatch):
+    file = archive_of(tmp_path / "bomb.npz", (2**20,), zeros=2**20)
+    assert file.stat().st_size < 2**12 and len(open_npz(file, "latents").load()) == 2**20
+    monkeypatch.setattr(arrays, "MEMORY_BYTES", 2**20 - 1)
+    with pytest.raises(ValueError, match="bomb.npz: latents.npy unpacks to 0.00105 GB, and this machine has .* np.savez"):
+        open_npz(file, "latents")

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from utils.hub import downloaded, is_reference
+from utils.foreign import plain_settings, read_settings
 
 FORMAT_VERSION = 2  # 1: without random states, meters and the carries of all ranks; gives its weights, not its run
 COMPILED_PREFIX = "_orig_mod."  # what torch.compile puts before every name in published checkpoints
@@ -169,6 +169,13 @@ def step_file(step: int) -> str:
     return f"step_{step:08d}.ckpt"
 
 
+def latest_name(directory: Path) -> str | None:
+    """What latest.txt names; None where it is absent, or names no file of this directory."""
+    file = directory / "latest.txt"
+    name = file.read_bytes()[:256].decode(errors="replace").strip() if file.is_file() else ""
+    return name if re.fullmatch(r"\w[\w.-]{0,99}", name) else None
+
+
 def find_checkpoint(path: str | Path) -> Path:
     """The file that a path, or `hf://…` on the hub, means: itself, or in a run's directory best.ckpt, else what
     latest.txt names; in an exported or published one model.safetensors, the newest step_N, or HRM's `checkpoint`."""
@@ -179,9 +186,9 @@ def find_checkpoint(path: str | Path) -> Path:
         raise ValueError(f"no checkpoint at {path}: there is no such file or directory")
     if (path / "best.ckpt").is_file():
         return path / "best.ckpt"
-    latest = path / "latest.txt"
-    if latest.is_file() and (path / latest.read_text().strip()).is_file():
-        return path / latest.read_text().strip()
+    latest = latest_name(path)
+    if latest and (path / latest).is_file():
+        return path / latest
     if (path / SAFETENSORS).is_file():
         return path / SAFETENSORS
     published = [file for file in path.glob("step_*") if re.fullmatch(PUBLISHED_FILES, file.name)]
@@ -203,9 +210,8 @@ def read_checkpoint(path: str | Path) -> dict:
     try:
         if Path(path).suffix == Path(SAFETENSORS).suffix:
             return _read_safetensors(path)
-        damaged = zipfile.ZipFile(path).testzip() if zipfile.is_zipfile(path) else None
-        if damaged:
-            raise ValueError(f"the checksum of its part {damaged} is wrong")
+        if zipfile.is_zipfile(path):
+            _check_archive(path)
         payload = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises nearly everything on damaged files; what it said is passed on
         advises_harm = "weights_only" in str(error)  # torch then says how to run the code in the file
@@ -215,10 +221,21 @@ def read_checkpoint(path: str | Path) -> dict:
                          ) from error
     if not isinstance(payload, dict):
         raise ValueError(f"{path} holds a {type(payload).__name__}, not a checkpoint")
+    if not isinstance(payload.get("format_version", FORMAT_VERSION), int):
+        raise ValueError(f"{path} has format version {payload['format_version']!r}, which is no number")
     if payload.get("format_version", FORMAT_VERSION) > FORMAT_VERSION:
         raise ValueError(f"{path} has format version {payload['format_version']}, newer than {FORMAT_VERSION}; "
                          "update this program to read it")
     return payload
+
+
+def _check_archive(path: str | Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+            raise ValueError("its parts are compressed, which torch.save never does: a few MB could fill the memory")
+        damaged = archive.testzip()
+    if damaged:
+        raise ValueError(f"the checksum of its part {damaged} is wrong")
 
 
 def _read_safetensors(path: str | Path) -> dict:
@@ -228,29 +245,35 @@ def _read_safetensors(path: str | Path) -> dict:
     with safe_open(path, "pt") as file:
         header = file.metadata() or {}
         payload = {"model_state": {name: file.get_tensor(name) for name in file.keys()}}
-    return payload | json.loads(header.get("facts", "{}")) | (
-        {"config": json.loads(header["config"])} if "config" in header else {})
+    facts = json.loads(header.get("facts", "{}"))
+    payload |= {key: facts[key] for key in ("step", "data_fingerprints") if key in facts}
+    return payload | ({"config": json.loads(header["config"])} if "config" in header else {})
 
 
 def weights_of(payload: dict, use_ema: bool) -> dict[str, Tensor]:
     """State dict of the loss head in a payload of ours or a published checkpoint (a bare state dict, or `model_state`).
 
-    `use_ema` lays the averages over the weights where the payload has them; published files hold one copy only.
+    `use_ema` lays the averages over the weights where the payload has them; published files hold one copy only. Raises
+    ValueError where there is something else than tensors by name.
     """
-    state = payload.get("model_state", payload)
-    if use_ema:
-        state = state | (payload.get("ema_state") or {})
-    return {name.removeprefix(COMPILED_PREFIX): value for name, value in state.items()}
+    states = [payload.get("model_state", payload), payload.get("ema_state") or {} if use_ema else {}]
+    for state in states:
+        if not isinstance(state, dict) or not all(isinstance(name, str) and isinstance(value, Tensor)
+                                                  for name, value in state.items()):
+            raise ValueError("the weights in the checkpoint are not tensors by name; it is none of this project's, nor "
+                             "a published one")
+    return {name.removeprefix(COMPILED_PREFIX): value for state in states for name, value in state.items()}
 
 
 def settings_of(checkpoint: Path, payload: dict) -> tuple[dict, Path] | None:
-    """The config of the run that wrote a checkpoint, and where it stands: in it, or in a file beside it."""
+    """The config of the run that wrote a checkpoint, and where it stands: in it, or in a file beside it. Raises
+    ValueError for one that is not of plain values."""
     if "config" in payload:
-        return payload["config"], checkpoint
+        return plain_settings(payload["config"], checkpoint), checkpoint
     beside = [checkpoint.parent / name for name in CONFIG_NAMES if (checkpoint.parent / name).is_file()]
     if not beside:
         return None
-    settings = OmegaConf.to_container(OmegaConf.load(beside[0]), resolve=True)
+    settings = read_settings(beside[0])
     if "data_path" in settings:  # of HRM's own repository
         settings["data_paths"] = [settings.pop("data_path")]
     return settings, beside[0]

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
+from utils.foreign import printable
 from utils.quoting import corrected, typed
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "config"
@@ -68,7 +69,7 @@ def user_errors(config_name: str) -> Iterator[None]:
     except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
         if any(re.fullmatch(r"\+*debug=true", argument, re.IGNORECASE) for argument in sys.argv):
             raise
-        print(f"error: {_message(error, config_name)}", file=sys.stderr)
+        print(printable(f"error: {_message(error, config_name)}"), file=sys.stderr)
         sys.exit(USER_ERROR)
 
 

@@ -23,6 +23,7 @@ if not __package__:  # run as a script: imports start at the project root
 from omegaconf import OmegaConf
 
 from utils.command_line import leaf_keys
+from utils.foreign import printable, read_settings
 from utils.plots import plot_comparison
 
 SAME_RUN = ("seed", "run_name", "project_name", "checkpoint", "log_", "device", "debug", "use_wandb")  # starts of keys
@@ -66,7 +67,7 @@ def read_run(directory: Path) -> FinishedRun:
 
 
 def _settings(config: Path) -> dict[str, str]:
-    settings = OmegaConf.load(config)
+    settings = OmegaConf.create(read_settings(config))
     return {key: str(OmegaConf.select(settings, key)) for key in leaf_keys(settings) if not key.startswith(SAME_RUN)}
 
 
@@ -139,7 +140,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         compare(args.runs, args.metrics, args.output)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         return 2
     return 0
 

@@ -137,7 +137,7 @@ python pretrain.py load_checkpoint=hf://{repository} {scored} arch={model}
 
 def published_name(name: str) -> str:
     """The published alias of a model's class, where it has one: a second name in its module."""
-    model_class = load_class(name, "models")
+    model_class = load_class(name, "models", anywhere=True)  # it was built from this config
     aliases = [alias for alias, value in vars(sys.modules[model_class.__module__]).items()
                if value is model_class and alias != model_class.__name__]
     return f"{name.partition('@')[0]}@{(aliases or [model_class.__name__])[0]}"
@@ -146,7 +146,7 @@ def published_name(name: str) -> str:
 def refuse_unpublished(settings: dict) -> None:
     """Raise ValueError where the published code would not load a model, or would compute something else with it."""
     arch = settings["arch"]
-    model_class = load_class(arch["name"], "models")
+    model_class = load_class(arch["name"], "models", anywhere=True)
     unknown = {f"arch.{key}": arch[key] for key, off in UNPUBLISHED.items() if arch.get(key, off) != off}
     if arch["pos_encodings"] == "rope2d":
         unknown["arch.pos_encodings"] = "rope2d"

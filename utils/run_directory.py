@@ -8,11 +8,11 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from utils.checkpoint import STEP_FILES, read_checkpoint, step_file, write_atomically
+from utils.checkpoint import STEP_FILES, latest_name, read_checkpoint, step_file, write_atomically
 
 METRICS = "metrics.jsonl"
 
@@ -26,6 +26,8 @@ def claimed(directory: Path) -> Iterator[None]:
     except OSError as error:
         raise ValueError(f"the run's directory {directory} cannot be made ({error.strerror}); choose another "
                          "checkpoint.path") from error
+    refuse_links([*directory.glob("evaluation*/**/*"), *(file for file in directory.iterdir() if file.suffix != ".ckpt")],
+                 directory)
     with open(directory / ".lock", "a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -39,6 +41,15 @@ def claimed(directory: Path) -> Iterator[None]:
         for unfinished in directory.glob(".*.tmp"):  # of a write that was killed
             unfinished.unlink()
         yield
+
+
+def refuse_links(files: Iterable[Path], home: Path) -> None:
+    """Raise ValueError where one of these is a link that leads out of `home`: in a folder that was unpacked or copied
+    from elsewhere, what is written to it would replace a file of the user's."""
+    for file in files:
+        if file.is_symlink() and not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(home)):
+            raise ValueError(f"{file} is a link to {os.readlink(file)}, outside of {home}, and would be written to; "
+                             "replace it by the file itself, or remove it")
 
 
 def holds_run(directory: Path) -> bool:
@@ -134,10 +145,9 @@ def logged_evaluation(directory: Path, step: int) -> dict[str, float] | None:
 def newest_checkpoint(directory: Path, say: Callable[[str], None]) -> Path | None:
     """The newest step file that is whole; damaged ones, and a latest.txt that names another, are said."""
     files = sorted(directory.glob(STEP_FILES), reverse=True)
-    latest = directory / "latest.txt"
-    named = latest.read_text().strip() if latest.exists() else None
-    if named is not None and (not files or files[0].name != named):
-        say(f"warning: {latest} names {named or 'nothing'}, and the newest checkpoint is "
+    latest, named = directory / "latest.txt", latest_name(directory)
+    if latest.exists() and (not files or files[0].name != named):
+        say(f"warning: {latest} names {named or 'no file here'}, and the newest checkpoint is "
             f"{files[0].name if files else 'missing'}")
     for file in files:
         try:

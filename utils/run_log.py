@@ -9,8 +9,10 @@ import secrets
 import time
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from tqdm import tqdm
+
+from utils.foreign import printable
 
 ROOT = Path(__file__).resolve().parent.parent
 ON_BAR = ("loss", "exact_accuracy", "mse")
@@ -32,6 +34,14 @@ class LogConfig(BaseModel):
     log_dir: str
     log_file: str
 
+    @field_validator("project_name", "run_name")
+    @classmethod
+    def _names_a_folder(cls, name: str | None) -> str | None:
+        if name is not None and (not name.isprintable() or Path(name).is_absolute() or ".." in Path(name).parts):
+            raise ValueError(f"{name!r} names a folder below checkpoints/, and cannot lead out of it; use "
+                             "checkpoint.path for another place")
+        return name
+
 
 class RunLog:
     """Writes the lines of one run and moves its progress bar; `writes=False` (a rank other than 0) does neither."""
@@ -49,7 +59,7 @@ class RunLog:
             self.text_file = Path(config.log_dir) / config.log_file
             self.text_file.parent.mkdir(parents=True, exist_ok=True)
         self.say(f"run {config.project_name} / {config.run_name}: {parameters['network']:,} parameters in the network, "
-                 f"{parameters['puzzle_embedding']:,} in the puzzle embedding; directory {run_dir}")
+                 f"{parameters['puzzle_embedding']:,} in the puzzle embedding{_of_directory(run_dir)}")
         self.bar = tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True)
 
     def advance(self) -> None:
@@ -89,6 +99,7 @@ class RunLog:
         """A line for people: on the terminal, above the progress bar, and in the text log."""
         if not self.writes:
             return
+        line = printable(line)
         tqdm.write(line)
         if self.text_file:
             try:
@@ -104,6 +115,20 @@ class RunLog:
     def finish(self) -> None:
         if self.wandb:
             self.wandb.finish()
+
+
+def _of_directory(run_dir: Path) -> str:
+    """How the first line that a run logs ends."""
+    return f"; directory {run_dir}"
+
+
+def tells_of(text_log: Path, run_dir: Path | None) -> bool:
+    """Is this the text log of the run in that directory, begun here? A config from elsewhere could name any file."""
+    if run_dir is None or not text_log.is_file():
+        return False
+    end = _of_directory(run_dir)
+    with open(text_log, errors="replace") as lines:
+        return any(line.rstrip("\n").endswith(end) for line in lines)
 
 
 def append_lines(file: Path, lines: list[str]) -> None:
