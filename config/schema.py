@@ -174,7 +174,7 @@ class SharedConfig(BaseModel):
 
     @model_validator(mode="after")
     def _find_evaluators(self):
-        for evaluator in self.evaluators:
+        for evaluator in self.evaluators or ():
             evaluator.load("evaluators", EVALUATOR_PARTS)
         return self
 
@@ -271,13 +271,13 @@ class PretrainConfig(SharedConfig, OptimConfig, LogConfig):
 
     @property
     def class_names(self) -> list[str]:
-        return [self.arch.name, self.arch.loss.name, *(evaluator.name for evaluator in self.evaluators)]
+        return [self.arch.name, self.arch.loss.name, *(evaluator.name for evaluator in self.evaluators or ())]
 
     @property
     def own_classes(self) -> list[str]:
         """Names of the classes from outside this project's packages."""
         found = [(self.arch.model_class, "models"), (self.arch.head_class, "losses"),
-                 *((evaluator.load("evaluators", EVALUATOR_PARTS), "evaluators") for evaluator in self.evaluators)]
+                 *((evaluator.load("evaluators", EVALUATOR_PARTS), "evaluators") for evaluator in self.evaluators or ())]
         return [name for name, where in zip(self.class_names, found) if not is_of(*where)]
 
     def notices(self) -> list[str]:
