@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dataset.puzzle_dataset import Batch, PuzzleDataset
 from evaluators.protocol import Evaluator
 from utils.distributed import World, any_rank
-from utils.metrics import MetricSums, means
+from utils.metrics import MetricSums, added, means
 
 
 def supervision_steps(head: nn.Module, batch: Batch, keys: Sequence[str], first_row: int = 0
@@ -44,14 +44,13 @@ class DepthCurve:
         self.scores = head.scores
         self.sums = [MetricSums(world.device) for _ in range(depth)]
 
-    def add(self, steps: Sequence[tuple[dict, dict[str, Tensor]]], batch: Batch, real: bool) -> None:
-        """A batch's metrics and outputs by step; `real=False` counts it as nothing. Rows that have all halted early
-        keep their last ones."""
+    def add(self, steps: Sequence[tuple[dict, dict[str, Tensor]]], batch: Batch) -> None:
+        """A batch's metrics and outputs by step. Rows that have all halted early keep their last ones."""
         everyone = torch.ones_like(batch["puzzle_identifiers"], dtype=torch.bool)
         found = [{name: metrics[name] for name in metrics if name == "rows" or name.endswith("loss")}
                  | self.scores(outputs, batch, everyone) for metrics, outputs in steps]
         for i, sums in enumerate(self.sums):
-            sums.add({name: value * real for name, value in found[min(i, len(found) - 1)].items()})
+            sums.add(found[min(i, len(found) - 1)])
 
     def read(self) -> list[dict[str, float]]:
         """`step` and the means over all examples, by step. Every rank must call it."""
@@ -93,16 +92,15 @@ def evaluate(head: nn.Module, dataset: PuzzleDataset, world: World,
         for set_name, padded, examples in dataset:
             before_batch()
             real = _real_rows(examples, world, dataset)
-            # A rank without examples still takes a row of padding, counted as nothing, to know the metrics' names.
-            batch = {name: value[:max(real, 1)].to(world.device) for name, value in padded.items()}
+            if not real:
+                continue
+            batch = {name: value[:real].to(world.device) for name, value in padded.items()}
             steps = _steps(head, batch, keys, first_row=world.rank * dataset.local_batch_size,
                            whole=real == dataset.local_batch_size, keep_all=curve is not None)
             if curve is not None:
-                curve.add(steps, batch, bool(real))
+                curve.add(steps, batch)
             metrics, outputs = steps[-1]
-            sums[set_name].add({name: value * bool(real) for name, value in metrics.items()})
-            if not real:
-                continue
+            sums[set_name].add(metrics)
             _feed(evaluators, dataset.sets[set_name], batch, outputs)
             for key in saved:
                 saved[key].append({**batch, **outputs}[key].cpu())
@@ -140,10 +138,7 @@ def _feed(evaluators, puzzle_set, batch: Batch, outputs: dict[str, Tensor]) -> N
 
 def _validation_metrics(sums: dict[str, MetricSums]) -> dict[str, float]:
     by_set = {name: s.read() for name, s in sums.items()}
-    together: dict[str, float] = {}
-    for one in by_set.values():
-        together = {name: together.get(name, 0.0) + value for name, value in one.items()}
-    metrics = {f"val/{name}": value for name, value in means(together).items()}
+    metrics = {f"val/{name}": value for name, value in means(added(list(by_set.values()))).items()}
     for set_name, one in by_set.items():
         metrics |= {f"val/{set_name}/{name}": value for name, value in means(one).items()}
     return metrics

@@ -182,11 +182,20 @@ def _composed(name: str, overrides: tuple[str, ...]):
         return hydra.compose(name, overrides_known_to_classes(overrides))
 
 
-def run_process(command: list[str], cwd: Path, **environment: str | None) -> subprocess.CompletedProcess:
-    """A command with closed standard input, its output captured as text. A variable that is None is taken away."""
+def run_process(command: list[str], cwd: Path, seconds: float = 300, **environment: str | None
+                ) -> subprocess.CompletedProcess:
+    """A command with closed standard input, its output captured as text. A variable that is None is taken away. After
+    so many seconds it is ended, and with it, where it is torchrun, its processes; that fails the test."""
     variables = {name: value for name, value in (os.environ | environment).items() if value is not None}
-    return subprocess.run(command, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300,
-                          env=variables)
+    with subprocess.Popen(command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True, env=variables) as process:
+        try:
+            out, err = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            process.communicate(timeout=60)
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 def script_command(script: str, *overrides: str, ranks: int = 1, torchrun: Sequence[str] = ()) -> list[str]:
@@ -199,8 +208,8 @@ def script_command(script: str, *overrides: str, ranks: int = 1, torchrun: Seque
 
 
 def run_script(script: str, *overrides: str, cwd: Path, ranks: int = 1, torchrun: Sequence[str] = (),
-               **environment: str | None):
-    return run_process(script_command(script, *overrides, ranks=ranks, torchrun=torchrun), cwd, **environment)
+               seconds: float = 300, **environment: str | None):
+    return run_process(script_command(script, *overrides, ranks=ranks, torchrun=torchrun), cwd, seconds, **environment)
 
 
 def start_script(script: str, *overrides: str, cwd: Path, ranks: int = 1, torchrun: Sequence[str] = (),

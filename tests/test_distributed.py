@@ -20,11 +20,15 @@ with joined_world("cpu") as world:
     all_reduce_sum_([])
     meter = MetricSums(world.device)
     meter.add({"loss": torch.tensor(1.0 + r), "rows": torch.tensor(4)})
+    uneven_meter = MetricSums(world.device)
+    if r:  # what one rank alone holds
+        uneven_meter.add({"loss": torch.tensor(2.0)})
     uneven = [gather_uneven_rows(torch.full((n, 2), r, dtype=torch.uint8)) for n in (3 * r, 0, 2 - r)]
     found = {"rank": r, "size": world.size, "is_main": world.is_main, "sums": [t.tolist() for t in tensors],
              "uneven": None if r else [rows.tolist() for rows in uneven],
              "rows": all_gather_rows(torch.tensor([[r, 7], [r, 8]])).tolist(),
-             "name": broadcast_object(f"name{r}"), "metrics": meter.read()}
+             "name": broadcast_object(f"name{r}"), "metrics": meter.read(),
+             "of_one": uneven_meter.read()}
     open(f"rank{r}.json", "w").write(json.dumps(found))
 assert not torch.distributed.is_initialized()
 """
@@ -39,7 +43,7 @@ def test_ranks_sum_gather_and_agree(tmp_path):
         assert json.loads((tmp_path / f"rank{rank}.json").read_text()) == {
             "rank": rank, "size": 2, "is_main": rank == 0, "sums": [[[3, 3], [3, 3]], 10, [1, 5]],
             "uneven": None if rank else [[[1, 1]] * 3, [], [[0, 0], [0, 0], [1, 1]]],
-            "rows": [[0, 7], [0, 8], [1, 7], [1, 8]], "name": "name0", "metrics": {"loss": 3, "rows": 8}}
+            "rows": [[0, 7], [0, 8], [1, 7], [1, 8]], "name": "name0", "metrics": {"loss": 3, "rows": 8}, "of_one": {"loss": 2}}
 
 
 def test_alone_every_exchange_is_the_identity():

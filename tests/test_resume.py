@@ -279,30 +279,46 @@ def test_the_printed_commands_work(tmp_path):
     assert read_checkpoint(run / "step_00000012.ckpt")["config"]["checkpoint"]["monitor"] == "val/accuracy"
 
 
-@pytest.mark.parametrize("ranks", [(2, 2, 2), *(pytest.param(ranks, marks=pytest.mark.long)
-                                                for ranks in ((1, 2, 1), (2, 1, 2)))])
-def test_processes_stop_and_go_on_together_and_on_other_numbers_of_ranks(tmp_path, ranks):
-    """Bitwise on as many ranks; to float tolerance on others, and that is said."""
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+
+
+def test_two_processes_stop_and_go_on_together_bit_for_bit(tmp_path):
     write_tiny_dataset(tmp_path / "data")
     common = ["data_paths=[data]", *RUN, "optimizer=adamw"]
-    environment = {"OMP_NUM_THREADS": "1", "cwd": tmp_path}
-    done = run_script("tests/faulty_pretrain.py", *common, "checkpoint.path=whole", ranks=ranks[0], **environment)
+    done = run_script("pretrain.py", *common, "checkpoint.path=whole", ranks=2, cwd=tmp_path, **ONE_THREAD)
     assert done.returncode == 0, done.stderr
-    steps = {0: "TERM:4", 1: "TERM:11"}
-    for i, count in enumerate(ranks):
-        fault = {"FAULT_SIGNAL": steps[i]} if i in steps else {}
+    for fault, status in (("TERM:7", 1), ("", 0)):  # 1: of torchrun
         done = run_script("tests/faulty_pretrain.py", "checkpoint.path=parts", "checkpoint.resume=auto", *common,
-                          ranks=count, **environment, **fault)
-        assert done.returncode == (0 if i == 2 else STOPPED if count == 1 else 1), done.stderr
-        if i and ranks[i] != ranks[i - 1]:
-            assert f"notice: {ranks[i - 1]} processes wrote the checkpoint, {ranks[i]} go on" in done.stdout
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    if len(set(ranks)) == 1:
-        assert_same_run(whole, parts)
-        return
-    a, b = (read_checkpoint(run / "step_00000016.ckpt") for run in (whole, parts))
-    for name, value in a["model_state"].items():
-        assert torch.allclose(value, b["model_state"][name], atol=1e-4), name
-    for one, two in zip(metric_lines(whole), metric_lines(parts), strict=True):
-        assert one.keys() == two.keys()
-        assert all(one[n] == pytest.approx(two[n], abs=1e-4) for n in one if not n.endswith("_per_s"))
+                          ranks=2, cwd=tmp_path, FAULT_SIGNAL=fault, **ONE_THREAD)
+        assert done.returncode == status, done.stderr
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_every_kind_of_checkpoint_goes_on_on_another_number_of_processes(data):
+    """Written at an evaluation, on time, at a signal, and best.ckpt; the same run up to rounding."""
+    whole = start(data, "whole", "optimizer=adamw")
+    end, kinds = read_checkpoint(whole / "step_00000016.ckpt"), [10, 7, 12, "best"]
+    for ranks, others in ((1, [2]), (2, [1, 3])):
+        done = run_script("tests/faulty_pretrain.py", "data_paths=[data]", *RUN, "optimizer=adamw",
+                          "checkpoint.every_minutes=1e-9", f"checkpoint.path=of{ranks}", ranks=ranks, cwd=data.parent,
+                          FAULT_SIGNAL="TERM:12", **ONE_THREAD)
+        assert "stopped after step 12 of 16; go on" in done.stderr
+        files = [f"of{ranks}/{'best' if kind == 'best' else f'step_{kind:08d}'}.ckpt" for kind in kinds]
+        for count in others:
+            done = run_script("pretrain.py", "-m", f"checkpoint.resume_from={','.join(files)}",
+                              "checkpoint.path='on%d/${checkpoint.resume_from}'" % count, ranks=count, cwd=data.parent,
+                              seconds=120, **ONE_THREAD)
+            assert done.returncode == 0, done.stderr
+            assert done.stdout.count(f"notice: {ranks} processes wrote the checkpoint, {count} go on") == len(kinds)
+            for file in files:
+                assert_same_end(end, metric_lines(whole), data.parent / f"on{count}" / file)
+
+
+def assert_same_end(end: dict, lines: list[dict], fork: Path) -> None:
+    """A fork's last checkpoint and its metric lines are those of the whole run, up to rounding."""
+    for name, value in end["model_state"].items():
+        assert torch.allclose(value, read_checkpoint(fork / "step_00000016.ckpt")["model_state"][name], atol=1e-4), name
+    forked = metric_lines(fork)
+    for one, other in zip(lines[-len(forked):], forked, strict=True):
+        assert one.keys() == other.keys()
+        assert all(one[n] == pytest.approx(other[n], abs=1e-4) for n in one if not n.endswith("_per_s"))

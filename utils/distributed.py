@@ -131,6 +131,15 @@ def gather_objects(value: T) -> list[T] | None:
     return gathered
 
 
+def all_gather_objects(value: T) -> list[T]:
+    """The values of all ranks, on each of them; they may differ in shape and in all else."""
+    if not dist.is_initialized():
+        return [value]
+    gathered = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered
+
+
 def broadcast_object(value: T) -> T:
     """Rank 0's value, everywhere."""
     if not dist.is_initialized():

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.distributed import all_reduce_sum_
+from utils.distributed import all_gather_objects
 
 
 # Sums over all observed targets of a set, by feature, from which `means` makes rmse and r2.
@@ -20,41 +20,45 @@ def widest_float(device: torch.device) -> torch.dtype:
 
 
 class MetricSums:
-    """Adds up dictionaries of tensors, scalars or those of `OVER_SET`, that always have the same names and shapes.
-    Nothing here waits for the GPU until `read`."""
+    """Adds up dictionaries of tensors, scalars or those of `OVER_SET`, by name. Nothing here waits for the GPU until
+    the sums are read."""
 
     def __init__(self, device: torch.device):
         self.dtype, self.device = widest_float(device), device
-        self.names: tuple[str, ...] = ()
-        self.sizes: tuple[int, ...] = ()
-        self.sums: Tensor | None = None
+        self.sums: dict[str, Tensor] = {}
 
     def add(self, metrics: dict[str, Tensor]) -> None:
-        row = torch.cat([value.to(self.dtype).view(-1) for value in metrics.values()])
-        if self.sums is None:
-            self.names, self.sums = tuple(metrics), row
-            self.sizes = tuple(value.numel() for value in metrics.values())
-        else:
-            self.sums += row
+        for name, value in metrics.items():
+            value = value.to(self.dtype)
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
 
     def read(self) -> dict[str, float | np.ndarray]:
-        """Sums over all ranks, by name, as numbers. Every rank must call it, with the same names or none."""
-        names = self.names
-        sums = self.sums.clone() if names else torch.zeros(0, dtype=self.dtype, device=self.device)
-        all_reduce_sum_([sums])
-        parts = sums.cpu().split(self.sizes)
-        return {name: part.numpy() if name in OVER_SET else part.item() for name, part in zip(names, parts)}
+        """Sums over all ranks, by name, as numbers. Every rank must call it, whatever it has added: one may hold what
+        others do not, such as the sums of a checkpoint that fewer or more ranks wrote."""
+        return added(all_gather_objects(self.state_dict()))
 
-    def state_dict(self) -> dict[str, float]:
-        """This rank's own sums."""
-        return dict(zip(self.names, self.sums.tolist())) if self.names else {}
+    def state_dict(self) -> dict[str, float | np.ndarray]:
+        """This rank's own sums; arrays are those of `OVER_SET`."""
+        if not self.sums:
+            return {}
+        flat = torch.cat([value.reshape(-1) for value in self.sums.values()]).cpu()  # at once: each copy is a wait
+        parts = flat.split([value.numel() for value in self.sums.values()])
+        return {name: part.numpy() if name in OVER_SET else part.item() for name, part in zip(self.sums, parts)}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        self.names, self.sizes = tuple(state), (1,) * len(state)
-        self.sums = torch.tensor(list(state.values()), dtype=self.dtype, device=self.device) if state else None
+        self.sums = {name: torch.tensor(value, dtype=self.dtype, device=self.device) for name, value in state.items()}
 
     def clear(self) -> None:
-        self.sums = None if self.sums is None else torch.zeros_like(self.sums)
+        self.sums = {name: torch.zeros_like(value) for name, value in self.sums.items()}
+
+
+def added(parts: Sequence[dict[str, float | np.ndarray]]) -> dict[str, float | np.ndarray]:
+    """Sums by name of what several ranks or sets hold; one may lack what others have."""
+    together: dict[str, float | np.ndarray] = {}
+    for part in parts:
+        for name, value in part.items():
+            together[name] = together.get(name, 0) + value
+    return together
 
 
 def means(sums: dict[str, float]) -> dict[str, float]:
@@ -115,8 +119,7 @@ class TrainMeter:
     @staticmethod
     def added(states: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
         """One rank's state that has the sums of several."""
-        return {part: {name: sum(state[part][name] for state in states) for name in states[0][part]}
-                for part in states[0]}
+        return {part: added([state[part] for state in states]) for part in states[0]}
 
     def restart_clock(self) -> None:
         self.seconds, self.started = 0.0, time.perf_counter()
