@@ -90,27 +90,48 @@ class ModelPredictor:
 
 
 @dataclass
-class Rollouts:
-    """Errors by predictor, NaN where no episode is long enough, and one rollout to look at."""
+class Errors:
+    """Of one predictor, (steps,) each."""
 
-    one_step: dict[str, float]
-    by_horizon: dict[str, np.ndarray]  # (STEPS,) each
+    rmse: np.ndarray  # infinite where a prediction diverged, NaN where there is no truth
+    diverged: np.ndarray  # how many predictions are too far off for a number,
+    count: np.ndarray  # of so many
+
+    def metrics(self, step: int, prefix: str, suffix: str = "") -> dict[str, float]:
+        found = {f"{prefix}rmse{suffix}": float(self.rmse[step])} if self.count[step] else {}
+        return found | ({f"{prefix}diverged{suffix}": int(self.diverged[step])} if self.diverged[step] else {})
+
+    def cell(self, step: int) -> str:
+        if self.diverged[step]:
+            return f"{self.diverged[step]}/{self.count[step]} diverged"
+        return f"{self.rmse[step]:.5g}" if self.count[step] else "too short"
+
+
+@dataclass
+class Rollouts:
+    """Errors by predictor, and one rollout to look at."""
+
+    one_step: dict[str, Errors]  # of a single step
+    by_horizon: dict[str, Errors]  # of STEPS
     truth: np.ndarray  # (STEPS, D), NaN behind the end of the episode
     shown: dict[str, np.ndarray]  # (STEPS, D) each
 
     def metrics(self) -> dict[str, float]:
-        found = {f"eval/rollout/{who}/one_step_rmse": error for who, error in self.one_step.items()}
-        found |= {f"eval/rollout/{who}/rmse@{h}": float(errors[h - 1])
-                  for who, errors in self.by_horizon.items() for h in HORIZONS}
-        return {name: value for name, value in found.items() if np.isfinite(value)}
+        """Errors, infinite where predictions diverged, and how many did."""
+        found = {}
+        for who, one_step in self.one_step.items():
+            found |= one_step.metrics(0, f"eval/rollout/{who}/one_step_")
+            for h in HORIZONS:
+                found |= self.by_horizon[who].metrics(h - 1, f"eval/rollout/{who}/", f"@{h}")
+        return found
 
     def table(self) -> str:
-        """A line a predictor."""
-        lines = [f"  {'rmse':16}{'one step':>11}" + "".join(f"{f'open loop @{h}':>15}" for h in HORIZONS)]
-        for who, errors in self.by_horizon.items():
-            cells = "".join(f"{errors[h - 1]:15.5g}" for h in HORIZONS)
-            lines.append(f"  {who.replace('_', ' '):16}{self.one_step[who]:11.5g}{cells}")
-        return "\n".join(lines)
+        """A line a predictor; in place of an error, how many rollouts diverged, or that no episode is long enough."""
+        rows = [["rmse", "one step", *(f"open loop @{h}" for h in HORIZONS)]]
+        rows += [[who.replace("_", " "), one_step.cell(0), *(self.by_horizon[who].cell(h - 1) for h in HORIZONS)]
+                 for who, one_step in self.one_step.items()]
+        width = 2 + max(len(cell) for row in rows for cell in row[1:])
+        return "\n".join(f"  {who:14}" + "".join(f"{cell:>{width}}" for cell in cells) for who, *cells in rows)
 
 
 def roll_out(head: nn.Module, test_sets: Sequence[EpisodeSet], train_sets: Sequence[EpisodeSet], batch_size: int,
@@ -126,7 +147,7 @@ def roll_out(head: nn.Module, test_sets: Sequence[EpisodeSet], train_sets: Seque
     rolled, shown = ({who: open_loop(predict, contexts[rows], identifiers[rows]) for who, predict in predictors.items()}
                      for rows in (mine, one))
     return Rollouts(_one_step_errors(model, predictors, test_sets, world),
-                    {who: _root_mean_square(rows, futures[mine], world) for who, rows in rolled.items()},
+                    {who: _errors(rows, futures[mine], world) for who, rows in rolled.items()},
                     next(iter(futures[one]), np.empty((0, contexts.shape[2]))),
                     {who: rows[0] for who, rows in shown.items() if len(rows)})
 
@@ -136,9 +157,10 @@ def open_loop(predict: Predictor, contexts: np.ndarray, identifiers: np.ndarray)
     W, rolled = contexts.shape[1], contexts.astype(np.float64)
     if not len(contexts):
         return np.empty((0, STEPS, contexts.shape[2]))
-    for _ in range(STEPS):
-        following = predict(rolled[:, -W:], identifiers)
-        rolled = np.concatenate([rolled, following[:, None]], axis=1)
+    with np.errstate(over="ignore", invalid="ignore"):  # what diverges is counted
+        for _ in range(STEPS):
+            following = predict(rolled[:, -W:], identifiers)
+            rolled = np.concatenate([rolled, following[:, None]], axis=1)
     return rolled[:, W:]
 
 
@@ -172,7 +194,7 @@ def one_step_cases(episodes: EpisodeSet, fields: dict[str, np.ndarray]
 
 
 def _one_step_errors(model: ModelPredictor, predictors: dict[str, Predictor], test_sets: Sequence[EpisodeSet],
-                     world: World) -> dict[str, float]:
+                     world: World) -> dict[str, Errors]:
     order = linear_order(model.window)
     width = test_sets[0].metadata.input_dim
     found: dict[str, list] = {who: [np.empty((0, width))] for who in (*predictors, "truth")}
@@ -189,14 +211,19 @@ def _one_step_errors(model: ModelPredictor, predictors: dict[str, Predictor], te
         for who in predictors.keys() - {"model"}:
             found[who].append(predictors[who](latents[real], identifiers))
     rows = {who: np.concatenate(parts)[:, None] for who, parts in found.items()}
-    return {who: float(_root_mean_square(rows[who], rows["truth"], world)[0]) for who in predictors}
+    return {who: _errors(rows[who], rows["truth"], world) for who in predictors}
 
 
-def _root_mean_square(predicted: np.ndarray, truth: np.ndarray, world: World) -> np.ndarray:
-    """Of the error over rows (B, steps, D) of all ranks and over features: (steps,), NaN where there is no truth."""
+def _errors(predicted: np.ndarray, truth: np.ndarray, world: World) -> Errors:
+    """Of rows (B, steps, D) of all ranks: root mean squares over rows and features."""
     real = np.isfinite(truth)
-    sums = torch.from_numpy(np.stack([(np.where(real, predicted - truth, 0) ** 2).sum((0, 2)), real.sum((0, 2))]))
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = (np.where(real, predicted - truth, 0) ** 2).sum(2)  # (B, steps)
+    far_off = ~np.isfinite(squares)
+    sums = torch.from_numpy(np.stack([np.where(far_off, 0, squares).sum(0), real.sum((0, 2)), far_off.sum(0),
+                                      real.any(2).sum(0)]))
     on_device = sums.to(widest_float(world.device)).to(world.device)
     all_reduce_sum_([on_device])
-    squares, counts = on_device.cpu().numpy()
-    return np.sqrt(np.where(counts > 0, squares / np.maximum(counts, 1), np.nan))
+    total, numbers, diverged, count = on_device.cpu().numpy()
+    rmse = np.sqrt(np.where(numbers > 0, total / np.maximum(numbers, 1), np.nan))
+    return Errors(np.where(diverged > 0, np.inf, rmse), diverged.astype(int), count.astype(int))

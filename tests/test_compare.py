@@ -1,6 +1,7 @@
 """Runs side by side: how they are grouped and named, the numbers of the table, and the files."""
 import csv
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,13 @@ def test_a_row_has_mean_and_deviation_of_what_its_runs_ended_with(runs):
                      "val/accuracy": pytest.approx(0.7), "val/accuracy ±": pytest.approx(0.02**0.5), "train/loss": 2.0,
                      "train/loss ±": 0.0, "eval/none": None, "eval/none ±": None}
     assert (second["settings"], second["val/accuracy"], second["val/accuracy ±"]) == ("ema=False", 0.3, None)
+
+
+def test_a_run_that_ended_without_a_number_says_so_and_not_its_last_good_one(runs):
+    with open(runs[2] / "metrics.jsonl", "a") as file:
+        file.write('{"step": 30, "epoch": 3, "val/accuracy": null}\n')
+    first, *_ = table(grouped([read_run(run) for run in runs]), ["val/accuracy"])
+    assert first["runs"] == "2" and math.isnan(first["val/accuracy"]) and math.isnan(first["val/accuracy ±"])
 
 
 def test_it_writes_a_table_twice_and_a_picture(runs, tmp_path, capsys):

@@ -49,7 +49,7 @@ def test_a_model_that_knows_the_system_makes_no_error_and_the_baselines_make_the
     test, train = sets_of(tmp_path, "test", window), sets_of(tmp_path, "train", window)
     found = roll_out(Rotation(), test, train, batch_size=3, world=World())
     metrics = found.metrics()
-    assert metrics["eval/rollout/model/one_step_rmse"] < 1e-6 and max(found.by_horizon["model"]) < 1e-4
+    assert metrics["eval/rollout/model/one_step_rmse"] < 1e-6 and max(found.by_horizon["model"].rmse) < 1e-4
     # repeat the last: 2·sin(0.2·h) off in the plane, 0.1·identifier·h in the third feature
     contexts, futures, identifiers = rollout_cases(test[0])
     for horizon in (1, 5, 10, 25):
@@ -128,7 +128,25 @@ def test_episodes_too_short_for_a_rollout_leave_its_errors_out(tmp_path):
     numbered(tmp_path, [4, 3], "test")
     found = roll_out(Rotation(), sets_of(tmp_path, "test", 4), [], 4, World())
     assert set(found.metrics()) == {f"eval/rollout/{who}/one_step_rmse" for who in ("model", "repeat_last")}
-    assert "nan" in found.table() and not found.shown
+    assert "too short" in found.table() and not found.shown
+
+
+def test_rollouts_that_diverge_are_counted_where_they_do(tmp_path):
+    """Of two, one grows by 1e16 a step, beyond float32 in the third; the error of the other is its own."""
+    class Exploding(Rotation):
+        def forward(self, *, carry, batch, return_keys):
+            grows = batch["puzzle_identifiers"].view(-1, *[1] * (batch["inputs"].ndim - 1)) == 1
+            return carry, None, {}, {"preds": batch["inputs"] * torch.where(grows, 1e16, 1.0)}, True
+
+    numbered(tmp_path, [26, 26], "test")
+    found = roll_out(Exploding(), sets_of(tmp_path, "test"), [], 4, World())
+    metrics, table = found.metrics(), found.table()
+    assert metrics["eval/rollout/model/rmse@1"] == pytest.approx(1e16 / 6**0.5) and np.isfinite(
+        metrics["eval/rollout/model/one_step_rmse"])
+    for horizon in (5, 10, 25):
+        assert metrics[f"eval/rollout/model/rmse@{horizon}"] == np.inf
+        assert metrics[f"eval/rollout/model/diverged@{horizon}"] == 1
+    assert len(metrics) == 13 and table.count("1/2 diverged") == 3 and "nan" not in table + str(metrics)
 
 
 def test_without_training_data_there_is_no_linear_baseline(tmp_path):

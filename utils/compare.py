@@ -9,8 +9,6 @@ common with most of the runs, an evaluation by its folder too. The first metric 
 """
 import argparse
 import csv
-import json
-import statistics
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -20,11 +18,13 @@ from pathlib import Path
 if not __package__:  # run as a script: imports start at the project root
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import numpy as np
 from omegaconf import OmegaConf
 
 from utils.command_line import leaf_keys
 from utils.foreign import printable, read_settings
 from utils.plots import plot_comparison
+from utils.strict_json import read_metrics
 
 SAME_RUN = ("seed", "run_name", "project_name", "checkpoint", "log_", "device", "debug", "use_wandb")  # starts of keys
 METRICS = ("val/exact_accuracy", "val/accuracy", "val/loss", "train/steps", "train/examples_per_s")
@@ -59,11 +59,11 @@ def read_run(directory: Path) -> FinishedRun:
     if (directory / "metrics.json").is_file():
         of_run = _settings(directory.parent / "config.yaml") if (directory.parent / "config.yaml").is_file() else {}
         return FinishedRun(directory, of_run | {"evaluation": directory.name},
-                           [{"step": 0} | json.loads((directory / "metrics.json").read_text())])
+                           [{"step": 0} | read_metrics((directory / "metrics.json").read_text())])
     if not config.is_file() or not metrics.is_file() or not metrics.stat().st_size:
         raise ValueError(f"{directory} is not the directory of a run, which has config.yaml and metrics.jsonl, nor of "
                          "an evaluation, which has metrics.json")
-    return FinishedRun(directory, _settings(config), [json.loads(line) for line in metrics.read_text().splitlines()])
+    return FinishedRun(directory, _settings(config), [read_metrics(line) for line in metrics.read_text().splitlines()])
 
 
 def _settings(config: Path) -> dict[str, str]:
@@ -91,8 +91,8 @@ def table(groups: dict[str, list[FinishedRun]], metrics: Sequence[str]) -> list[
                "steps": "/".join(dict.fromkeys(run.steps for run in runs))}
         for metric in metrics:
             values = [value for run in runs if (value := run.last(metric)) is not None]
-            row[metric] = statistics.mean(values) if values else None
-            row[f"{metric} ±"] = statistics.stdev(values) if len(values) > 1 else None
+            row[metric] = float(np.mean(values)) if values else None
+            row[f"{metric} ±"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
         rows.append(row)
     return rows
 

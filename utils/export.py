@@ -19,6 +19,7 @@ from torch import Tensor
 from utils.checkpoint import COMPILED_PREFIX, SAFETENSORS, write_atomically
 from utils.quoting import typed
 from utils.resolve import load_class
+from utils.strict_json import as_json
 
 # Of a run's config, what the published code writes down besides `arch`.
 PUBLISHED_KEYS = ("data_paths", "data_paths_test", "evaluators", "global_batch_size", "epochs", "eval_interval",
@@ -71,7 +72,7 @@ class Export:
         tensors = {name: tensor.contiguous() for name, tensor in self.state.items()}
         write_atomically(folder / SAFETENSORS, lambda file: save_file(tensors, file, header))
         OmegaConf.save(OmegaConf.create(self.settings), folder / "config.yaml")
-        (folder / "metadata.json").write_text(json.dumps(
+        (folder / "metadata.json").write_text(as_json(
             facts | {"weights": self.which, "scored_on": self.scored_on, "metrics": self.metrics}, indent=1) + "\n")
 
     def published_settings(self) -> dict:

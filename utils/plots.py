@@ -1,12 +1,13 @@
 """Pictures: the curves of runs, puzzles and sequences being solved step by step, rollouts. Matplotlib is imported when
 one is drawn."""
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
 
 import numpy as np
+
+from utils.strict_json import read_metrics
 
 MOST_COLUMNS = 30  # of cells of a sequence
 MOST_FEATURES = 4  # of a sequence or latent that are drawn
@@ -31,7 +32,7 @@ def plot_train_vs_val(metrics_file: Path, picture: Path) -> None:
     whole run."""
     import pandas as pd
 
-    history = pd.DataFrame([json.loads(line) for line in metrics_file.read_text().splitlines()])
+    history = pd.DataFrame([read_metrics(line) for line in metrics_file.read_text().splitlines()])
     panels = [name for name in ("loss", "exact_accuracy", "mse") if f"val/{name}" in history] or ["loss"]
     plt = _pyplot()
     figure, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 4), squeeze=False)

@@ -1,9 +1,9 @@
 """What a run tells: metrics.jsonl always, and either Weights & Biases or a plain text log; one process writes.
 
-    <run>/metrics.jsonl      {"step": 10, "epoch": 0, "train/loss": …} a line for each log interval and evaluation
+    <run>/metrics.jsonl      {"step": 10, "epoch": 0, "train/loss": …} a line for each log interval and evaluation;
+                             null: a number that is not finite
     <log_dir>/<log_file>     the same as text, and EPOCH_SUMMARY lines (use_wandb=false)
 """
-import json
 import os
 import secrets
 import time
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from tqdm import tqdm
 
 from utils.foreign import printable
+from utils.strict_json import as_json
 
 ROOT = Path(__file__).resolve().parent.parent
 ON_BAR = ("loss", "exact_accuracy", "mse")
@@ -72,7 +73,7 @@ class RunLog:
         if not self.writes or not metrics:  # of an evaluation without answers
             return
         line = {"step": step, "epoch": epoch, **metrics}
-        self.unwritten.append(json.dumps(line) + "\n")
+        self.unwritten.append(as_json(line) + "\n")
         self.flush()
         if self.wandb:
             self.wandb.log(metrics | {"epoch": epoch}, step=step)
@@ -108,8 +109,10 @@ class RunLog:
                 tqdm.write(f"warning: {self.text_file} could not be written ({error})")
 
     def close_bar(self) -> None:
-        """What is printed from now on has a line of its own."""
+        """What is printed from now on has a line of its own. Metric lines that still wait are tried once more."""
         if self.writes:
+            if self.unwritten:
+                self.flush()
             self.bar.close()
 
     def finish(self) -> None:
