@@ -7,7 +7,6 @@
     python evaluate.py checkpoint=… halt_max_steps=64 per_step=true             # deeper than trained; accuracy by depth
     python evaluate.py checkpoint=… export=published                            # or safetensors, or hub
 """
-import json
 import re
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from dataset.symmetry import BOXES
 from evaluators.loop import DepthCurve, evaluate, trace
 from evaluators.protocol import build_evaluators
 from evaluators.rollout import Rollouts, roll_out, rollout_starts
+from utils.best import best_in_doubt
 from utils.checkpoint import (CONFIG_NAMES, PUZZLE_TABLE, find_checkpoint, load_weights, read_checkpoint, settings_of,
                               weights_of)
 from utils.command_line import run_script
@@ -32,6 +32,7 @@ from utils.export import Export, refuse_unpublished
 from utils.hub import is_reference, repository_of, upload
 from utils.plots import board_shape, plot_predictions, plot_rollouts, plot_sequence_steps, plot_solution_steps
 from utils.run_directory import refuse_links
+from utils.strict_json import as_json
 
 WATCHED = 512  # test examples among which picture=slowest chooses
 
@@ -160,7 +161,7 @@ def draw_regression(head: nn.Module, data: PuzzleDataset, choice: int | str, wor
         plot_predictions(*(values.reshape(-1, width) for values in (preds[-1], targets, mask)), picture)
     else:
         errors = (mask * (preds - targets) ** 2).sum((2, 3))  # (steps, B)
-        row = int((errors[0] - errors[-1]).argmax())
+        row = int(np.nan_to_num(errors[0] - errors[-1], nan=-np.inf).argmax())  # NaN is not the largest
         plot_sequence_steps(batch["inputs"][row].numpy(), targets[row], mask[row], preds[:, row], picture)
     print(f"picture: {picture}")
 
@@ -169,7 +170,8 @@ def draw(head: nn.Module, data: PuzzleDataset, choice: int | str, rollouts: Roll
          output_dir: Path) -> None:
     """What there is to see of such data: rollouts, a sequence, or a puzzle being solved."""
     if rollouts:
-        plot_rollouts(rollouts.by_horizon, rollouts.truth, rollouts.shown, output_dir / "rollouts.png")
+        plot_rollouts({who: errors.rmse for who, errors in rollouts.by_horizon.items()}, rollouts.truth, rollouts.shown,
+                      output_dir / "rollouts.png")
         print(f"picture: {output_dir / 'rollouts.png'}")
         return
     draw_one = draw_regression if data.metadata.task_type == "regression" else draw_solution
@@ -223,6 +225,9 @@ def score(config: EvaluateConfig, world: World) -> dict[str, float]:
         print(f"{checkpoint} ({', '.join([f'{averaged} weights', *(f'{k}={v}' for k, v in told.items())])}) on "
               f"{data.config.folders}")
         report(metrics, by_step, told, output_dir)
+        if checkpoint.name == "best.ckpt":
+            for line in best_in_doubt(checkpoint.parent, settings["checkpoint"]["monitor"], payload["step"]):
+                print(line)
         if rollouts:
             print(rollouts.table())
         if config.picture is not None:
@@ -238,12 +243,12 @@ def score(config: EvaluateConfig, world: World) -> dict[str, float]:
 def report(metrics: dict[str, float], by_step: list[dict[str, float]], told: dict, output_dir: Path) -> None:
     """Write and print the metrics and, where asked for, those by supervision step."""
     output_dir.mkdir(parents=True, exist_ok=True)
-    (output_dir / "metrics.json").write_text(json.dumps(told | metrics, indent=1) + "\n")
+    (output_dir / "metrics.json").write_text(as_json(told | metrics, indent=1) + "\n")
     width = max(map(len, metrics), default=0)
     print("\n".join(f"  {name:{width}s}  {value:.6g}" for name, value in metrics.items()))
     print(f"metrics: {output_dir / 'metrics.json'}")
     if by_step:
-        (output_dir / "steps.jsonl").write_text("".join(json.dumps(line) + "\n" for line in by_step))
+        (output_dir / "steps.jsonl").write_text("".join(as_json(line) + "\n" for line in by_step))
         print("\n".join(" ".join(f"{cell:>15}" for cell in row) for row in [
             by_step[0], *([f"{value:.6g}" for value in line.values()] for line in by_step)]))
         print(f"metrics by step: {output_dir / 'steps.jsonl'}")

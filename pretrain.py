@@ -25,9 +25,10 @@ from config.resume import Resumed, refuse_other_data, taken_up
 from config.schema import PretrainConfig
 from dataset.common import dataset_fingerprint
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
-from evaluators.loop import evaluate, needed_outputs
+from evaluators.loop import evaluate, needed_outputs, refuse_unknown_metric
 from evaluators.protocol import Evaluator, build_evaluators
 from train_state import TrainState, build_state, to_device, train_step
+from utils.best import best_in_doubt, out_of_patience
 from utils.checkpoint import Checkpoints
 from utils.command_line import run_script
 from utils.curriculum import cycles_at
@@ -35,7 +36,7 @@ from utils.distributed import World, any_rank, broadcast_object, decided_by_main
 from utils.optim import learning_rate
 from utils.plots import plot_train_vs_val
 from utils.preemption import GAVE_UP, STOPPED, Stopped, StopRequest
-from utils.run_directory import adopt, claimed, logged_evaluation, restored_best, set_aside_after, set_aside_run
+from utils.run_directory import adopt, claimed, evaluations, restored_best, set_aside_after, set_aside_run
 from utils.run_log import RunLog, unique_run_name
 from utils.sanity import check_batch
 
@@ -45,20 +46,22 @@ MOST_SKIPS = 10  # steps in a row that are not finite: then it is not the batch
 def train(config: PretrainConfig, world: World, resumed: Resumed | None = None) -> Path:
     """The run, from its start or from where a checkpoint left it. Returns its directory.
 
-    Raises Stopped, with the state saved, after a signal.
+    Raises Stopped after a signal, the state saved where the disk takes it.
     """
     run = build_run(config, world, resumed)
     state, pauses = run.state, evaluation_steps(config, run.state.data)
     with run.opened(resumed):
-        if resumed and state.step in pauses:
-            run.evaluate(logged=decided_by_main(lambda: logged_evaluation(run.directory, state.step)))
-        while state.step < run.total_steps:
+        if state.step in pauses and (resumed or config.load_checkpoint):
+            if not resumed and config.checkpoint_every_eval:
+                run.save()  # what training starts from competes for the best
+            run.evaluate(logged=decided_by_main(lambda: dict(evaluations(run.directory)).get(state.step)))
+        while state.step < run.total_steps and not run.ends:
             run.step()
             if state.step % config.log_interval == 0 or state.step == run.total_steps:
                 run.log_training()
             saves = state.step in pauses and (config.checkpoint_every_eval or state.step == run.total_steps)
             due, stopping = any_rank(run.checkpoints.due(), run.stop.requested)
-            if saves or due or stopping:
+            if saves or due:
                 run.save()  # before the evaluation, which may fail
             run.stop_if(stopping)
             if state.step in pauses:
@@ -79,6 +82,7 @@ class Run:
     evaluators: dict[str, tuple[str, Evaluator]]
     total_steps: int
     facts: dict  # what a checkpoint says besides the state
+    ends: str | None = None  # before its last step, for this reason
 
     @contextmanager
     def opened(self, resumed: Resumed | None) -> Iterator[None]:
@@ -89,6 +93,9 @@ class Run:
             self.checkpoints = open_checkpoints(self.config, self.directory, self.log, self.world, resumed)
             try:
                 yield
+            except Stopped as stopped:  # here, no evaluation has its averaged weights in place of the trained ones
+                stopped.saved = self.saved()
+                raise
             finally:
                 self.log.close_bar()
                 self.checkpoints.close()
@@ -105,10 +112,10 @@ class Run:
                 f"{config.global_batch_size} examples from number {before['offset']} of its stream on)")
         if config.on_nonfinite == "stop" or state.skipped == MOST_SKIPS:
             state.data.stream.load_state_dict(before)
-            self.save()
             others = f", nor were the {state.skipped} steps before it" if state.skipped else ""
-            raise ValueError(f"{what}{others}; the state before it is saved in {self.directory}; go on from there or "
-                             "from an earlier checkpoint, with a smaller lr or on_nonfinite=skip")
+            way_on = f"is saved in {self.directory}; go on from there or" if self.saved() else "is not saved; go on"
+            raise ValueError(f"{what}{others}; the state before it {way_on} from an earlier checkpoint, with a smaller "
+                             "lr or on_nonfinite=skip")
         self.log.say(f"warning: {what}; the batch is left out")
         state.leave_out_step()
 
@@ -124,11 +131,16 @@ class Run:
     def save(self) -> None:
         self.checkpoints.save(self.state.state_dict() | self.facts, self.state.step)
 
+    def saved(self) -> bool:
+        """Save the state where that is not done, and wait. Does a file hold it? The same answer on all ranks."""
+        if not broadcast_object(self.checkpoints.holds(self.state.step)):
+            self.save()
+        return broadcast_object(self.checkpoints.holds(self.state.step))
+
     def stop_if(self, asked: bool) -> None:
-        """Raise Stopped, once the state is saved, where any rank has had a signal."""
+        """Raise Stopped where any rank has had a signal."""
         if asked:
-            saved = broadcast_object(self.checkpoints.wait()) and self.config.checkpoint.enabled
-            raise Stopped(f"stopped after step {self.state.step} of {self.total_steps}", saved)
+            raise Stopped(f"stopped after step {self.state.step} of {self.total_steps}")
 
     def evaluate(self, logged: dict[str, float] | None = None) -> None:
         """Evaluate by the averaged weights where there are such; `logged`: it is done and in the log already."""
@@ -141,13 +153,23 @@ class Run:
         train_loss = state.meter.read_loss_since_evaluation()
         if self.world.is_main:
             if not logged:
-                self.log.epoch_summary(state.epoch, train_loss, validation.get("val/loss"))
+                if state.step:
+                    self.log.epoch_summary(state.epoch, train_loss, validation.get("val/loss"))
                 self.log.log(state.step, state.epoch, validation)
             self.checkpoints.keep_if_best(state.step, validation)
+        if config.early_stop_patience and state.step < self.total_steps:
+            self.ends = decided_by_main(lambda: out_of_patience(self.directory, config.checkpoint,
+                                                                config.early_stop_patience))
+            if self.ends:
+                self.log.say(self.ends)
 
     def finish(self) -> None:
-        """End the log, and draw the curves of the whole run."""
+        """End the log, and draw the curves of the whole run. Raises OSError where its last checkpoint failed."""
+        if self.world.is_main:
+            for line in best_in_doubt(self.directory, self.config.checkpoint.monitor, value=self.checkpoints.best):
+                self.log.say(line)
         self.log.finish()
+        decided_by_main(self.checkpoints.refuse_unwritten)
         if self.world.is_main:
             folder = self.directory if self.config.checkpoint.enabled else Path(self.config.log_dir)
             plot_train_vs_val(self.log.metrics_file, folder / "train_vs_val_loss.png")
@@ -165,6 +187,7 @@ def build_run(config: PretrainConfig, world: World, resumed: Resumed | None) -> 
             del resumed.payload[loaded]  # or memory would hold it twice
     evaluators = build_evaluators(config.named_evaluators, test_data)
     needed_outputs(state.head, evaluators, config.eval_save_outputs)  # or the first evaluation would find out
+    refuse_unknown_metric(config.checkpoint.monitor, state.head, test_data, evaluators)  # likewise
     directory = name_run(config)
     facts["config"] = config.model_dump()
     return Run(config, directory, world, state, test_data, evaluators, data.steps_in(config.epochs), facts)
@@ -194,10 +217,10 @@ def load_data(config: PretrainConfig, world: World) -> tuple[PuzzleDataset, Puzz
 
 
 def evaluation_steps(config: PretrainConfig, data: PuzzleDataset) -> set[int]:
-    """Steps at which an interval of epochs ends, and the last, whatever the interval."""
+    """Steps at which an interval of epochs ends, and the first and last, whatever the interval."""
     interval = config.eval_interval or config.epochs
     ends = [data.steps_in(epochs) for epochs in range(interval, config.epochs, interval)]
-    return {step for step in ends[config.min_eval_interval:] if step} | {data.steps_in(config.epochs)}
+    return {0, *ends[config.min_eval_interval:], data.steps_in(config.epochs)}
 
 
 def name_run(config: PretrainConfig) -> Path:

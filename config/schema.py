@@ -213,6 +213,8 @@ class PretrainConfig(SharedConfig, OptimConfig, LogConfig):
     eval_interval: int | None = Field(gt=0)
     # evaluations to skip at the start
     min_eval_interval: int = Field(ge=0)
+    # evaluations without a better checkpoint.monitor after which the run ends, best.ckpt kept; null: it never does
+    early_stop_patience: int | None = Field(gt=0)
     # stages of shallower recursion that training begins with
     depth_curriculum: list[Stage]
     # of weights, data order and exploration
@@ -222,7 +224,7 @@ class PretrainConfig(SharedConfig, OptimConfig, LogConfig):
     preempt_grace_s: float = Field(gt=0)
     # a step whose loss or gradient is not finite: end the run, keeping the state before it, or go on without its batch
     on_nonfinite: Literal["stop", "skip"]
-    # start from a checkpoint's weights
+    # start from a checkpoint's weights, which are evaluated before step 1
     load_checkpoint: str | None
     # compile the recursion; auto: on CUDA. DISABLE_COMPILE=1 in the environment overrules it
     compile: bool | None
@@ -245,6 +247,10 @@ class PretrainConfig(SharedConfig, OptimConfig, LogConfig):
             if self.checkpoint.path not in (None, self.checkpoint_path):  # a saved config has both
                 raise ValueError("checkpoint_path is the published name of checkpoint.path; set one of them")
             self.checkpoint.path = self.checkpoint_path
+        if self.early_stop_patience and not (self.checkpoint.monitor and self.checkpoint.enabled
+                                             and self.checkpoint_every_eval):
+            raise ValueError(f"early_stop_patience={self.early_stop_patience} keeps the best: it needs a "
+                             "checkpoint.monitor, checkpoint.enabled=True and checkpoint_every_eval=True")
         if self.freeze_weights and not self.arch.options.get("puzzle_emb_ndim"):
             raise ValueError("freeze_weights=True trains the puzzle embeddings alone, and arch.puzzle_emb_ndim=0 "
                              "has none")

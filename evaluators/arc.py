@@ -115,6 +115,15 @@ class ARC:
                 seen[task] += 1
                 self.values[i, FIRST_COLOUR + permutation] = np.arange(1, COLOURS + 1)
 
+    def names(self) -> list[str]:
+        return list(self._attempts_of_metrics())
+
+    def _attempts_of_metrics(self) -> dict[str, int]:
+        """Attempts that count, by metric."""
+        prefix = "aggregated_" * self.config.aggregated_voting
+        Ks = {f"pass@{K}": K for K in self.config.pass_Ks} | {"accuracy": self.config.submission_K}
+        return {prefix + name: K for name, K in Ks.items()}
+
     def begin_eval(self) -> None:
         if not self.config.aggregated_voting:
             self.votes = Votes()
@@ -151,9 +160,8 @@ class ARC:
         starts = np.searchsorted(candidates["question"], np.arange(len(self.question_keys) + 1))
         answers = [self._answer(number, candidates[starts[question]:starts[question + 1]], grids)
                    for number, question in enumerate(self.questions)]
-        prefix, Ks = "aggregated_" * self.config.aggregated_voting, {f"pass@{K}": K for K in self.config.pass_Ks}
-        metrics = {prefix + name: _pass_rate(answers, K)
-                   for name, K in (Ks | {"accuracy": self.config.submission_K}).items() if self.truth_known.any()}
+        metrics = {name: _pass_rate(answers, K) for name, K in self._attempts_of_metrics().items()
+                   if self.truth_known.any()}
         if save_path is not None:
             save_path.mkdir(parents=True, exist_ok=True)
             self._write_submission(answers, save_path / "submission.json")

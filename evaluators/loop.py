@@ -1,6 +1,7 @@
 """The one evaluation loop: every test example through N_sup supervision steps, metrics by set, evaluators fed."""
+import difflib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from dataset.puzzle_dataset import Batch, PuzzleDataset
 from evaluators.protocol import Evaluator
 from utils.distributed import World, any_rank
-from utils.metrics import MetricSums, added, means
+from utils.metrics import MetricSums, added, mean_names, means
 
 
 def supervision_steps(head: nn.Module, batch: Batch, keys: Sequence[str], first_row: int = 0
@@ -68,6 +69,29 @@ def needed_outputs(head: nn.Module, evaluators: dict[str, tuple[str, Evaluator]]
             raise ValueError(f"{who} asks for {', '.join(sorted(keys - there_are))}; there are "
                              f"{', '.join(sorted(there_are))}")
     return set().union(*asked.values()) - set(head.BATCH_FIELDS)
+
+
+def refuse_unknown_metric(monitor: str | None, head: nn.Module, dataset: PuzzleDataset,
+                          evaluators: dict[str, tuple[str, Evaluator]]) -> None:
+    """Raise ValueError where no evaluation makes the metric that checkpoint.monitor names: a supervision step of one
+    example tells the head's. An evaluator without `names` may make any below its prefix."""
+    if monitor is None:
+        return
+    device = next(head.parameters()).device
+    batch = {field: value[:1].to(device) for field, value in dataset.first_batch().items()}
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        sums, _ = next(supervision_steps(head.eval(), batch, ()))
+    head.train()
+    known = {f"{prefix}/{name}" for prefix in _prefixes(dataset.sets) for name in mean_names(sums)}
+    for prefix, (_, evaluator) in evaluators.items():
+        if hasattr(evaluator, "names"):
+            known |= {f"{prefix}/{name}" for name in evaluator.names()}
+        elif monitor.startswith(f"{prefix}/"):
+            return
+    if monitor not in known:
+        nearest, = difflib.get_close_matches(monitor, known, n=1, cutoff=0.0)
+        raise ValueError(f"checkpoint.monitor={monitor} is no metric of this run; did you mean {nearest}? There are "
+                         f"{', '.join(sorted(known))}")
 
 
 def evaluate(head: nn.Module, dataset: PuzzleDataset, world: World,
@@ -137,11 +161,14 @@ def _feed(evaluators, puzzle_set, batch: Batch, outputs: dict[str, Tensor]) -> N
 
 
 def _validation_metrics(sums: dict[str, MetricSums]) -> dict[str, float]:
-    by_set = {name: s.read() for name, s in sums.items()}
-    metrics = {f"val/{name}": value for name, value in means(added(list(by_set.values()))).items()}
-    for set_name, one in by_set.items():
-        metrics |= {f"val/{set_name}/{name}": value for name, value in means(one).items()}
-    return metrics
+    by_set = [s.read() for s in sums.values()]
+    return {f"{prefix}/{name}": value for prefix, one in zip(_prefixes(sums), [added(by_set), *by_set])
+            for name, value in means(one).items()}
+
+
+def _prefixes(sets: Iterable[str]) -> list[str]:
+    """What stands before the metrics of all sets together, and before those of each."""
+    return ["val", *(f"val/{name}" for name in sets)]
 
 
 def _evaluator_metrics(evaluators, world: World, save_path: Path | None) -> dict[str, float]:

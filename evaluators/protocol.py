@@ -36,7 +36,10 @@ class Evaluator(Protocol):
 
     def result(self, save_path: Path | None, rank: int, world_size: int, group) -> dict[str, float] | None:
         """Metrics on rank 0, by a name without the prefix `eval/<name>/`. Called on every rank. `save_path` is a folder
-        for its files, which is there and its own."""
+        for its files, which is there and its own.
+
+        An evaluator may have `names()`, all that can come from here: so a `checkpoint.monitor` is checked at the start.
+        """
 
 
 # The evaluators of puzzles that are told by their data: each has `suits(test_set)`.

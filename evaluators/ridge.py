@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dataset.common import EpisodeMetadata, RegressionMetadata
 from dataset.example_set import evenly
-from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
+from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig, load_metadata
 from utils.distributed import all_reduce_sum_
 from utils.plots import plot_errors
 
@@ -39,8 +39,12 @@ class Ridge:
         if width > MOST_INPUTS:
             raise ValueError(f"ridge@Ridge takes at most {MOST_INPUTS} inputs, and an example of {data_path} has "
                              f"{width}; use evaluators=[]")
+        load_metadata(data_path, "train")  # or the first evaluation would find out that there is nothing to fit it on
         self.data_path, self.metadata, self.weights = data_path, eval_metadata, None
         self.begin_eval()
+
+    def names(self) -> tuple[str, str]:
+        return "ridge_rmse", "model_rmse"
 
     def begin_eval(self) -> None:
         # observed targets, squared errors of the ridge and of the model, by position
@@ -64,7 +68,7 @@ class Ridge:
             by_position = (np.sqrt(s / np.where(observed, observed, np.nan)) for s in squared)
             plot_errors(dict(zip(("ridge", "model"), by_position)), "position", Path(save_path) / "ridge.png")
         ridge, model = (float(s.sum() / max(observed.sum(), 1)) ** 0.5 for s in squared)
-        return {"ridge_rmse": ridge, "model_rmse": model}
+        return dict(zip(self.names(), (ridge, model)))
 
     def _fitted(self) -> np.ndarray:
         data = PuzzleDataset(PuzzleDatasetConfig(seed=0, dataset_paths=[self.data_path], global_batch_size=1,
@@ -77,7 +81,7 @@ class Ridge:
         candidates = ridge_weights(inputs[fitted], targets[fitted], mask[fitted], STRENGTHS)
         errors = [(mask[held_out] * (inputs[held_out] @ weights - targets[held_out]) ** 2).sum()
                   for weights in candidates]
-        return ridge_weights(inputs, targets, mask, [STRENGTHS[int(np.argmin(errors))]])[0]
+        return ridge_weights(inputs, targets, mask, [STRENGTHS[int(np.argmin(np.nan_to_num(errors, nan=np.inf)))]])[0]
 
 
 def ridge_weights(inputs: np.ndarray, targets: np.ndarray, mask: np.ndarray, strengths: Sequence[float]) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Checkpoint files: complete or absent, the best one kept, and strangers' files read without trust."""
 import io
+import math
 import pickle
 import time
 from pathlib import Path
@@ -123,6 +124,37 @@ def test_best_follows_the_monitor_and_ties_keep_the_earlier(tmp_path, mode, best
     checkpoints.keep_if_best(5, {"val/x": 0.1 if mode == "min" else 0.9})
     assert read_checkpoint(tmp_path / "best.ckpt")["step"] == best[-1]
     assert read_checkpoint(saved(checkpoints, {}, 6))["best_val_metric"] == (0.1 if mode == "min" else 0.9)
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_what_is_no_number_is_said_and_never_the_best(tmp_path, mode):
+    said = []
+    config = settings("checkpoint.monitor=val/x", f"checkpoint.mode={mode}")
+    checkpoints = Checkpoints(tmp_path, config, say=said.append)
+    best = []
+    worse = 0.9 if mode == "min" else 0.1
+    for step, value in enumerate([math.nan, 0.5, math.nan, -math.inf, math.inf, worse], start=1):
+        checkpoints.save({"step": step}, step)
+        checkpoints.keep_if_best(step, {"val/x": value})
+        best.append(read_checkpoint(tmp_path / "best.ckpt")["step"] if (tmp_path / "best.ckpt").exists() else None)
+    assert best == [None, 2, 2, 2, 2, 2] and checkpoints.best == 0.5
+    assert len(said) == 4
+    assert said[0] == "warning: val/x is nan at step 1, which is never the best; best.ckpt is as it was"
+    checkpoints.keep_if_best(7, {"val/y": 1.0})
+    assert said[4].startswith("warning: the evaluation at step 7 has no val/x, so best.ckpt is as it was")
+
+
+def test_a_step_is_written_only_when_its_write_has_come_to_an_end(tmp_path, limited_file_size):
+    checkpoints = Checkpoints(tmp_path, settings())
+    assert not checkpoints.holds(1)
+    checkpoints.save({"w": torch.zeros(10)}, 1)
+    assert checkpoints.holds(1) and not checkpoints.holds(2)
+    checkpoints.refuse_unwritten()
+    with limited_file_size(1 << 16):
+        checkpoints.save({"w": torch.zeros(1 << 20)}, 2)
+        assert not checkpoints.holds(2)
+    with pytest.raises(OSError, match="step_00000002.ckpt was not written to .*go on with checkpoint.resume=true"):
+        checkpoints.refuse_unwritten()
 
 
 def test_nothing_is_written_where_checkpoints_are_off_or_the_rank_is_not_the_first(tmp_path):

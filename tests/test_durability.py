@@ -98,6 +98,14 @@ def test_a_stop_that_cannot_be_saved_says_so(folder):
     assert {file.name for file in (folder / "run").glob("step_*")} == {"step_00000005.ckpt"}
 
 
+def test_a_run_whose_last_checkpoint_finds_the_disk_full_does_not_end_well(folder):
+    done = run_script(SCRIPT, *words("run"), cwd=folder, FAULT_FULL_DISK="16:16", **ONE_THREAD)
+    assert done.returncode == 2, done.stderr
+    assert "error: step_00000016.ckpt was not written to run" in done.stderr
+    assert "going on from step 10" in run_script(SCRIPT, *words("run", "checkpoint.resume=auto"), cwd=folder,
+                                                 **ONE_THREAD).stdout
+
+
 def test_a_step_that_outlasts_the_grace_is_given_up_and_the_last_checkpoint_is_unharmed(folder):
     process = start_script(SCRIPT, *words("run", "preempt_grace_s=1"), cwd=folder, **ONE_THREAD, FAULT_SLOW_STEP="1.6")
     wait_for(lambda: (folder / "run" / "latest.txt").exists(), process)

@@ -85,6 +85,33 @@ def test_metrics_lie_beside_the_checkpoint_or_where_told_and_are_printed(fresh, 
     assert {file.name for file in (tmp_path / "elsewhere").iterdir()} == {"metrics.json", "outputs.rank0.pt"}
 
 
+def test_where_another_metric_holds_another_step_for_the_best_it_is_told(fresh, capsys):
+    best = read_checkpoint(fresh / "best.ckpt")["step"]
+    lines = [json.loads(line) for line in (fresh / "metrics.jsonl").read_text().splitlines()]
+    for solved, doubt in ((0.9, True), (0.0, False)):
+        for line in lines:
+            if "val/exact_accuracy" in line:
+                line["val/exact_accuracy"] = solved * (line["step"] != best)
+        (fresh / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        scored(fresh)
+        told = f"of step {best}, the best by checkpoint.monitor=val/loss, but val/exact_accuracy is 0 there and 0.9 at"
+        assert (told in capsys.readouterr().out) == doubt
+    scored(fresh / "step_00000012.ckpt")
+    assert "notice" not in capsys.readouterr().out
+
+
+def test_metrics_that_are_no_numbers_are_null_in_every_file(fresh):
+    payload = read_checkpoint(fresh / "best.ckpt")
+    for state in (payload["model_state"], payload["ema_state"]):
+        state["model.inner.lm_head.weight"].fill_(np.nan)
+    torch.save(payload, fresh / "best.ckpt")
+    assert np.isnan(scored(fresh, "per_step=true", "export=safetensors")["val/loss"])
+    folder = fresh / "evaluation"
+    for text in ((folder / "metrics.json").read_text(), (folder / "safetensors" / "metadata.json").read_text(),
+                 *(folder / "steps.jsonl").read_text().splitlines()):
+        assert "loss\": null" in text and json.loads(text, parse_constant=pytest.fail)
+
+
 def test_averaged_weights_are_scored_unless_told_otherwise(fresh, capsys):
     averaged, stored = scored(fresh), scored(fresh, "use_ema=False")
     assert averaged != stored

@@ -14,11 +14,11 @@ from omegaconf import OmegaConf
 
 from config.schema import PretrainConfig
 from dataset import build_arc_dataset
-from helpers import (ROOT, TINY_ARCH, metric_lines, pretrain_config, random_arc_task, run_process, run_script,
+from helpers import (ROOT, TINY_ARCH, metric_lines, pretrain_config, random_arc_task, resume, run_process, run_script,
                      write_arc_source, write_tiny_dataset)
 from pretrain import load_data, train
 from train_state import build_state, train_step
-from utils.checkpoint import read_checkpoint
+from utils.checkpoint import read_checkpoint, weights_of
 from utils.distributed import World
 
 # 64 training examples an epoch in batches of 16: four steps
@@ -107,14 +107,10 @@ def test_evaluations_come_at_intervals_of_epochs_and_at_the_end(data, overrides,
 
 
 def test_the_checkpoint_of_an_evaluation_that_fails_is_there(data, tmp_path, monkeypatch):
-    (tmp_path / "failing_evaluator.py").write_text(
-        "class Failing:\n    required_outputs = set()\n    def __init__(self, data_path, eval_metadata): pass\n"
-        "    def begin_eval(self): raise ValueError('no evaluation today')\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    import evaluators
-    monkeypatch.setattr(evaluators, "__path__", [*evaluators.__path__, str(tmp_path)])
+    write_evaluator(tmp_path, monkeypatch, "broken_evaluator",
+                    "    def begin_eval(self): raise ValueError('no evaluation today')")
     with pytest.raises(ValueError, match="no evaluation today"):
-        run(data, "run", "evaluators=[{name: failing_evaluator@Failing}]")
+        run(data, "run", "evaluators=[{name: broken_evaluator@Own}]")
     assert (tmp_path / "run" / "latest.txt").read_text() == "step_00000004.ckpt\n"
     assert read_checkpoint(tmp_path / "run" / "step_00000004.ckpt")["step"] == 4
 
@@ -142,10 +138,57 @@ def test_best_is_the_checkpoint_with_the_best_monitored_metric(data, monitor, mo
     assert read_checkpoint(run_dir / "best.ckpt")["step"] == best_step
 
 
-def test_a_monitor_that_no_evaluation_makes_is_named_with_those_that_exist(data):
-    with pytest.raises(ValueError, match="checkpoint.monitor=val/acuracy is no metric.*val/accuracy, val/all/"):
-        run(data, "run", "checkpoint.monitor=val/acuracy")
-    assert (data.parent / "run" / "step_00000004.ckpt").is_file()
+def write_evaluator(folder: Path, monkeypatch, name: str, body: str) -> None:
+    """A module `name` with an evaluator `Own` of these lines, as a user's."""
+    (folder / f"{name}.py").write_text(
+        "class Own:\n    required_outputs = set()\n    def __init__(self, data_path, eval_metadata): pass\n"
+        f"    def update_batch(self, batch, outputs): pass\n{body}\n")
+    monkeypatch.syspath_prepend(folder)
+    import evaluators
+    monkeypatch.setattr(evaluators, "__path__", [*evaluators.__path__, str(folder)])
+
+
+@pytest.mark.parametrize("monitor, nearest", [
+    ("val/acuracy", "val/accuracy"), ("val/al1/loss", "val/all1/loss"), ("val/lss", "val/loss"),
+    ("eval/maze/two/solvd", "eval/maze/two/solved"), ("eval/solved", "eval/maze/two/solved")])
+def test_a_monitor_that_names_no_metric_is_refused_before_the_first_step(data, monitor, nearest):
+    """Of two data sets, whose sets are `all` and `all1`, with an evaluator each."""
+    for name in ("one", "two"):
+        write_tiny_dataset(data.parent / name, seq_len=9)
+    both = f"data_paths=[{data.parent / 'one'},{data.parent / 'two'}]"
+    with pytest.raises(ValueError, match=f"checkpoint.monitor={monitor} is no metric of this run; did you mean "
+                                         f"{nearest}. There are eval/maze/one/.*, val/q_halt_loss, val/steps"):
+        run(data, "run", both, "evaluators=[{name: maze@Maze}]", f"checkpoint.monitor={monitor}")
+    assert not (data.parent / "run").exists()
+    assert (run(data, "good", both, "evaluators=[{name: maze@Maze}]", f"checkpoint.monitor={nearest}", "epochs=1",
+                "checkpoint.mode=max") / "best.ckpt").is_file()
+
+
+def test_what_an_evaluator_of_the_user_finds_can_be_monitored_and_a_metric_that_fails_to_come_ends_no_run(
+        data, monkeypatch, capsys):
+    write_evaluator(data.parent, monkeypatch, "moody_evaluator", """
+    evaluations = 0
+    def begin_eval(self): self.evaluations += 1
+    def result(self, save_path, rank, world_size, group): return {"good": 1.0} if self.evaluations == 2 else {}""")
+    run_dir = run(data, "run", "evaluators=[{name: moody_evaluator@Own}]", "checkpoint.mode=max",
+                  "checkpoint.monitor=eval/moody_evaluator/good")
+    assert read_checkpoint(run_dir / "best.ckpt")["step"] == 8 and metric_lines(run_dir)[-1]["step"] == 12
+    assert capsys.readouterr().out.count("has no eval/moody_evaluator/good, so best.ckpt is as it was") == 2
+    with pytest.raises(ValueError, match="eval/moody/good is no metric of this run"):
+        run(data, "other", "evaluators=[{name: moody_evaluator@Own}]", "checkpoint.monitor=eval/moody/good")
+
+
+def test_a_metric_that_is_no_number_is_null_in_the_log_and_never_the_best(data, monkeypatch, capsys):
+    write_evaluator(data.parent, monkeypatch, "failing_evaluator", """
+    values = [0.5, float("nan"), 0.4]
+    def begin_eval(self): pass
+    def result(self, save_path, rank, world_size, group): return {"x": self.values.pop(0)}""")
+    run_dir = run(data, "run", "evaluators=[{name: failing_evaluator@Own}]", "checkpoint.mode=max",
+                  "checkpoint.monitor=eval/failing_evaluator/x")
+    text = (run_dir / "metrics.jsonl").read_text()
+    assert "NaN" not in text and text.count('"eval/failing_evaluator/x": null') == 1
+    assert read_checkpoint(run_dir / "best.ckpt")["step"] == 4
+    assert "eval/failing_evaluator/x is nan at step 8, which is never the best" in capsys.readouterr().out
 
 
 def test_without_a_monitor_there_is_no_best_and_without_checkpoints_the_picture_is_beside_the_log(data):
@@ -155,6 +198,19 @@ def test_without_a_monitor_there_is_no_best_and_without_checkpoints_the_picture_
     assert (data.parent / "logs" / "train_vs_val_loss.png").is_file()
     only_last = run(data, "last", "checkpoint_every_eval=False")
     assert [file.name for file in only_last.glob("step_*")] == ["step_00000012.ckpt"]
+
+
+def test_a_run_s_end_tells_where_another_metric_holds_another_step_for_the_best(data, monkeypatch):
+    write_evaluator(data.parent, monkeypatch, "solving_evaluator", """
+    values = [0.1, 0.9, 0.5]
+    def begin_eval(self): pass
+    def result(self, save_path, rank, world_size, group): return {"solved": self.values.pop(0)}""")
+    run_dir = run(data, "run", "evaluators=[{name: solving_evaluator@Own}]", "checkpoint.monitor=val/steps")
+    last = (data.parent / "logs" / "pretrain.log").read_text().splitlines()[-1]
+    assert last == (
+        "notice: best.ckpt is of step 4, the best by checkpoint.monitor=val/steps, but eval/solving_evaluator/solved "
+        f"is 0.1 there and 0.9 at step 8; score that step with evaluate.py checkpoint={run_dir}/step_00000008.ckpt, "
+        "and choose by that metric with checkpoint.monitor=eval/solving_evaluator/solved checkpoint.mode=max")
 
 
 def test_a_directory_that_holds_a_run_is_not_written_to(data):
@@ -176,6 +232,38 @@ def test_a_run_starts_from_given_weights(data, capsys):
     state = build_state(config, load_data(config, World())[0], World())
     assert same(state.head.state_dict(), read_checkpoint(first / "best.ckpt")["model_state"])
     assert "notice" not in capsys.readouterr().out
+
+
+def test_given_weights_are_evaluated_before_the_first_step_and_compete_for_the_best(data):
+    first = run(data, "first", "ema=True", "ema_rate=0.5")
+    expected = metric_lines(first)[-1]
+    words = [f"load_checkpoint={first / 'step_00000012.ckpt'}", "ema=True", "checkpoint.monitor=val/steps"]
+    second = run(data, "second", *words)  # all take 3 steps: ties keep the earlier
+    (at_start, *others) = [line for line in metric_lines(second) if "val/loss" in line]
+    assert at_start == expected | {"step": 0, "epoch": 0} and [line["step"] for line in others] == [4, 8, 12]
+    best = read_checkpoint(second / "best.ckpt")
+    given = weights_of(read_checkpoint(first / "step_00000012.ckpt"), use_ema=True)
+    assert best["step"] == 0 and same(best["model_state"], given)
+    summaries = (data.parent / "logs" / "pretrain.log").read_text()
+    assert summaries.count("EPOCH_SUMMARY") == 6 and "nan" not in summaries
+    assert not (run(data, "third", *words, "checkpoint_every_eval=False") / "step_00000000.ckpt").exists()
+
+
+def test_a_run_whose_monitor_does_not_improve_ends_with_the_best_kept_and_a_larger_patience_goes_on(data, capsys):
+    words = [f"load_checkpoint={run(data, 'first')}", "checkpoint.monitor=val/steps", "epochs=9", "log_interval=4"]
+    run_dir = run(data, "run", *words, "early_stop_patience=2")  # all take 3 steps: ties do not improve
+    assert [line["step"] for line in metric_lines(run_dir) if "val/loss" in line] == [0, 4, 8]
+    told = capsys.readouterr().out
+    assert "notice: the run ends at step 8: val/steps has not improved since step 0 (3), for 2 evaluations" in told
+    assert read_checkpoint(run_dir / "best.ckpt")["step"] == 0 and (run_dir / "train_vs_val_loss.png").is_file()
+    assert (run_dir / "latest.txt").read_text() == "step_00000008.ckpt\n"
+    before = metric_lines(run_dir)
+    resume(run_dir)  # ends at once again
+    assert metric_lines(run_dir) == before
+    resume(run_dir, "early_stop_patience=4")
+    assert metric_lines(run_dir)[-1]["step"] == 16 and "since step 0" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="early_stop_patience=2 keeps the best: it needs a checkpoint.monitor"):
+        config_of(data, "x", "early_stop_patience=2", "checkpoint.monitor=null")
 
 
 def test_given_weights_of_another_architecture_are_told_even_where_they_fit(data, capsys):

@@ -34,6 +34,12 @@ def data(tmp_path) -> Path:
     return write_tiny_dataset(tmp_path / "data")
 
 
+@pytest.fixture
+def three_batches(tmp_path) -> Path:
+    """Data whose evaluation can be stopped, since it has batches to come."""
+    return write_tiny_dataset(tmp_path / "more", test=[[1]] * 60)
+
+
 def start(data: Path, name: str, *overrides: str) -> Path:
     config = pretrain_config(f"data_paths=[{data}]", f"checkpoint.path={data.parent / name}",
                              f"log_dir={data.parent / 'logs'}", *RUN, *overrides)
@@ -64,7 +70,12 @@ def stop_in(monkeypatch):
 
     monkeypatch.setattr(pretrain, "train_step", step)
     monkeypatch.setattr(evaluators.loop, "_steps", evaluation)
-    return lambda **where: stops.update(where)
+
+    def ask(**where: list[int]) -> None:
+        at[0] = 0
+        stops.update(where)
+
+    return ask
 
 
 @pytest.mark.parametrize("architecture", [
@@ -94,8 +105,8 @@ def test_a_run_stopped_anywhere_and_resumed_is_the_same_run(data, stop_in, archi
     assert summaries[:3] == summaries[3:]
 
 
-def test_an_evaluation_that_was_stopped_is_made_up_for(data, stop_in):
-    data = write_tiny_dataset(data.parent / "more", test=[[1]] * 60)  # three batches
+def test_an_evaluation_that_was_stopped_is_made_up_for(three_batches, stop_in):
+    data = three_batches
     whole = start(data, "whole")
     stop_in(evaluation=[5, 16])
     with pytest.raises(Stopped, match="stopped after step 5 of 16"):
@@ -104,6 +115,36 @@ def test_an_evaluation_that_was_stopped_is_made_up_for(data, stop_in):
     with pytest.raises(Stopped):
         resume(data.parent / "parts")
     assert_same_run(whole, resume(data.parent / "parts"))
+
+
+def test_a_stop_in_an_evaluation_without_a_checkpoint_of_its_own_is_saved(three_batches, stop_in):
+    """As trained, not as averaged for the evaluation."""
+    data = three_batches
+    only_last = ["checkpoint_every_eval=False", "checkpoint.monitor=null"]
+    whole = start(data, "whole", *only_last)
+    stop_in(evaluation=[5])
+    with pytest.raises(Stopped) as stopped:
+        start(data, "parts", *only_last)
+    assert stopped.value.saved and read_checkpoint(data.parent / "parts" / "step_00000005.ckpt")["step"] == 5
+    assert_same_run(whole, resume(data.parent / "parts"))
+
+
+def test_a_stop_in_the_evaluation_before_the_first_step_is_made_up_for(three_batches, stop_in):
+    data = three_batches
+    given = f"load_checkpoint={start(data, 'given', 'epochs=2')}"
+    whole = start(data, "whole", given)
+    stop_in(evaluation=[0])
+    with pytest.raises(Stopped):
+        start(data, "parts", given)
+    assert_same_run(whole, resume(data.parent / "parts"))
+
+
+def test_what_is_not_written_is_not_called_saved(three_batches, stop_in):
+    data = three_batches
+    stop_in(evaluation=[5])
+    with pytest.raises(Stopped) as stopped:
+        start(data, "run", "checkpoint.enabled=False")
+    assert not stopped.value.saved and not list((data.parent / "run").glob("*.ckpt"))
 
 
 def test_an_evaluation_in_the_log_is_not_made_again(data, monkeypatch):

@@ -1,4 +1,5 @@
 """One run at a time in a directory, and nothing in it is lost."""
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -6,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from helpers import ROOT
-from utils.run_directory import adopt, claimed, set_aside_after, set_aside_run
+from utils.run_directory import adopt, claimed, evaluations, restored_best, set_aside_after, set_aside_run
 
 
 def test_a_run_is_set_aside_only_when_asked_and_never_lost(tmp_path):
@@ -63,6 +64,17 @@ def test_a_half_written_line_alone_is_reason_enough(tmp_path: Path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2')
     assert set_aside_after(tmp_path, 5)
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
+
+
+def test_evaluations_are_read_back_and_a_best_that_was_no_number_is_none(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 3, "train/loss": 1}\n{"step": 4, "epoch": 1, "val/loss": null}\n'
+                                            '{"step": 8, "epoch": 2, "val/loss": 0.5, "eval/x/y": 1}\n{"st')
+    (first, nothing), second = evaluations(tmp_path)
+    assert first == 4 and math.isnan(nothing["val/loss"]) and second == (8, {"val/loss": 0.5, "eval/x/y": 1})
+    (tmp_path / "step_00000008.ckpt").write_bytes(b"of 8")
+    assert restored_best(tmp_path, "val/loss", 0.4) is None and not (tmp_path / "best.ckpt").exists()
+    assert restored_best(tmp_path, "val/loss", 0.5) == 0.5 and (tmp_path / "best.ckpt").read_bytes() == b"of 8"
+    assert restored_best(tmp_path, "val/loss", math.nan) is None
 
 
 def test_the_checkpoint_that_is_gone_on_from_replaces_a_damaged_one_of_its_step(tmp_path):

@@ -9,6 +9,7 @@ Training waits only while the payload is copied; another thread writes it. A wri
 the files before it stay, and it is tried again.
 """
 import json
+import math
 import os
 import re
 import shutil
@@ -76,6 +77,13 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def improves(value: float, best: float | None, mode: str) -> bool:
+    """Is a value better than the best so far (None: there is none), where `mode` is min or max? What is not finite
+    never is."""
+    sign = 1 if mode == "max" else -1
+    return math.isfinite(value) and (best is None or sign * value > sign * best)
+
+
 def snapshot(value):
     """A copy of a payload in main memory, which training no longer changes."""
     if isinstance(value, Tensor):
@@ -92,6 +100,8 @@ class Checkpoints:
                  say: Callable[[str], None] = print, best: float | None = None):
         self.directory, self.config, self.say, self.best = directory, config, say, best
         self.writes = writes and config.enabled
+        self.asked: int | None = None  # step of the last write that was asked for, and of the last that came to an end
+        self.written: int | None = None
         self._writer, self._pending = ThreadPoolExecutor(max_workers=1), None
         self._save_at = self._next_save()
 
@@ -110,48 +120,64 @@ class Checkpoints:
             return
         self.wait()
         copy = snapshot({"format_version": FORMAT_VERSION, "best_val_metric": self.best, **payload})
-        self._save_at = self._next_save()
-        self._pending = self._writer.submit(self._write, copy, self.directory / step_file(step))
+        self._save_at, self.asked = self._next_save(), step
+        self._pending = self._writer.submit(self._write, copy, step)
 
-    def _write(self, payload: dict, path: Path) -> None:
+    def _write(self, payload: dict, step: int) -> int:
+        path = self.directory / step_file(step)
         write_atomically(path, lambda file: _save(payload, file))
         write_atomically(self.directory / "latest.txt", lambda file: file.write_text(path.name + "\n"))
         for old in sorted(self.directory.glob(STEP_FILES))[:-self.config.keep_last] if self.config.keep_last else []:
             old.unlink()
+        return step
 
-    def wait(self) -> bool:
-        """Until the write under way has ended; False where it failed, which is said, and due again after `RETRY_S`."""
+    def wait(self) -> None:
+        """Until the write under way has ended. Where it failed, that is said, and it is due again after `RETRY_S`."""
         pending, self._pending = self._pending, None
         try:
             if pending is not None:
-                pending.result()
+                self.written = pending.result()
         except (OSError, RuntimeError) as error:  # RuntimeError: torch's own writer
             self._save_at = time.monotonic() + RETRY_S
             self.say(f"warning: the checkpoint could not be written to {self.directory} ({error}); training goes on, "
                      f"the checkpoints before are as they were, and it is tried again in {RETRY_S:g} s")
-            return False
-        return True
+
+    def holds(self, step: int) -> bool:
+        """Has the state of this step been written? Waits until that is known."""
+        self.wait()
+        return self.written == step
+
+    def refuse_unwritten(self) -> None:
+        """Raise OSError where the last write that was asked for has failed."""
+        self.wait()
+        if self.asked != self.written:
+            raise OSError(f"{step_file(self.asked)} was not written to {self.directory}, as said above; the "
+                          "checkpoints before it are as they were: make room there, and go on with "
+                          "checkpoint.resume=true")
 
     def keep_if_best(self, step: int, metrics: dict[str, float]) -> None:
-        """Mirror the checkpoint of `step` to best.ckpt if its metrics improve. Raises ValueError if they lack the
-        monitored one, unless there are none, since the test data have no answers."""
+        """Mirror the checkpoint of `step` to best.ckpt if its metrics improve. A monitored one that is missing or not
+        finite is said, and is never the best; no metrics at all come of test data without answers."""
         monitor = self.config.monitor
         if not self.writes or monitor is None or not metrics:
             return
-        if monitor not in metrics:
-            raise ValueError(f"checkpoint.monitor={monitor} is no metric of this evaluation; there are: "
-                             f"{', '.join(sorted(metrics))}")
-        sign = 1 if self.config.mode == "max" else -1
-        if self.best is not None and sign * metrics[monitor] <= sign * self.best:
+        value = metrics.get(monitor)
+        if value is None:
+            self.say(f"warning: the evaluation at step {step} has no {monitor}, so best.ckpt is as it was; choose a "
+                     f"checkpoint.monitor among {', '.join(sorted(metrics))}")
+            return
+        if not math.isfinite(value):
+            self.say(f"warning: {monitor} is {value} at step {step}, which is never the best; best.ckpt is as it was")
+        if not improves(value, self.best, self.config.mode):
             return
         self.wait()
         saved = self.directory / step_file(step)
         if not saved.is_file():
-            self.say(f"warning: {monitor}={metrics[monitor]:.6g} is the best so far, but {saved.name} was not written")
+            self.say(f"warning: {monitor}={value:.6g} is the best so far, but {saved.name} was not written")
             return
         try:
             write_atomically(self.directory / "best.ckpt", lambda file: shutil.copyfile(saved, file))
-            self.best = metrics[monitor]
+            self.best = value
         except OSError as error:
             self.say(f"warning: best.ckpt could not be written ({error}); the one before is as it was")
 

@@ -1,7 +1,7 @@
 """Sums of metrics on the device, summed over ranks and read by the host only when somebody asks for means."""
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -69,6 +69,11 @@ def means(sums: dict[str, float]) -> dict[str, float]:
     divisors = {name: sums["rows" if name.endswith("loss") else "count"]
                 for name in sums.keys() - {"rows", "count", *OVER_SET}}
     return {name: sums[name] / divisors[name] for name in sums if divisors.get(name)} | _over_set(sums)
+
+
+def mean_names(names: Iterable[str]) -> set[str]:
+    """Names of all that `means` makes of sums with these names."""
+    return {*names} - {"rows", "count", *OVER_SET} | ({"rmse", "r2"} if OVER_SET[0] in names else set())
 
 
 def _over_set(sums: dict[str, float | np.ndarray]) -> dict[str, float]:

@@ -22,11 +22,9 @@ SAME_REQUEST_S = 1.0  # Ctrl-C reaches a process under torchrun twice: from the 
 
 
 class Stopped(Exception):
-    """The run ends early, as asked. Its message says where it stands, `saved` whether it can go on from there."""
+    """The run ends early, as asked. Its message says where it stands; who can save it says in `saved` that it is."""
 
-    def __init__(self, message: str, saved: bool):
-        super().__init__(message)
-        self.saved = saved
+    saved = False
 
 
 def _only_wake(number: int, frame: object) -> None:

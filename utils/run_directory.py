@@ -5,6 +5,7 @@ Nothing is ever deleted here. What a resumed run writes anew, its later checkpoi
 """
 import fcntl
 import json
+import math
 import os
 import shutil
 import socket
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from utils.checkpoint import STEP_FILES, latest_name, read_checkpoint, step_file, write_atomically
+from utils.strict_json import read_metrics
 
 METRICS = "metrics.jsonl"
 
@@ -113,18 +115,21 @@ def adopt(source: Path, directory: Path, step: int) -> None:
 
 
 def restored_best(directory: Path, monitor: str | None, value: float | None) -> float | None:
-    """`value`, the best so far, if best.ckpt is there or can be made of the step file that had it; else None."""
-    if value is None or (directory / "best.ckpt").exists():
+    """`value`, the best so far, if best.ckpt is there or can be made of the step file that had it; else None, as for a
+    value that is not finite, which only older versions took for the best."""
+    if value is None or not math.isfinite(value):
+        return None
+    if (directory / "best.ckpt").exists():
         return value
+    logged = dict(evaluations(directory))
     for file in sorted(directory.glob(STEP_FILES)):
-        evaluation = logged_evaluation(directory, int(file.stem.removeprefix("step_"))) or {}
-        if evaluation.get(monitor) == value:
+        if logged.get(int(file.stem.removeprefix("step_")), {}).get(monitor) == value:
             write_atomically(directory / "best.ckpt", lambda copy: shutil.copyfile(file, copy))
             return value
     return None
 
 
-def _split_lines(metrics: Path, step: int) -> tuple[list[str], list[str]]:
+def _split_lines(metrics: Path, step: float) -> tuple[list[str], list[str]]:
     """Lines up to a step, and the later ones."""
     kept, later = [], []
     for line in metrics.read_text().splitlines(keepends=True) if metrics.exists() else []:
@@ -133,13 +138,15 @@ def _split_lines(metrics: Path, step: int) -> tuple[list[str], list[str]]:
     return kept, later
 
 
-def logged_evaluation(directory: Path, step: int) -> dict[str, float] | None:
-    """The metrics of an evaluation at this step that is in the log already."""
-    for line in _split_lines(directory / METRICS, step)[0]:
-        entry = json.loads(line)
-        if entry["step"] == step and any(name.startswith("val/") for name in entry):
-            return {name: value for name, value in entry.items() if name not in ("step", "epoch")}
-    return None
+def evaluations(directory: Path) -> list[tuple[int, dict[str, float]]]:
+    """Step and metrics of each evaluation in the log of a run."""
+    found = []
+    for line in _split_lines(directory / METRICS, math.inf)[0]:
+        entry = read_metrics(line)
+        metrics = {name: value for name, value in entry.items() if name.startswith(("val/", "eval/"))}
+        if metrics:
+            found.append((entry["step"], metrics))
+    return found
 
 
 def newest_checkpoint(directory: Path, say: Callable[[str], None]) -> Path | None:

@@ -1,0 +1,59 @@
+"""Which evaluation of a run is its best: by the metric that `checkpoint.monitor` names, and by others."""
+import re
+from pathlib import Path
+
+from utils.checkpoint import CheckpointConfig, improves, step_file
+from utils.run_directory import evaluations
+
+# Metrics that say how good answers are, which a loss need not, and their better direction.
+SCORES = {r"val/exact_accuracy|eval/.+/(accuracy|solved)": "max", r"val/rmse": "min"}
+
+
+def best_of(run: Path, metric: str, mode: str) -> tuple[int, float] | None:
+    """Step and value of a run's best evaluation by a metric, of equal ones the first; None where it has no finite
+    value."""
+    best = None
+    for step, metrics in evaluations(run):
+        if metric in metrics and improves(metrics[metric], best and best[1], mode):
+            best = step, metrics[metric]
+    return best
+
+
+def out_of_patience(run: Path, config: CheckpointConfig, patience: int) -> str | None:
+    """What to say where the last `patience` evaluations of a run did not improve the monitored metric; else None."""
+    steps = [step for step, metrics in evaluations(run) if config.monitor in metrics]
+    best = best_of(run, config.monitor, config.mode)
+    waited = len([step for step in steps if best is None or step > best[0]])
+    if waited < patience:
+        return None
+    since = f"since step {best[0]} ({best[1]:.6g})" if best else "at all"
+    return (f"notice: the run ends at step {steps[-1]}: {config.monitor} has not improved {since}, for {waited} "
+            f"evaluations (early_stop_patience={patience}); resume it with a larger one to go on")
+
+
+def best_in_doubt(run: Path, monitor: str | None, step: int | None = None, value: float | None = None) -> list[str]:
+    """A line where the scores of a run hold another step for the best than best.ckpt is of, or none. best.ckpt is of
+    `step`, or of the first at which the monitored metric had this value.
+
+    The cause is most often the halting loss in val/loss: it grows as puzzles get solved, since q starts at a bias of
+    −5, and each solved puzzle that q does not expect costs 5.
+    """
+    logged = evaluations(run)
+    if value is not None:
+        step = next((step for step, metrics in logged if metrics.get(monitor) == value), None)
+    of_best = dict(logged).get(step, {})
+    others = []
+    for metric, value in of_best.items():
+        mode = next((mode for pattern, mode in SCORES.items() if re.fullmatch(pattern, metric)), None)
+        best = best_of(run, metric, mode) if mode and metric != monitor else None
+        if best and best[1] != value:
+            others.append((metric, mode, *best))
+    if not others:
+        return []
+    told = ", ".join(f"{metric} is {of_best[metric]:.4g} there and {found:.4g} at step {at}"
+                     for metric, _, at, found in others)
+    metric, mode, at, _ = others[0]
+    file = run / step_file(at)
+    score = f"score that step with evaluate.py checkpoint={file}, and " if file.is_file() else ""
+    return [f"notice: best.ckpt is of step {step}, the best by checkpoint.monitor={monitor}, but {told}; {score}choose "
+            f"by that metric with checkpoint.monitor={metric} checkpoint.mode={mode}"]
