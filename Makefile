@@ -45,7 +45,7 @@ test: .venv/installed
 	@$(PY) -m pytest -q -n auto --dist worksteal
 
 test-long: .venv/installed
-	@$(PY) -m pytest -q -m long
+	@$(PY) -m pytest -q -m long -n auto --dist worksteal
 
 # The pinned versions of constraints.txt are the tested ones.
 .venv/installed: requirements.txt requirements-extra.txt constraints.txt

@@ -6,7 +6,8 @@
 
 A question is a square grid, row by row: '#' wall, ' ' free, 'S' start, 'G' goal; its answer marks the path with 'o'.
 Tokens: 0 pad, 1 to 5 the characters "# SGo". A training group is one maze: its 8 dihedral copies, itself first
-(--no-aug: itself alone). Test mazes are neither augmented nor subsampled; `--test-fraction 0.1` takes them from train.csv.
+(--no-aug: itself alone). Test mazes are neither augmented nor subsampled; `--test-fraction 0.1` takes them from
+train.csv.
 """
 import argparse
 import math

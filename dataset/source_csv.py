@@ -129,8 +129,8 @@ def source_files(source_dir: str | None, source_repo: str, splits: Sequence[str]
     files = {split: Path(source_dir) / f"{split}.csv" for split in splits}
     for file in files.values():
         if not file.is_file():
-            raise ValueError(f"{file} does not exist; --source-dir must hold train.csv and test.csv, or train.csv alone "
-                             "with --test-fraction")
+            raise ValueError(f"{file} does not exist; --source-dir must hold train.csv and test.csv, or train.csv "
+                             "alone with --test-fraction")
     return files
 
 

@@ -309,8 +309,10 @@ def test_a_fraction_of_the_tasks_is_the_test_set_and_what_shows_the_same_stays_t
 
 @pytest.mark.parametrize("options, message", [
     ([], "one of the arguments --test-set-name --test-fraction is required"),
-    (["--test-set-name", "exam", "--test-fraction", "0.5"], "argument --test-fraction: not allowed with argument --test"),
-    (["--test-set-name2", "exam", "--test-fraction", "0.5"], "--test-fraction draws the test set, and --test-set-name2"),
+    (["--test-set-name", "exam", "--test-fraction", "0.5"],
+     "--test-fraction: not allowed with argument --test-set-name"),
+    (["--test-set-name2", "exam", "--test-fraction", "0.5"],
+     "--test-fraction draws the test set, and --test-set-name2 names one"),
     (["--test-fraction", "0.5", "--tasks", "learn1"], "all 1 rows are variants of one task")])
 def test_a_test_set_is_either_named_or_drawn(prefix, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
