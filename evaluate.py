@@ -256,8 +256,8 @@ def report(metrics: dict[str, float], by_step: list[dict[str, float]], told: dic
 
 def steps_taken(payload: dict, checkpoint: Path) -> int:
     """Optimizer steps, which published files say in their name; 0: unknown."""
-    digits = re.fullmatch(r"step_(\d+)", checkpoint.name)
-    return payload.get("step", int(digits[1]) if digits else 0)
+    digits, step = re.fullmatch(r"step_(\d+)", checkpoint.name), payload.get("step")
+    return step if isinstance(step, int) else int(digits[1]) if digits else 0
 
 
 def export(config: EvaluateConfig, exported: Export, output_dir: Path) -> None:

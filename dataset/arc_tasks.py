@@ -113,12 +113,22 @@ def read_tasks(prefix: str, subset: str, for_testing: bool) -> list[Task]:
     return tasks
 
 
+def read_test_puzzles(file: Path) -> dict[str, dict]:
+    """Tasks by id of a data set's test_puzzles.json, checked like those of a source: what is drawn and written of them
+    is grids of colours."""
+    tasks = _read_object(file)
+    for task, puzzle in tasks.items():
+        _check_structure(puzzle, f"{file}, task {task}")
+        _checked_task(task, "", puzzle, for_testing=True, where=f"{file}, task {task}")
+    return tasks
+
+
 def _puzzles(prefix: str, subset: str) -> Iterator[tuple[str, object, object, str]]:
     """Of each task its id, its content, the answers that another file has to its tests, and where it stands."""
     files = source_files(prefix, subset)
     if files[0] != _challenges(prefix, subset):
         for file in files:
-            yield file.stem, _read_json(file), [], str(file)
+            yield file.stem, read_json(file), [], str(file)
         return
     challenges, *solutions = map(_read_object, files)
     for task, puzzle in challenges.items():
@@ -126,16 +136,16 @@ def _puzzles(prefix: str, subset: str) -> Iterator[tuple[str, object, object, st
 
 
 def _read_object(path: Path) -> dict:
-    content = _read_json(path)
+    content = read_json(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} does not map task ids to tasks; it must be in the combined layout")
     return content
 
 
-def _read_json(path: Path):
+def read_json(path: Path):
     try:
         return json.loads(path.read_text())
-    except ValueError as error:  # neither JSON nor text
+    except (ValueError, RecursionError) as error:  # neither JSON nor text, or nested without end
         raise ValueError(f"{path} is not JSON ({error}); get the file again") from error
 
 
@@ -177,7 +187,7 @@ def _checked_grid(rows, where: str) -> np.ndarray:
         raise ValueError(f"{where}: the grid's rows differ in length")
     if max(len(rows), len(rows[0])) > SIDE:
         raise ValueError(f"{where}: the grid has {len(rows)} × {len(rows[0])} cells; at most {SIDE} × {SIDE} fit")
-    wrong = [cell for row in rows for cell in row if cell not in range(COLOURS)]
+    wrong = [cell for row in rows for cell in row if type(cell) is not int or cell not in range(COLOURS)]
     if wrong:
         raise ValueError(f"{where}: the grid holds {wrong[0]!r}; colours are the numbers 0 to {COLOURS - 1}")
     return np.array(rows, np.uint8)

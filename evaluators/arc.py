@@ -23,13 +23,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from dataset.arc import COLOURS, FIRST_COLOUR, SEPARATOR, SIDE, VOCAB_SIZE, decode_grid, encode_grid, parse_augmentation
-from dataset.arc_tasks import NO_ANSWER
+from dataset.arc_tasks import NO_ANSWER, read_json, read_test_puzzles
 from dataset.common import PuzzleDatasetMetadata
 from dataset.example_set import ExampleSet
 from evaluators.arc_gallery import write_gallery
 from evaluators.arc_votes import ORIGINAL, Answer, Attempt, Grid, Votes, candidate_keys, grid_hashes
 from utils.command_line import describe_validation
 from utils.distributed import broadcast_object, decided_by_main
+from utils.foreign import spreadsheet_text
 
 SIZES = SIDE * SIDE, VOCAB_SIZE  # cells and tokens
 NO_PREDICTION = [[0, 0], [0, 0]]  # submitted where no grid was predicted
@@ -61,7 +62,10 @@ class ARC:
             raise ValueError(describe_validation(error, [f"evaluators.arc@ARC.{key}" for key in ARCConfig.model_fields],
                                                  "evaluators.arc@ARC.")) from error
         self.data_path, self.blank = data_path, eval_metadata.blank_identifier_id
-        self.tasks, names = _read(data_path, "test_puzzles.json"), _read(data_path, "identifiers.json")
+        self.tasks = read_test_puzzles(_file(data_path, "test_puzzles.json"))
+        names = read_json(_file(data_path, "identifiers.json"))
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"{data_path}/identifiers.json is no list of names; build the data set again")
         if (eval_metadata.seq_len, eval_metadata.vocab_size) != SIZES:
             raise ValueError(f"{data_path}: ARC has {SIZES[0]} cells and {SIZES[1]} tokens, this data set "
                              f"{eval_metadata.seq_len} and {eval_metadata.vocab_size}; score it without arc@ARC")
@@ -196,7 +200,7 @@ class ARC:
         with open(file, "w", newline="") as f:
             table = csv.writer(f, lineterminator="\n")
             table.writerow(["task", "test_input", "votes", "candidates", "truth_rank", "truth_votes", "solved"])
-            table.writerows([a.task, a.number, a.votes, a.candidates, *(
+            table.writerows([spreadsheet_text(a.task), a.number, a.votes, a.candidates, *(
                 [a.truth_rank, a.truth_votes, int(a.solved_within(self.config.submission_K))] if a.truth_known else
                 [None] * 3)] for a in answers)
 
@@ -215,9 +219,9 @@ def _hashes(grids: list[Grid]) -> np.ndarray:
     return grid_hashes(tokens, np.zeros(len(grids), np.uint8), np.tile(ORIGINAL, (len(grids), 1)))
 
 
-def _read(data_path: str, name: str):
+def _file(data_path: str, name: str) -> Path:
     file = Path(data_path) / name
     if not file.is_file():
         raise ValueError(f"arc@ARC scores ARC data sets only, and {file} is missing; use evaluators=[] for other "
                          "puzzles, or build the data set again")
-    return json.loads(file.read_text())
+    return file

@@ -42,65 +42,77 @@ svg { display: block; background: #555; }
 """ + "\n".join(f".c{i} {{ fill: {colour}; }}" for i, colour in enumerate(PALETTE))
 
 
+class Html(str):
+    """Text that is markup already. All other text is escaped where `tag` takes it up, and nowhere else."""
+
+
+def tag(name: str, *content: str, **attributes: str) -> Html:
+    """An element around text and elements; of the attributes' names, `_` stands for `-`, and one behind is left out."""
+    words = "".join(f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"' for key, value in attributes.items())
+    inside = "".join(part if isinstance(part, Html) else escape(part) for part in content)
+    return Html(f"<{name}{words}>{inside}</{name}>")
+
+
 def write_gallery(tasks: dict[str, dict], answers: Sequence[Answer], metrics: dict[str, float], count: int,
                   submission_K: int, file: Path) -> None:
     """Draw the first `count` tasks. `tasks`: demonstrations and truths by task, as in test_puzzles.json."""
     shown = list(tasks)[:count]
     by_task = {task: [answer for answer in answers if answer.task == task] for task in shown}
-    body = "\n".join(_task(task, tasks[task], by_task[task], submission_K) for task in shown)
-    scores = " · ".join(f"{escape(name)} {100 * value:.1f}%" for name, value in metrics.items())
+    scores = " · ".join(f"{name} {100 * value:.1f}%" for name, value in metrics.items())
+    head = tag("header", tag("h1", "ARC answers"), tag("p", f"{len(shown)} of {len(tasks)} tasks · {scores}"))
+    body = tag("body", head, *(_task(task, tasks[task], by_task[task], submission_K) for task in shown))
     file.write_text(f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>ARC answers</title><style>{STYLE}</style></head>
-<body><header><h1>ARC answers</h1><p>{len(shown)} of {len(tasks)} tasks · {scores}</p></header>
 {body}
-</body></html>
+</html>
 """, encoding="utf-8")
 
 
-def _task(task: str, puzzle: dict, answers: Sequence[Answer], submission_K: int) -> str:
+def _task(task: str, puzzle: dict, answers: Sequence[Answer], submission_K: int) -> Html:
     scored = [answer.solved_within(submission_K) for answer in answers if answer.truth_known]
     state = "unknown" if not scored else "solved" if all(scored) else "unsolved"
     told = "no solution known" if not scored else state if len(scored) == 1 else f"{sum(scored)} of {len(scored)} solved"
-    demonstrations = "".join(f'<div class="pair">{_grid(pair["input"])}<span class="arrow">→</span>'
-                             f'{_grid(pair["output"])}</div>' for pair in puzzle["train"])
-    return (f'<section class="task {state}"><div class="title"><h2>{escape(task)}</h2><span class="mark">{told}</span>'
-            f'</div><p class="label">Demonstrations</p><div class="demonstrations">{demonstrations}</div>'
-            + "".join(_test(puzzle["test"][answer.number], answer) for answer in answers) + "</section>")
+    demonstrations = [tag("div", _grid(pair["input"]), tag("span", "→", class_="arrow"), _grid(pair["output"]),
+                          class_="pair") for pair in puzzle["train"]]
+    return tag("section", tag("div", tag("h2", task), tag("span", told, class_="mark"), class_="title"),
+               tag("p", "Demonstrations", class_="label"), tag("div", *demonstrations, class_="demonstrations"),
+               *(_test(puzzle["test"][answer.number], answer) for answer in answers), class_=f"task {state}")
 
 
-def _test(pair: dict[str, Grid], answer: Answer) -> str:
+def _test(pair: dict[str, Grid], answer: Answer) -> Html:
     truth = pair.get("output", [])
-    rank = "not known" if not answer.truth_known else "nobody voted for it" if answer.truth_rank is None else \
-        f"candidate <b>{answer.truth_rank}</b> of {answer.candidates}, {_count(answer.truth_votes, 'vote')}"
-    figures = [_figure(f"Test input {answer.number + 1}", pair["input"], _count(answer.votes, "vote"))]
+    rank = ["not known"] if not answer.truth_known else ["nobody voted for it"] if answer.truth_rank is None else \
+        ["candidate ", tag("b", f"{answer.truth_rank}"),
+         f" of {answer.candidates}, {_count(answer.truth_votes, 'vote')}"]
+    figures = [_figure(f"Test input {answer.number + 1}", pair["input"], [_count(answer.votes, "vote")])]
     for i, attempt in enumerate(answer.attempts, start=1):
         mark, kind = ("", "") if not truth else (" ✓", "right") if attempt.grid == truth else (" ✗", "wrong")
         figures.append(_figure(f"Attempt {i}{mark}", attempt.grid,
-                               f"<b>{_count(attempt.votes, 'vote')}</b>, q {attempt.q:.2f}", kind))
+                               [tag("b", _count(attempt.votes, "vote")), f", q {attempt.q:.2f}"], kind))
     if not answer.attempts:
-        figures.append(_figure("Attempts", [], "no prediction", "wrong"))
-    return f'<div class="test">{"".join([*figures, _figure("Truth", truth, rank)])}</div>'
+        figures.append(_figure("Attempts", [], ["no prediction"], "wrong"))
+    return tag("div", *figures, _figure("Truth", truth, rank), class_="test")
 
 
-def _figure(label: str, grid: Grid, caption: str, kind: str = "") -> str:
-    return (f'<figure class="{kind}"><p class="label">{label}</p>{_grid(grid)}'
-            f"<figcaption>{caption}</figcaption></figure>")
+def _figure(label: str, grid: Grid, caption: Sequence[str], kind: str = "") -> Html:
+    return tag("figure", tag("p", label, class_="label"), _grid(grid), tag("figcaption", *caption), class_=kind)
 
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
-def _grid(grid: Grid) -> str:
+def _grid(grid: Grid) -> Html:
     """A drawing; cells are apart by a hair, so that equal neighbours can be counted."""
     if not grid:
-        return '<div class="none">no grid</div>'
+        return tag("div", "no grid", class_="none")
     height, width = len(grid), len(grid[0])
     cell = min(CELL_PX, SIDE_PX / max(height, width))
-    paths = "".join(f'<path class="c{colour}" d="{"".join(_cells(grid, colour))}"/>'
-                    for colour in sorted({colour for row in grid for colour in row}))
-    return (f'<svg width="{width * cell:.0f}" height="{height * cell:.0f}" viewBox="0 0 {width * 10} {height * 10}" '
-            f'preserveAspectRatio="none" role="img" aria-label="{height} by {width}">{paths}</svg>')
+    paths = [tag("path", class_=f"c{colour}", d="".join(_cells(grid, colour)))
+             for colour in dict.fromkeys(colour for row in grid for colour in row)]
+    return tag("svg", *paths, width=f"{width * cell:.0f}", height=f"{height * cell:.0f}",
+               viewBox=f"0 0 {width * 10} {height * 10}", preserveAspectRatio="none", role="img",
+               aria_label=f"{height} by {width}")
 
 
 def _cells(grid: Grid, colour: int) -> Iterable[str]:

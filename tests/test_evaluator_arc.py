@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from html import unescape
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -19,8 +20,8 @@ from dataset.common import PuzzleDatasetMetadata
 from dataset.puzzle_dataset import load_metadata
 from evaluate import score
 from evaluators.arc import NO_PREDICTION, ARC
-from evaluators.arc_gallery import PALETTE
-from evaluators.arc_votes import ORIGINAL, grid_hashes, restored
+from evaluators.arc_gallery import PALETTE, write_gallery
+from evaluators.arc_votes import ORIGINAL, Answer, Attempt, grid_hashes, restored
 from helpers import (ROOT, TINY_ARCH, evaluate_config, metric_lines, pretrain_config, random_arc_task, run_process, run_script,
                      write_arc_source)
 from pretrain import train
@@ -471,6 +472,48 @@ def test_the_gallery_shows_tasks_attempts_and_votes_and_loads_nothing(folder, tm
              for colour, path in re.findall(r'class="c(\d)" d="([^"]*)"', drawing)
              for x, y in re.findall(r"M(\d+) (\d+)h", path)}
     assert drawn == cells
+
+
+@pytest.mark.parametrize("cell", ['0"/><script>alert(1)</script>', "1", 1.0, True, 10, -1, [1], None])
+def test_what_is_no_colour_is_refused_before_anything_is_written(folder, cell):
+    for place in ("train", "test"):
+        file = folder / "test_puzzles.json"
+        tasks = json.loads(whole := file.read_text())
+        tasks["bbb"][place][-1]["input"][0][0] = cell
+        file.write_text(json.dumps(tasks))
+        with pytest.raises(ValueError, match=f"test_puzzles.json, task bbb, {place} input .: the grid holds "):
+            ARC(str(folder), METADATA)
+        file.write_text(whole)
+
+
+@pytest.mark.parametrize("name, content, message", [
+    ("test_puzzles.json", "[" * 100_000, "test_puzzles.json is not JSON"), ("test_puzzles.json", "[1]", "does not map"),
+    ("test_puzzles.json", '{"a": {"train": 3}}', "task a: expected a list of pairs"),
+    ("identifiers.json", "{}", "no list of names"), ("identifiers.json", '["<blank>", 3]', "no list of names")])
+def test_files_of_another_kind_are_one_message(folder, name, content, message):
+    (folder / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        ARC(str(folder), METADATA)
+
+
+def test_names_of_tasks_are_text_on_the_page_and_in_the_table(tmp_path):
+    names = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "=HYPERLINK(1)", "@SUM(1)", "-1e-3"]
+    folder = write_tasks(tmp_path / "data", dict.fromkeys(names, 1))
+    evaluated(folder, [predictions(folder)], tmp_path, gallery=len(names))
+    page = (tmp_path / "gallery.html").read_text()
+    assert not re.search(r"<script|<img", page)
+    assert [unescape(title) for title in re.findall("<h2>(.*?)</h2>", page)] == names
+    assert [line["task"] for line in table(tmp_path)] == [*names[:2], "'=HYPERLINK(1)", "'@SUM(1)", "-1e-3"]
+    assert list(json.loads((tmp_path / "submission.json").read_text())) == names
+
+
+def test_whatever_the_gallery_is_given_it_writes_as_text(tmp_path):
+    evil = '0"><script>alert(1)</script>'
+    grid = [[evil, 1]]
+    write_gallery({evil: {"train": [{"input": grid, "output": grid}], "test": [{"input": grid, "output": grid}]}},
+                  [Answer(evil, 0, [Attempt(grid, 1, 0.5)], 1, 1, 1, 1, True)], {evil: 0.5}, 1, 2, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "<script" not in page and page.count("&lt;script&gt;") == 7  # names of task and metric, five drawings
 
 
 def test_a_browser_draws_the_gallery_in_the_colours_of_arc(folder, tmp_path):

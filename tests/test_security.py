@@ -1,6 +1,8 @@
 """What a stranger's checkpoint, run directory and data set can and cannot do, through the doors by which they come in:
 evaluate.py, and pretrain.py going on. The promises stand in docs/security.md."""
+import csv
 import json
+import re
 import shutil
 import sys
 import zipfile
@@ -16,8 +18,10 @@ from evaluate import score
 from helpers import TINY_ARCH, evaluate_config, metric_lines, pretrain_config, resume, write_tiny_dataset
 from pretrain import train
 from utils.checkpoint import find_checkpoint, read_checkpoint, weights_of
-from utils.compare import compare
+from utils.command_line import user_errors
+from utils.compare import compare, main
 from utils.distributed import World
+from utils.export import Export
 
 QUICK = [*TINY_ARCH, "evaluators=[]", "global_batch_size=16", "epochs=1", "use_wandb=false"]
 OWN_HEAD = "from pathlib import Path\nfrom losses import ACTLossHead\nPath('ran').touch()\nclass Mine(ACTLossHead): pass\n"
@@ -248,3 +252,26 @@ def test_links_inside_a_run_and_to_checkpoints_elsewhere_are_a_users_own(forged,
     (run / "best.ckpt").symlink_to(here / "moved.ckpt")
     (run / "newest.txt").symlink_to("latest.txt")
     assert scored(run)["val/loss"] == pytest.approx(metric_lines(resume(run, "epochs=2"))[1]["val/loss"], rel=1e-5)
+
+
+def test_text_of_a_file_is_no_formula_mathematics_or_markup(tmp_path, capsys):
+    evil = ["=1+1 $\\frac{$", "@SUM(1)|<img src=x>", "$\\nothing$"]
+    for i, text in enumerate(evil):
+        (tmp_path / f"run{i}").mkdir()
+        OmegaConf.save({"arch": {"name": text}, "optimizer": text}, tmp_path / f"run{i}" / "config.yaml")
+        (tmp_path / f"run{i}" / "metrics.jsonl").write_text('{"step": 1, "val/loss": 1.0}\n')
+    assert main([*(str(tmp_path / f"run{i}") for i in range(3)), "--metrics", "val/loss", "--output",
+                 str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out.png").stat().st_size > 1000
+    cells = [cell for line in csv.reader((tmp_path / "out.csv").open()) for cell in line]
+    assert any("frac" in cell for cell in cells) and not [cell for cell in cells if cell[:1] in ("=", "@")]
+    card = Export({}, {"arch": {"name": "recursive_reasoning.trm@TRM"}}, 1, "stored", {evil[1]: "x|<b>"}, {}, {
+        "val/<script>": 1.0}).card("owner/name")
+    assert all(f"\\{text}" in card for text in ("<img", "<b", "<script", "|\\<"))
+    assert not re.search(r"(?<!\\)<(img|b|script)", card)
+
+
+def test_a_message_and_a_log_steer_no_terminal(here, capsys):
+    with pytest.raises(SystemExit), user_errors("cfg_evaluate"):
+        scored(here / "red\x1b[31m\x9b2J.ckpt")
+    assert "red\\x1b[31m\\x9b2J.ckpt" in (said := capsys.readouterr().err) and not {"\x1b", "\x9b"} & {*said}

@@ -22,7 +22,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from utils.command_line import leaf_keys
-from utils.foreign import printable, read_settings
+from utils.foreign import printable, read_settings, spreadsheet_text
 from utils.plots import plot_comparison
 from utils.strict_json import read_metrics
 
@@ -126,7 +126,8 @@ def compare(directories: Sequence[Path], metrics: Sequence[str], output: Path) -
     with open(f"{output}.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({key: spreadsheet_text(value) if isinstance(value, str) else value
+                          for key, value in row.items()} for row in rows)
     plot_comparison({row["settings"]: [run.curve(metrics[0]) for run in runs]
                      for row, runs in zip(rows, groups.values())}, metrics[0], Path(f"{output}.png"))
 

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from utils.checkpoint import COMPILED_PREFIX, SAFETENSORS, write_atomically
+from utils.foreign import markdown_text
 from utils.quoting import typed
 from utils.resolve import load_class
 from utils.strict_json import as_json
@@ -93,7 +94,7 @@ class Export:
         arch, state = self.settings["arch"], self.state.values()
         model = arch["name"].partition("@")[0].rpartition(".")[2]
         scored = typed("data_paths", list(self.scored_on))
-        scores = "\n".join(f"| {name} | {value if isinstance(value, str) else format(value, '.6g')} |"
+        scores = "\n".join(f"| {markdown_text(name)} | {value if isinstance(value, str) else format(value, '.6g')} |"
                            for name, value in self.metrics.items())
         trained = _data_rows("trained on", self.trained_on or dict.fromkeys(self.settings["data_paths"], "unknown"))
         return f"""---
@@ -163,4 +164,5 @@ def refuse_unpublished(settings: dict) -> None:
 
 
 def _data_rows(what: str, fingerprints: dict[str, str]) -> str:
-    return "\n".join(f"| {path} | {what} | {fingerprint} |" for path, fingerprint in fingerprints.items())
+    return "\n".join(f"| {markdown_text(str(path))} | {what} | {markdown_text(str(fingerprint))} |"
+                     for path, fingerprint in fingerprints.items())

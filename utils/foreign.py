@@ -44,6 +44,16 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
+def spreadsheet_text(text: str) -> str:
+    """Text for a cell of a CSV file: behind an apostrophe where a spreadsheet would compute it as a formula."""
+    return f"'{text}" if re.match(r"[=+\-@\t\r]", text) and not re.fullmatch(r"[+-][\d.e+-]+", text) else text
+
+
+def markdown_text(text: str) -> str:
+    """Text for a Markdown document: what could be markup, HTML or the end of a table's cell, with a backslash."""
+    return re.sub(r"([\\`*{}\[\]<>()#|!&])", r"\\\1", text)
+
+
 def _plain(value: object, above: Sequence[dict | list], key: str, file: Path):
     """`above`: the containers around a value, the whole config first."""
     if isinstance(value, (dict, list)):

@@ -27,6 +27,11 @@ def _save(figure, picture: Path) -> None:
     _pyplot().close(figure)
 
 
+def plain(text: str) -> str:
+    """Text that Matplotlib draws as it stands: between two dollar signs it would look for mathematics."""
+    return text.replace("$", r"\$")
+
+
 def plot_train_vs_val(metrics_file: Path, picture: Path) -> None:
     """Loss and, where it is measured, exact accuracy or squared error of training and validation over the steps of a
     whole run."""
@@ -153,9 +158,9 @@ def plot_comparison(curves: dict[str, list[tuple[list[int], list[float]]]], metr
         right.barh(i, np.mean(ends) if ends else 0, color=colour, alpha=0.6)
         right.plot(ends, [i] * len(ends), "k.", markersize=4)
     for axis in left:
-        axis.set(xlabel="step", ylabel=metric, title="each run")
-    labels = [fill(name, 45) for name in curves]
-    right.set(yticks=range(len(curves)), yticklabels=labels, xlabel=metric, title="at the end: mean, and each run")
+        axis.set(xlabel="step", ylabel=plain(metric), title="each run")
+    labels = [plain(fill(name, 45)) for name in curves]
+    right.set(yticks=range(len(curves)), yticklabels=labels, xlabel=plain(metric), title="at the end: mean, and each run")
     right.invert_yaxis()
     for axis in axes[0]:
         axis.grid(alpha=0.3)
