@@ -100,7 +100,7 @@ class ArchConfig(NamedConfig):
 
     @classmethod
     def of_file(cls, settings: object, file: Path, trust_code: bool) -> "ArchConfig":
-        """Of the config that stands in a file. Raises ValueError for what is wrong in it, names not trusted included."""
+        """Of the config that stands in a file. Raises ValueError for what is wrong in it, untrusted names among it."""
         try:
             arch = _validate(cls, settings, [], "arch.", Origin(imports=None if trust_code else ()))
             arch.check()
@@ -283,7 +283,7 @@ class PretrainConfig(SharedConfig, OptimConfig, LogConfig):
     def own_classes(self) -> list[str]:
         """Names of the classes from outside this project's packages."""
         found = [(self.arch.model_class, "models"), (self.arch.head_class, "losses"),
-                 *((evaluator.load("evaluators", EVALUATOR_PARTS), "evaluators") for evaluator in self.evaluators or ())]
+                 *((each.load("evaluators", EVALUATOR_PARTS), "evaluators") for each in self.evaluators or ())]
         return [name for name, where in zip(self.class_names, found) if not is_of(*where)]
 
     def notices(self) -> list[str]:

@@ -171,8 +171,8 @@ class EpisodeMetadata(RegressionMetadata):
 def field_path(split_dir: Path, set_name: str, field: str) -> Path:
     """The file of a field. Raises ValueError for a set's name that would lead elsewhere."""
     if not set_name or set_name != Path(set_name).name:
-        raise ValueError(f"{split_dir}: set_name={set_name!r} begins the names of files, and cannot be empty or a path; "
-                         "rename the set (`sets` in dataset.json)")
+        raise ValueError(f"{split_dir}: set_name={set_name!r} begins the names of files, and cannot be empty or a path"
+                         "; rename the set (`sets` in dataset.json)")
     return split_dir / f"{set_name}__{field}.npy"
 
 

@@ -2,6 +2,7 @@
 
 An evaluator sees every test example with the model's outputs after the last supervision step, and returns metrics.
 """
+import inspect
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -108,6 +109,10 @@ def build_evaluators(configs: Sequence[dict] | None, dataset) -> dict[str, tuple
     for config, module, numbered in zip(configs, modules, distinct(modules)):
         options = {key: value for key, value in config.items() if key != "name"}
         evaluator_class = load_class(config["name"], "evaluators", EVALUATOR_PARTS, anywhere=True)  # a typed config's
+        try:
+            inspect.signature(evaluator_class).bind(data_path="", eval_metadata=None, **options)
+        except TypeError as error:
+            raise ValueError(f"evaluators: {config['name']} does not take these options: {error}") from error
         for (path, test_set), folder, own_folder in zip(sets.items(), folders, distinct(folders)):
             if by_kind and not (test_set.metadata.task_type == "classification" and evaluator_class.suits(test_set)):
                 continue

@@ -79,5 +79,5 @@ def test_a_small_file_that_unpacks_to_more_than_the_memory_is_refused(tmp_path, 
     file = archive_of(tmp_path / "bomb.npz", (2**20,), zeros=2**20)
     assert file.stat().st_size < 2**12 and len(open_npz(file, "latents").load()) == 2**20
     monkeypatch.setattr(arrays, "MEMORY_BYTES", 2**20 - 1)
-    with pytest.raises(ValueError, match="bomb.npz: latents.npy unpacks to 0.00105 GB, and this machine has .* np.savez"):
+    with pytest.raises(ValueError, match="bomb.npz: latents.npy unpacks to 0.00105 GB, and this machine .* np.savez"):
         open_npz(file, "latents")

@@ -510,8 +510,9 @@ def test_names_of_tasks_are_text_on_the_page_and_in_the_table(tmp_path):
 def test_whatever_the_gallery_is_given_it_writes_as_text(tmp_path):
     evil = '0"><script>alert(1)</script>'
     grid = [[evil, 1]]
-    write_gallery({evil: {"train": [{"input": grid, "output": grid}], "test": [{"input": grid, "output": grid}]}},
-                  [Answer(evil, 0, [Attempt(grid, 1, 0.5)], 1, 1, 1, 1, True)], {evil: 0.5}, 1, 2, tmp_path / "page.html")
+    pairs = [{"input": grid, "output": grid}]
+    answer = Answer(evil, 0, [Attempt(grid, 1, 0.5)], 1, 1, 1, 1, True)
+    write_gallery({evil: {"train": pairs, "test": pairs}}, [answer], {evil: 0.5}, 1, 2, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert "<script" not in page and page.count("&lt;script&gt;") == 7  # names of task and metric, five drawings
 

@@ -260,6 +260,13 @@ def test_names_that_come_again_are_numbered(names, apart):
     assert distinct(names.split()) == apart.split()
 
 
+@pytest.mark.parametrize("options, message", [
+    ({"colour": 1}, "unexpected keyword argument 'colour'"), ({"data_path": "x"}, "multiple values for .*data_path")])
+def test_options_that_an_evaluator_does_not_take_are_one_message(data, options, message):
+    with pytest.raises(ValueError, match=f"evaluators: sudoku@Sudoku does not take these options: .*{message}"):
+        build_evaluators([{"name": "sudoku@Sudoku"} | options], test_dataset(data))
+
+
 # Rules
 
 def metadata(cells: int) -> PuzzleDatasetMetadata:

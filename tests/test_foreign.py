@@ -33,8 +33,8 @@ def test_references_to_plain_values_are_replaced(read):
 def test_any_other_reference_is_refused(read, monkeypatch, text):
     monkeypatch.setenv("TOKEN", "secret")
     beside = "a: 1\nwhich: oc.env\nmap: {a: 1}\nchain: ${a}\n"
-    for make in (lambda: read(f"{beside}name: '{text}'\n"),
-                 lambda: plain_settings({"a": 1, "which": "oc.env", "map": {}, "chain": "${a}", "name": text}, Path("x"))):
+    payload = {"a": 1, "which": "oc.env", "map": {}, "chain": "${a}", "name": text}
+    for make in (lambda: read(f"{beside}name: '{text}'\n"), lambda: plain_settings(payload, Path("x"))):
         with pytest.raises(ValueError, match="(name=.*is not taken over; .*only references to plain values)|"
                                              "(config.yaml cannot be read as a config: )") as error:
             make()

@@ -10,8 +10,8 @@ from helpers import pretrain_config, run_script
 from utils.command_line import _message
 from utils.quoting import corrected, typed
 
-TEXTS = ["runs/lr=1e-3", "runs/a (1)", "runs(1)", "a,b", "runs/a b", "a{b}", "it's", 'a "b" \\', "$HOME/x", "12", "1e-3",
-         "true", "null", "ü/x", "[x", "a*b", "~/runs", " x", "choice(1)", "hf://owner/name@v1", ""]
+TEXTS = ["runs/lr=1e-3", "runs/a (1)", "runs(1)", "a,b", "runs/a b", "a{b}", "it's", 'a "b" \\', "$HOME/x", "12",
+         "1e-3", "true", "null", "ü/x", "[x", "a*b", "~/runs", " x", "choice(1)", "hf://owner/name@v1", ""]
 
 
 def read_in_bash(setting: str):
@@ -54,4 +54,4 @@ def test_several_values_where_one_is_meant_are_told_with_each_way_to_write_them(
         pretrain_config("checkpoint.path=a,b")
     assert _message(error.value, "cfg_pretrain") == (
         "checkpoint.path=a,b is several values; for one text write 'checkpoint.path=\"a,b\"', for a list "
-        "'checkpoint.path=[a,b]'; to run each, add -m")
+        "'checkpoint.path=[a,b]'; -m runs each")

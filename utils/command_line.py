@@ -129,10 +129,10 @@ def _message(error: Exception, config_name: str) -> str:
         word = re.sub(r"^\+\+arch\.", "arch.", error.override)  # as it was typed: see `overrides_known_to_classes`
         return (f"cannot read the setting {word!r} ({reason}); "
                 + (f"write {quoted}" if (quoted := corrected(word)) else "settings are written key=value"))
-    ambiguous = re.match(r"Ambiguous value for argument '(.+)'\n", str(error))  # its advice: quotes that a shell takes away
+    ambiguous = re.match(r"Ambiguous value for argument '(.+)'\n", str(error))  # Hydra advises quotes that a shell takes
     if ambiguous and (word := ambiguous[1]):
         as_list = shlex.quote(word.replace("=", "=[", 1) + "]")
-        return f"{word} is several values; for one text write {corrected(word)}, for a list {as_list}; to run each, add -m"
+        return f"{word} is several values; for one text write {corrected(word)}, for a list {as_list}; -m runs each"
     override = re.match(r"Could not override '([^']+)'", str(error))
     if isinstance(error, ConfigCompositionException) and override:
         groups = [argument for argument in sys.argv[1:] if re.match(r"(arch|experiment)=", argument)]

@@ -1,7 +1,7 @@
-"""What comes from a stranger: the config in a checkpoint or beside it, of plain values and references to them, and text.
+"""What comes from a stranger: the config in a checkpoint or beside it, of plain values and references to them; text.
 
 OmegaConf by itself would put in what `${oc.env:TOKEN}` names, and an export would publish it. Here a reference is the
-whole of a value, and names a plain value of the same config: `${arch.hidden_size}`, or `${.hidden_size}` for a neighbour.
+whole of a value, and names a plain one of the same config: `${arch.hidden_size}`, or `${.hidden_size}` for a neighbour.
 """
 import re
 from collections.abc import Sequence

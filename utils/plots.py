@@ -160,7 +160,8 @@ def plot_comparison(curves: dict[str, list[tuple[list[int], list[float]]]], metr
     for axis in left:
         axis.set(xlabel="step", ylabel=plain(metric), title="each run")
     labels = [plain(fill(name, 45)) for name in curves]
-    right.set(yticks=range(len(curves)), yticklabels=labels, xlabel=plain(metric), title="at the end: mean, and each run")
+    right.set(yticks=range(len(curves)), yticklabels=labels, xlabel=plain(metric),
+              title="at the end: mean, and each run")
     right.invert_yaxis()
     for axis in axes[0]:
         axis.grid(alpha=0.3)

@@ -1,5 +1,5 @@
-"""Settings as they are typed in a shell. Hydra's grammar reads `=`, parentheses and the like as its own, unless the text
-stands in double quotes, and the shell takes those away, unless the whole stands in single ones:
+"""Settings as they are typed in a shell. Hydra's grammar reads `=`, parentheses and the like as its own, unless the
+text stands in double quotes, and the shell takes those away, unless the whole stands in single ones:
 
     python evaluate.py 'checkpoint="runs/lr=1e-3"'
 """

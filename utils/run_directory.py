@@ -28,8 +28,8 @@ def claimed(directory: Path) -> Iterator[None]:
     except OSError as error:
         raise ValueError(f"the run's directory {directory} cannot be made ({error.strerror}); choose another "
                          "checkpoint.path") from error
-    refuse_links([*directory.glob("evaluation*/**/*"), *(file for file in directory.iterdir() if file.suffix != ".ckpt")],
-                 directory)
+    files = [file for file in directory.iterdir() if file.suffix != ".ckpt"]
+    refuse_links([*files, *directory.glob("evaluation*/**/*")], directory)
     with open(directory / ".lock", "a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
