@@ -47,6 +47,9 @@ def run_settings(checkpoint: Path, payload: dict) -> dict:
     for key in ("arch", "data_paths", "global_batch_size"):
         if key not in settings:
             raise ValueError(f"{file} has no {key}; it must be the config of the run that wrote the checkpoint")
+    for key in ("data_paths", "data_paths_test"):
+        if not isinstance(settings.get(key) or [], list):
+            raise ValueError(f"{file}: {key}={settings[key]!r} is no list of folders")
     return settings
 
 

@@ -71,12 +71,12 @@ def taken_up(config: PretrainConfig, cfg: DictConfig, overrides: Sequence[str]
     if file is None:
         return config, None
     payload = read_checkpoint(file)
-    if "data_position" not in payload or "ranks" not in payload:
+    if not {"config", "data_position", "ranks"} <= payload.keys():
         raise ValueError(f"{file} holds weights, but not the state of a run, so no run can go on from it; start a new "
                          f"one with {typed('load_checkpoint', str(file))}")
     imports = None if config.trust_code else config.class_names
+    settings, _ = settings_of(file, payload)
     try:
-        settings, _ = settings_of(file, payload) or ({}, None)
         saved = _filled(settings, cfg)
         before = PretrainConfig.parse(saved, imports=imports)
     except ValueError as error:
@@ -115,7 +115,10 @@ def _checkpoint_to_resume(config: PretrainConfig) -> Path | None:
 def _filled(saved: dict, cfg: DictConfig) -> DictConfig:
     """The saved config; keys that it does not have yet, since an older version wrote it, are those of `cfg`."""
     composed = OmegaConf.to_container(cfg, resolve=True)
-    return OmegaConf.create(composed | saved | {"checkpoint": composed["checkpoint"] | saved["checkpoint"]})
+    settings = saved.get("checkpoint")
+    if not isinstance(settings, dict):
+        raise ValueError(f"checkpoint={settings!r} is no config of checkpoints; it must be that of a run")
+    return OmegaConf.create(composed | saved | {"checkpoint": composed["checkpoint"] | settings})
 
 
 def _merged(saved: DictConfig, cfg: DictConfig, named: Sequence[str], overrides: Sequence[str],

@@ -99,13 +99,25 @@ def test_a_name_in_a_checkpoint_imports_nothing(forged, here, change, capsys):
     ({"arch__name": "layers@Linear"}, "is no class with Config and initial_carry"),
     ({"arch__name": "nothing"}, "must have the form module@Class"), ({"arch__name": 3}, "name=3: .*valid string"),
     ({"arch__loss__name": "losses@Nothing"}, "losses has no Nothing; it has ACTLossHead"),
-    ({"arch": 3}, "arch"), ({"arch__loss": "x"}, "loss"), ({"evaluators": [{"name": "loop@evaluate"}]}, "begin_eval")])
+    ({"arch": 3}, "arch"), ({"data_paths": "x"}, "data_paths='x'"), ({"arch__loss": "x"}, "loss"), ({"evaluators": [{"name": "loop@evaluate"}]}, "begin_eval")])
 def test_a_name_of_something_else_is_one_message(forged, change, message):
     run = forged(**change)
     doors = [lambda: resume(run)] + ([lambda: scored(run)] if "evaluators" not in change else [])
     for door in doors:
         with pytest.raises(ValueError, match=message):
             door()
+
+
+def test_a_config_that_is_none_of_a_run_is_one_message(forged):
+    with pytest.raises(ValueError, match=r"\.ckpt: checkpoint=3 is no config of checkpoints"):
+        resume(forged(checkpoint=3))
+    run = forged()
+    for file in run.glob("*.ckpt"):
+        payload = read_checkpoint(file)
+        del payload["config"]
+        torch.save(payload, file)
+    with pytest.raises(ValueError, match="holds weights, but not the state of a run"):
+        resume(run)
 
 
 def test_with_trust_code_a_name_is_looked_for_everywhere(forged, here):
