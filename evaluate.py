@@ -17,14 +17,15 @@ from torch import nn
 
 from config.schema import ArchConfig, EvaluateConfig
 from dataset.build_maze_dataset import TOKEN_NAMES as MAZE_TOKENS
-from dataset.common import IGNORE_LABEL_ID, EpisodeMetadata, PuzzleDatasetMetadata, dataset_fingerprint
+from dataset.common import IGNORE_LABEL_ID, EpisodeMetadata, PuzzleDatasetMetadata
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
+from dataset.puzzle_rows import load_by_name, names_in
 from dataset.symmetry import BOXES
 from evaluators.loop import DepthCurve, evaluate, trace
 from evaluators.protocol import build_evaluators
 from evaluators.rollout import Rollouts, roll_out, rollout_starts
 from utils.best import best_in_doubt
-from utils.checkpoint import (CONFIG_NAMES, PUZZLE_TABLE, find_checkpoint, load_weights, read_checkpoint, settings_of,
+from utils.checkpoint import (CONFIG_NAMES, find_checkpoint, puzzle_table_rows, read_checkpoint, settings_of,
                               weights_of)
 from utils.command_line import run_script
 from utils.distributed import World, joined_world
@@ -54,11 +55,10 @@ def run_settings(checkpoint: Path, payload: dict) -> dict:
 
 
 def load_split(config: EvaluateConfig, settings: dict, world: World, paths: list[str], split: str) -> PuzzleDataset:
-    """A split of data sets. A run's own folders keep the identifiers they had in training."""
-    run_paths = [*settings["data_paths"], *(settings.get("data_paths_test") or [])]
+    """A split of data sets."""
     return PuzzleDataset(PuzzleDatasetConfig(
-        seed=0, dataset_paths=paths, identifier_paths=run_paths if set(paths) <= set(run_paths) else paths,
-        global_batch_size=config.global_batch_size or settings["global_batch_size"], test_set_mode=True,
+        seed=0, dataset_paths=paths, test_set_mode=True,
+        global_batch_size=config.global_batch_size or settings["global_batch_size"],
         rank=world.rank, num_replicas=world.size, episode_window=settings.get("episode_window", 1),
         episode_stride=settings.get("episode_stride")), split=split)
 
@@ -84,12 +84,8 @@ def rollouts_of(config: EvaluateConfig, settings: dict, head: nn.Module, data: P
 
 def load_head(config: EvaluateConfig, settings: dict, payload: dict, data: PuzzleDataset, checkpoint: Path,
               world: World) -> nn.Module:
-    """The run's model with its weights; the size of its puzzle table is the checkpoint's."""
+    """The run's model with its weights; its puzzle table is that of the data, with the embeddings of the run."""
     state = weights_of(payload, config.use_ema)
-    rows = next((len(value) for name, value in state.items() if name.endswith(PUZZLE_TABLE)), None)
-    if rows is not None and rows < data.metadata.num_puzzle_identifiers:
-        raise ValueError(f"{data.config.folders} hold {data.metadata.num_puzzle_identifiers} puzzle identifiers, "
-                         f"and the table of {checkpoint} has {rows} rows; score the data set it was trained on")
     arch = ArchConfig.of_file(settings["arch"], checkpoint, config.trust_code)
     dtype = arch.options.get("forward_dtype")
     if world.device.type == "cpu" and dtype in ("bfloat16", "float16"):
@@ -97,18 +93,17 @@ def load_head(config: EvaluateConfig, settings: dict, payload: dict, data: Puzzl
         arch.__pydantic_extra__["forward_dtype"] = "float32"
     if config.halt_max_steps:
         arch.__pydantic_extra__["halt_max_steps"] = config.halt_max_steps
-    metadata = data.metadata.model_copy(update={"num_puzzle_identifiers": rows or 1})
-    head = arch.build_head(metadata, data.local_batch_size, world)
-    load_weights(head, state, checkpoint, resize_puzzle_table=False)
+    head = arch.build_head(data.metadata, data.local_batch_size, world)
+    notices = load_by_name(head, state, payload, checkpoint, data, trains=False)
+    for notice in notices if world.is_main else []:
+        print(f"notice: {notice}")
     return head
 
 
 def ablate_identifiers(head: nn.Module, data: PuzzleDataset, which: str) -> None:
     """Have the model see each test puzzle as no puzzle in particular (`blank`) or as another one of them (`shuffled`),
     as in arXiv 2512.11847: by its row of the puzzle table, so that whoever reads a batch finds the true identifiers."""
-    blank = data.metadata.blank_identifier_id
-    tested = np.unique(np.concatenate([puzzle_set.shared_identifiers() for puzzle_set in data.sets.values()]))
-    tested = tested[tested != blank]
+    blank, tested = data.metadata.blank_identifier_id, data.own_rows()
     if head.puzzle_embedding is None or len(tested) < 2:
         lacking = "the model has no puzzle embedding" if head.puzzle_embedding is None else \
             f"the test puzzles of {data.config.folders} have no identifiers of their own"
@@ -236,10 +231,13 @@ def score(config: EvaluateConfig, world: World) -> dict[str, float]:
         if config.picture is not None:
             draw(head, data, config.picture, rollouts, world, output_dir)
         if config.export is not None:
+            weights = weights_of(payload, config.use_ema)
+            table = puzzle_table_rows(weights)
             export(config, Export(
-                weights_of(payload, config.use_ema), settings, steps_taken(payload, checkpoint), averaged,
+                weights, settings, steps_taken(payload, checkpoint), averaged,
                 payload.get("data_fingerprints", {}),
-                {path: dataset_fingerprint(path) for path in data.config.dataset_paths}, told | metrics), output_dir)
+                {path: data.rows.folders[path].fingerprint for path in data.config.dataset_paths}, told | metrics,
+                names_in(payload, checkpoint, table) if table else None), output_dir)
     return metrics
 
 

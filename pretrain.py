@@ -23,8 +23,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from config.resume import Resumed, refuse_other_data, taken_up
 from config.schema import PretrainConfig
-from dataset.common import dataset_fingerprint
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
+from dataset.puzzle_rows import PuzzleRows, row_notices
 from evaluators.loop import evaluate, needed_outputs, refuse_unknown_metric
 from evaluators.protocol import Evaluator, build_evaluators
 from train_state import TrainState, build_state, to_device, train_step
@@ -89,7 +89,8 @@ class Run:
         """Hold the directory, log and save to it, and turn signals into requests."""
         with (claimed_for_run(self.directory, self.config, self.world, resumed),
               StopRequest(self.config.preempt_grace_s) as self.stop):
-            self.log = open_log(self.config, self.directory, self.state, self.total_steps, self.world, resumed)
+            self.log = open_log(self.config, self.directory, self.state, self.test_data, self.total_steps, self.world,
+                                resumed)
             self.checkpoints = open_checkpoints(self.config, self.directory, self.log, self.world, resumed)
             try:
                 yield
@@ -178,10 +179,10 @@ class Run:
 def build_run(config: PretrainConfig, world: World, resumed: Resumed | None) -> Run:
     """Load the data, build the model and, where the run goes on, take its state from the checkpoint."""
     data, test_data = load_data(config, world)
-    facts = run_facts(config, world) | {"identifier_offsets": data.identifier_offsets}
     state = build_state(config, data, world)
+    facts = run_facts(state, world)
     if resumed:
-        decided_by_main(lambda: refuse_other_data(facts["data_fingerprints"], resumed))
+        decided_by_main(lambda: refuse_other_data(facts["data_fingerprints"], config, resumed))
         state.load_state_dict(resumed.payload, resumed.file, world)
         for loaded in ("model_state", "ema_state", "optimizer_states", "carry"):
             del resumed.payload[loaded]  # or memory would hold it twice
@@ -197,10 +198,11 @@ def load_data(config: PretrainConfig, world: World) -> tuple[PuzzleDataset, Puzz
     """The training stream and the test batches, their first batches looked at."""
     test_paths = config.data_paths_test or config.data_paths
     shared = {"seed": config.seed, "global_batch_size": config.global_batch_size, "rank": world.rank,
-              "num_replicas": world.size, "identifier_paths": [*config.data_paths, *test_paths],
-              "episode_window": config.episode_window, "episode_stride": config.episode_stride}
-    train = PuzzleDataset(PuzzleDatasetConfig(dataset_paths=config.data_paths, test_set_mode=False, **shared), "train")
-    test = PuzzleDataset(PuzzleDatasetConfig(dataset_paths=test_paths, test_set_mode=True, **shared), "test")
+              "num_replicas": world.size, "episode_window": config.episode_window,
+              "episode_stride": config.episode_stride}
+    rows = PuzzleRows(config.data_paths, test_paths)
+    train, test = (PuzzleDataset(PuzzleDatasetConfig(dataset_paths=paths, test_set_mode=split == "test", **shared),
+                                 split, rows) for paths, split in ((config.data_paths, "train"), (test_paths, "test")))
     for key in ("task_type", *train.metadata.MODEL_KEYS.values()):
         if getattr(train.metadata, key) != getattr(test.metadata, key):
             raise ValueError(f"{key} is {getattr(train.metadata, key)} in data_paths={config.data_paths} and "
@@ -251,24 +253,21 @@ def claimed_for_run(run_dir: Path, config: PretrainConfig, world: World, resumed
         yield
 
 
-def run_facts(config: PretrainConfig, world: World) -> dict:
+def run_facts(state: TrainState, world: World) -> dict:
     """What a checkpoint says of the run besides its state."""
-    paths = dict.fromkeys([*config.data_paths, *config.data_paths_test])
-    return {"versions": {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__},
-            "data_fingerprints": {path: dataset_fingerprint(path) for path in paths} if world.is_main else {}}
+    versions = {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
+    has_table = state.head.puzzle_embedding is not None
+    return {"versions": versions} | (state.data.rows.facts(has_table) if world.is_main else {"data_fingerprints": {}})
 
 
-def open_log(config: PretrainConfig, run_dir: Path, state: TrainState, total_steps: int, world: World,
-             resumed: Resumed | None) -> RunLog:
+def open_log(config: PretrainConfig, run_dir: Path, state: TrainState, test_data: PuzzleDataset, total_steps: int,
+             world: World, resumed: Resumed | None) -> RunLog:
     embedding = state.head.puzzle_embedding
     parameters = {"network": sum(p.numel() for p in state.head.parameters()),
                   "puzzle_embedding": 0 if embedding is None else embedding.weights.numel()}
     log = RunLog(config, run_dir, config.model_dump(), parameters, total_steps, writes=world.is_main,
                  first_step=state.step)
-    for path, offset in state.data.identifier_offsets.items():
-        if offset:
-            log.say(f"notice: identifiers of {path} are those stored there plus {offset}")
-    for notice in config.notices():
+    for notice in [*(row_notices(state.data, test_data) if embedding is not None else []), *config.notices()]:
         log.say(f"notice: {notice}")
     for line in resumed.notices(world.size) if resumed else []:
         log.say(line)

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from config.schema import PretrainConfig
 from dataset.puzzle_dataset import Batch, PuzzleDataset
+from dataset.puzzle_rows import load_by_name, taken_rows
 from dataset.regression_dataset import feature_statistics
 from losses import ACTRegressionLossHead
 from models.act import Carry
 from models.ema import EMA
 from models.sparse_embedding import SparseSignSGD
-from utils.checkpoint import find_checkpoint, load_weights, read_checkpoint, settings_of, weights_of
+from utils.checkpoint import find_checkpoint, load_weights, puzzle_table_rows, read_checkpoint, settings_of, weights_of
 from utils.curriculum import cycles_at
 from utils.distributed import World, all_reduce_sum_, gather_objects, gather_rows
 from utils.metrics import TrainMeter
@@ -54,7 +55,7 @@ class TrainState:
 
     def load_state_dict(self, payload: dict, source: Path, world: World) -> None:
         """Go on from a payload, on as many ranks as wrote it or on others. Raises ValueError where it does not fit."""
-        load_weights(self.head, payload["model_state"], source, resize_puzzle_table=False)
+        load_weights(self.head, payload["model_state"], source, self._resumed_rows(payload, source))
         if self.ema is not None:
             self.ema.load_state_dict(payload["ema_state"])
         for optimizer, state in zip(self.optimizers, payload["optimizer_states"], strict=True):
@@ -74,6 +75,13 @@ class TrainState:
             self.meter.load_state_dict(TrainMeter.added([rank["meter"] for rank in ranks]))
         self.step, self.skipped = payload["step"], payload["skipped"]
 
+    def _resumed_rows(self, payload: dict, source: Path) -> Tensor | None:
+        """None: rows are as they were, but for runs of older versions, in which puzzles of test sets had their own."""
+        table = puzzle_table_rows(payload["model_state"])
+        if table in (None, self.data.rows.total):
+            return None
+        return taken_rows(self.data, payload, source, table, trains=False)[0]
+
     def averaged(self) -> AbstractContextManager:
         """Inside, the network computes with its averaged weights, where there are such."""
         return self.ema.applied() if self.ema else nullcontext()
@@ -84,8 +92,9 @@ class TrainState:
         self.carry = replace(self.carry, halted=torch.ones_like(self.carry.halted))
 
 
-def start_from(checkpoint: str, head: nn.Module, config: PretrainConfig, world: World) -> None:
-    """Take the weights of a checkpoint. What its run had set otherwise is said: they may fit and mean another thing."""
+def start_from(checkpoint: str, head: nn.Module, config: PretrainConfig, data: PuzzleDataset, world: World) -> None:
+    """Take the weights of a checkpoint, puzzle embeddings by name. What its run had set otherwise is said: they may fit
+    and mean another thing."""
     file = find_checkpoint(checkpoint)
     payload = read_checkpoint(file)
     settings, _ = settings_of(file, payload) or ({}, None)
@@ -94,7 +103,9 @@ def start_from(checkpoint: str, head: nn.Module, config: PretrainConfig, world: 
               if key not in same and theirs.get(key, value) != value]
     if unlike and world.is_main:
         print(f"notice: {file} was trained with other settings: {', '.join(unlike)}")
-    load_weights(head, weights_of(payload, use_ema=True), file, resize_puzzle_table=True)
+    notices = load_by_name(head, weights_of(payload, use_ema=True), payload, file, data, trains=True)
+    for notice in notices if world.is_main else []:
+        print(f"notice: {notice}")
 
 
 def build_state(config: PretrainConfig, data: PuzzleDataset, world: World) -> TrainState:
@@ -106,7 +117,7 @@ def build_state(config: PretrainConfig, data: PuzzleDataset, world: World) -> Tr
     if isinstance(head, ACTRegressionLossHead) and head.config.normalize:
         head.set_normalization(feature_statistics(list(data.sets.values())))
     if config.load_checkpoint is not None:
-        start_from(config.load_checkpoint, head, config, world)
+        start_from(config.load_checkpoint, head, config, data, world)
     head.requires_grad_(not config.freeze_weights)
     if _should_compile(config, world):
         _compile(head, depths=1 + len(config.depth_curriculum))

@@ -184,9 +184,11 @@ def _same_data_elsewhere(key: str, old, new) -> bool:
     return key in ("data_paths", "data_paths_test") and len(old) == len(new)
 
 
-def refuse_other_data(fingerprints: dict[str, str], resumed: Resumed) -> None:
+def refuse_other_data(fingerprints: dict[str, str], config: PretrainConfig, resumed: Resumed) -> None:
     """Raise ValueError if a data set, by path, is not the one in its place that the checkpoint was trained on."""
-    for (path, now), then in zip(fingerprints.items(), resumed.payload["data_fingerprints"].values(), strict=True):
-        if now != then:
-            raise ValueError(f"the contents of {path} differ from what {resumed.file} was trained on (fingerprints "
-                             f"{now} and {then}); restore the data set, or {FORK}")
+    saved, then = resumed.payload["config"], resumed.payload["data_fingerprints"]
+    for key in ("data_paths", "data_paths_test"):
+        for path, old in zip(getattr(config, key), saved.get(key) or [], strict=True):
+            if fingerprints[path] != then[old]:
+                raise ValueError(f"the contents of {path} differ from what {resumed.file} was trained on (fingerprints "
+                                 f"{fingerprints[path]} and {then[old]}); restore the data set, or {FORK}")

@@ -32,6 +32,7 @@ FIELDS = ("inputs", "labels", "puzzle_identifiers", "puzzle_indices", "group_ind
 MOST_IDENTIFIER = np.iinfo(np.int32).max  # of puzzles
 BLANK_IDENTIFIER = "<blank>"
 BLOCK_ROWS = 1 << 16  # looked at at a time
+IDENTIFIER_NAMES = "identifiers.json"  # in a data set's folder, and beside exported weights
 IGNORE_LABEL_ID = -100  # what a label becomes, once loaded, where no answer is asked for (PyTorch's convention)
 
 
@@ -166,6 +167,26 @@ class EpisodeMetadata(RegressionMetadata):
     KIND = "latent episodes"
     AGREE = ("input_dim", "seq_len")
     blank_identifier_id: int = -1
+
+
+METADATA = {"classification": PuzzleDatasetMetadata, "regression": RegressionMetadata}  # by task_type
+
+
+def load_metadata(path: str | Path, split: str) -> SplitMetadata:
+    """`dataset.json` of a split. Raises ValueError naming what is missing and where."""
+    file = Path(path) / split / "dataset.json"
+    if not Path(path).is_dir():
+        raise ValueError(f"no data set at {path}: the folder does not exist; build it first, or correct data_paths")
+    if not file.is_file():
+        raise ValueError(f"{path} has no {split} split: {file} does not exist, nor a folder of latents beside it")
+    try:
+        stored = json.loads(file.read_text())
+        task = stored.get("task_type") or "classification"
+        if task not in METADATA:
+            raise ValueError(f"task_type is {task!r}, and there are {', '.join(METADATA)}")
+        return METADATA[task](**stored)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:  # of JSON and of types, too
+        raise ValueError(f"{file} does not describe a data set: {error}") from error
 
 
 def field_path(split_dir: Path, set_name: str, field: str) -> Path:
@@ -359,11 +380,17 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
+def dataset_files(path: str | Path) -> list[Path]:
+    """The files that make a data set what it is, published ones included; a folder may be a link to one elsewhere."""
+    inside = (file for depth in ("*", "*/*", "*/*/*") for file in Path(path).glob(depth))  # `**` follows no links
+    return sorted(file for file in inside if file.suffix in (".npy", ".npz", ".json", ".jsonl")
+                  and file.name != "source.json")  # provenance, with paths and dates, is no part of what is learned
+
+
 def dataset_fingerprint(path: str | Path) -> str:
-    """SHA-256 over the names and contents of a dataset's files, published ones included; 16 hexadecimal digits."""
+    """SHA-256 over the names and contents of a data set's files; 16 hexadecimal digits."""
     digest = hashlib.sha256()
-    files = sorted(p for p in Path(path).rglob("*") if p.suffix in (".npy", ".npz", ".json", ".jsonl")
-                   and p.name != "source.json")  # provenance, with paths and dates, is no part of what is learned
+    files = dataset_files(path)
     with ThreadPoolExecutor() as pool:  # hashing lets other threads run
         for file, sha256 in zip(files, pool.map(file_sha256, files)):
             digest.update(f"{file.relative_to(path).as_posix()}\0{sha256}\0".encode())

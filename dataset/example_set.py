@@ -1,6 +1,6 @@
 """What a set of examples is to the training stream and the test batches, whatever its examples are made of."""
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import ClassVar
@@ -10,6 +10,32 @@ import numpy as np
 from dataset.arrays import open_npy, open_npz
 from dataset.common import SplitMetadata, field_path
 from utils.foreign import printable
+
+
+@dataclass(frozen=True)
+class Numbering:
+    """The rows of the puzzle table that a data set's identifiers stand for."""
+
+    # the identifier of no puzzle in particular, which is its own row; -1: none
+    blank: int
+    # what is added to the others
+    offset: int = 0
+    # (identifiers,) int32 row of each, where they do not follow one another
+    rows: np.ndarray | None = None
+
+    def to_rows(self, identifiers: np.ndarray) -> np.ndarray:
+        """int32 rows of identifiers."""
+        if self.rows is not None:
+            return self.rows[identifiers]
+        identifiers = identifiers.astype(np.int32)
+        return np.where(identifiers == self.blank, identifiers, identifiers + self.offset)
+
+    def to_identifiers(self, rows: np.ndarray) -> np.ndarray:
+        """int32 identifiers of rows that are theirs."""
+        if self.rows is None:
+            return np.where(rows == self.blank, rows, rows - self.offset)
+        order = np.argsort(self.rows)
+        return order[np.searchsorted(self.rows, rows, sorter=order)].astype(np.int32)
 
 
 @dataclass
@@ -23,7 +49,7 @@ class ExampleSet:
     puzzle_identifiers: np.ndarray  # (puzzles,)
     puzzle_indices: np.ndarray  # (puzzles + 1,)
     group_indices: np.ndarray  # (groups + 1,)
-    identifier_offset: int  # what is added to identifiers other than the blank
+    numbering: Numbering = field(default=Numbering(blank=0), kw_only=True)  # of identifiers, in the puzzle table
 
     ONE_PUZZLE_A_GROUP: ClassVar[bool] = True  # an epoch takes one puzzle of each group; if not, every example
 
@@ -44,9 +70,7 @@ class ExampleSet:
 
     def shared_identifiers(self, puzzles: np.ndarray | slice = slice(None)) -> np.ndarray:
         """int32 identifiers of puzzles by number, as all data sets together number them."""
-        identifiers = self.puzzle_identifiers[puzzles].astype(np.int32)
-        identifiers[identifiers != self.metadata.blank_identifier_id] += self.identifier_offset
-        return identifiers
+        return self.numbering.to_rows(self.puzzle_identifiers[puzzles])
 
 
 def field_file(split_dir: Path, set_name: str, field: str) -> Path:

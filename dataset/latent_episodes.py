@@ -186,8 +186,8 @@ def _stated(record) -> dict:
     return {key: value for key, value in record.items() if value is not None}
 
 
-def open_episodes(path: str, split: str, identifier_offset: int, window: int, stride: int | None,
-                  say_notices: bool) -> tuple[EpisodeMetadata, list[EpisodeSet]]:
+def open_episodes(path: str, split: str, window: int, stride: int | None, say_notices: bool
+                  ) -> tuple[EpisodeMetadata, list[EpisodeSet]]:
     """All sets of a split. Raises ValueError naming the file where an episode cannot be used."""
     stride = stride or window
     if stride > window:
@@ -216,7 +216,7 @@ def open_episodes(path: str, split: str, identifier_offset: int, window: int, st
     for name in sets:
         mine = [i for i, record in enumerate(records) if record["set"] == name]
         made.append(_episode_set(path, split, name, metadata, [arrays[i] for i in mine], [identifiers[i] for i in mine],
-                                 [records[i]["group"] for i in mine], identifier_offset, window, stride))
+                                 [records[i]["group"] for i in mine], window, stride))
     count(metadata, made)
     most = max(episodes.files.whole_bytes for episodes in made)
     if say_notices and most > CACHE_BYTES:
@@ -238,7 +238,7 @@ def _open_latents(file: Path) -> NpzArray:
 
 
 def _episode_set(path: str, split: str, name: str, metadata: EpisodeMetadata, arrays: list[NpzArray],
-                 identifiers: list[int], groups: list, identifier_offset: int, window: int, stride: int) -> EpisodeSet:
+                 identifiers: list[int], groups: list, window: int, stride: int) -> EpisodeSet:
     """Episodes of one group stand together; one without a group is its own."""
     first_of_group: dict = {}
     places = [first_of_group.setdefault(i if group is None else json.dumps(group), i) for i, group in enumerate(groups)]
@@ -250,4 +250,4 @@ def _episode_set(path: str, split: str, name: str, metadata: EpisodeMetadata, ar
     return EpisodeSet(
         path, Path(path) / split, name, metadata, np.array(identifiers, np.int32)[order],
         puzzle_indices=np.concatenate([[0], np.cumsum(examples)]), group_indices=np.append(starts_group, len(order)),
-        identifier_offset=identifier_offset, files=files, window=window, stride=stride)
+        files=files, window=window, stride=stride)

@@ -9,7 +9,6 @@ Testing: every example once, in order, set by set; the last batch is padded.
 
     for set_name, batch, examples_in_global_batch in PuzzleDataset(config, split="test"): ...
 """
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,14 +19,14 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from dataset.common import (FIELDS, IGNORE_LABEL_ID, MOST_IDENTIFIER, EpisodeMetadata, PuzzleDatasetMetadata,
-                            RegressionMetadata, SplitMetadata, check_integers, check_puzzles, first_foreign_token)
+from dataset.common import (FIELDS, IGNORE_LABEL_ID, EpisodeMetadata, PuzzleDatasetMetadata, SplitMetadata,
+                            check_integers, check_puzzles, first_foreign_token, load_metadata)
 from dataset.example_set import ExampleSet, count, field_file, load_field, refuse_field, say_once
-from dataset.latent_episodes import SPLITS, episode_records, holds_episodes, open_episodes
+from dataset.latent_episodes import holds_episodes, open_episodes
+from dataset.puzzle_rows import PuzzleRows
 from dataset.regression_dataset import load_regression_set
 
 Batch = dict[str, Tensor]
-METADATA = {"classification": PuzzleDatasetMetadata, "regression": RegressionMetadata}  # by task_type
 
 
 class PuzzleDatasetConfig(BaseModel):
@@ -45,8 +44,6 @@ class PuzzleDatasetConfig(BaseModel):
     epochs_per_iter: int = Field(default=1, gt=0)
     rank: int = 0
     num_replicas: int = 1
-    # all folders that share one embedding table, in the order of their identifiers; empty: `dataset_paths`
-    identifier_paths: list[str] = []
     # transitions in an example of latent episodes, and from the start of one to that of the next (null: the window)
     episode_window: int = Field(default=1, gt=0)
     episode_stride: int | None = Field(default=None, gt=0)
@@ -99,35 +96,17 @@ class PuzzleSet(ExampleSet):
         return tokens
 
 
-def load_metadata(path: str | Path, split: str) -> SplitMetadata:
-    """`dataset.json` of a split. Raises ValueError naming what is missing and where."""
-    file = Path(path) / split / "dataset.json"
-    if not Path(path).is_dir():
-        raise ValueError(f"no data set at {path}: the folder does not exist; build it first, or correct data_paths")
-    if not file.is_file():
-        raise ValueError(f"{path} has no {split} split: {file} does not exist, nor a folder of latents beside it")
-    try:
-        stored = json.loads(file.read_text())
-        task = stored.get("task_type") or "classification"
-        if task not in METADATA:
-            raise ValueError(f"task_type is {task!r}, and there are {', '.join(METADATA)}")
-        return METADATA[task](**stored)
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:  # of JSON and of types, too
-        raise ValueError(f"{file} does not describe a data set: {error}") from error
-
-
-def open_split(config: PuzzleDatasetConfig, path: str, split: str, identifier_offset: int
-               ) -> tuple[SplitMetadata, list[ExampleSet]]:
+def open_split(config: PuzzleDatasetConfig, path: str, split: str) -> tuple[SplitMetadata, list[ExampleSet]]:
     """Metadata and sets of one data set's split, whatever it holds."""
     is_main = config.rank == 0
     if holds_episodes(path, split):
-        return open_episodes(path, split, identifier_offset, config.episode_window, config.episode_stride, is_main)
+        return open_episodes(path, split, config.episode_window, config.episode_stride, is_main)
     metadata = load_metadata(path, split)
     if metadata.task_type == "regression":
-        sets = [load_regression_set(path, split, name, metadata, identifier_offset, is_main) for name in metadata.sets]
+        sets = [load_regression_set(path, split, name, metadata, is_main) for name in metadata.sets]
         count(metadata, sets)
         return metadata, sets
-    sets = [load_set(path, split, name, metadata, identifier_offset) for name in metadata.sets]
+    sets = [load_set(path, split, name, metadata) for name in metadata.sets]
     for puzzle_set in sets:
         if is_main and split == "test" and not puzzle_set.answered():
             say_once(f"notice: {path} has no solutions, its test set {puzzle_set.name} being without labels: val/… is "
@@ -135,7 +114,7 @@ def open_split(config: PuzzleDatasetConfig, path: str, split: str, identifier_of
     return metadata, sets
 
 
-def load_set(path: str, split: str, name: str, metadata: PuzzleDatasetMetadata, identifier_offset: int) -> PuzzleSet:
+def load_set(path: str, split: str, name: str, metadata: PuzzleDatasetMetadata) -> PuzzleSet:
     """Open one set's arrays and check that they fit together."""
     split_dir = Path(path) / split
     arrays = {field: load_field(split_dir, name, field, mapped=field in ("inputs", "labels")) for field in FIELDS}
@@ -148,7 +127,7 @@ def load_set(path: str, split: str, name: str, metadata: PuzzleDatasetMetadata, 
         if arrays[field].shape != expected:
             refuse_field(split_dir, name, field, f"expected shape {expected} by inputs and seq_len of dataset.json, "
                                                  f"found {arrays[field].shape}")
-    return PuzzleSet(path, split_dir, name, metadata, **arrays, identifier_offset=identifier_offset)
+    return PuzzleSet(path, split_dir, name, metadata, **arrays)
 
 
 def merged_metadata(metadata: dict[str, SplitMetadata]) -> SplitMetadata:
@@ -167,29 +146,6 @@ def merged_metadata(metadata: dict[str, SplitMetadata]) -> SplitMetadata:
     return first.model_copy(update={
         "total_groups": sum(m.total_groups for m in every), "total_puzzles": puzzles,
         "mean_puzzle_examples": sum(m.mean_puzzle_examples * m.total_puzzles for m in every) / max(puzzles, 1)})
-
-
-def identifier_offsets(paths: Sequence[str]) -> tuple[dict[str, int], int]:
-    """Offset of each path's identifiers in the shared table, and the table's rows. The blank, 0, is shared; of latent
-    episodes, which have none, every identifier is shifted."""
-    counts = {path: _identifiers_of(path) for path in paths}
-    offsets, rows = {}, int(any(blank for _, blank in counts.values()))
-    for path, (count, blank) in counts.items():
-        offsets[path] = rows - blank
-        rows += count - blank
-    if rows - 1 > MOST_IDENTIFIER:
-        raise ValueError(f"puzzle identifiers of {', '.join(counts)} go up to {rows - 1}, those numbered on included, "
-                         f"and can be {MOST_IDENTIFIER} at most (int32); number puzzles from 0 on")
-    return offsets, rows
-
-
-def _identifiers_of(path: str) -> tuple[int, bool]:
-    """How many identifiers a data set has in all its splits, the blank included, and whether there is a blank."""
-    if any(holds_episodes(path, split) for split in SPLITS):
-        every = [record for records in episode_records(path).values() for record in records]
-        return 1 + max((record["puzzle_identifier"] for record in every), default=-1), False
-    there = [split for split in SPLITS if (Path(path) / split / "dataset.json").is_file()]
-    return max(load_metadata(path, split).num_puzzle_identifiers for split in there or ["train"]), True
 
 
 class TrainStream:
@@ -264,21 +220,23 @@ class PuzzleDataset(torch.utils.data.IterableDataset):
 
     A batch of puzzles holds int32 `inputs` and `labels` (B, L), ignored labels as -100; one of regression data float32
     `inputs` and `targets` (B, [L,] dim) and bool `target_mask`; both int32 `puzzle_identifiers` (B,). Iterating a
-    training split gives the batches of the next `epochs_per_iter` epochs, and goes on where it stopped.
+    training split gives the batches of the next `epochs_per_iter` epochs, and goes on where it stopped. `rows`: the
+    puzzle table that other data sets share.
     """
 
-    def __init__(self, config: PuzzleDatasetConfig, split: str = "train"):
+    def __init__(self, config: PuzzleDatasetConfig, split: str = "train", rows: PuzzleRows | None = None):
         super().__init__()
         if not config.dataset_paths:
             raise ValueError("no data set given: data_paths is empty")
         self.config, self.split = config, split
         self.local_batch_size = config.local_batch_size()
-        self.identifier_offsets, rows = identifier_offsets([*config.identifier_paths, *config.dataset_paths])
+        self.rows = rows or PuzzleRows(config.dataset_paths)
         self.sets: dict[str, ExampleSet] = {}
         by_path = {}
-        for i, path in enumerate(dict.fromkeys(config.dataset_paths)):
-            by_path[path], sets = open_split(config, path, split, self.identifier_offsets[path])
+        for i, path in enumerate(self._distinct_paths()):
+            by_path[path], sets = open_split(config, path, split)
             for example_set in sets:
+                example_set.numbering = self.rows.numberings[path]
                 name = f"{example_set.name}{i}" if example_set.name in self.sets else example_set.name
                 if name in self.sets:
                     raise ValueError(f"two sets of {config.folders} would be called {name}; rename one")
@@ -287,10 +245,24 @@ class PuzzleDataset(torch.utils.data.IterableDataset):
             raise ValueError(f"episode_window={config.episode_window} has no effect on {config.folders}, which "
                              "hold no latent episodes; use episode_window=1")
         self.metadata = merged_metadata(by_path).model_copy(
-            update={"num_puzzle_identifiers": rows, "sets": list(self.sets)})
+            update={"num_puzzle_identifiers": self.rows.total, "sets": list(self.sets)})
         self._set_ends = np.cumsum([len(s) for s in self.sets.values()])
         self.stream = None if config.test_set_mode else self._stream()
         self._epochs_iterated = self._batches_taken = 0
+
+    def _distinct_paths(self) -> list[str]:
+        """A path of each data set asked for, however often and by whatever paths it is listed."""
+        found: dict[str, str] = {}
+        for path in dict.fromkeys(self.config.dataset_paths):
+            first = found.setdefault(self.rows.folders[path].path, path)
+            if first != path and self.config.rank == 0:
+                say_once(f"notice: {path} is the same data set as {first}, and is read once")
+        return list(found.values())
+
+    def own_rows(self) -> np.ndarray:
+        """Rows of the puzzle table that puzzles of this split have to themselves: all theirs but the blank."""
+        rows = np.unique(np.concatenate([example_set.shared_identifiers() for example_set in self.sets.values()]))
+        return rows[rows != self.metadata.blank_identifier_id]
 
     def _stream(self) -> TrainStream:
         sets = list(self.sets.values())

@@ -64,8 +64,8 @@ class RegressionSet(ExampleSet):
         return (fields["inputs"] != self.metadata.input_pad_value).any(-1) | fields["target_mask"].any(-1)
 
 
-def load_regression_set(path: str, split: str, name: str, metadata: RegressionMetadata, identifier_offset: int,
-                        say_casts: bool) -> RegressionSet:
+def load_regression_set(path: str, split: str, name: str, metadata: RegressionMetadata, say_casts: bool
+                        ) -> RegressionSet:
     """Open one set's arrays and check that they fit together; the metadata are completed by them."""
     split_dir = Path(path) / split
     arrays = {field: load_field(split_dir, name, field, mapped=True) for field in ("inputs", "targets")}
@@ -78,7 +78,7 @@ def load_regression_set(path: str, split: str, name: str, metadata: RegressionMe
                   partial(refuse_field, split_dir, name))
     if say_casts:
         cast_notice(path, {field: arrays[field].dtype for field in ("inputs", "targets")})
-    return RegressionSet(path, split_dir, name, metadata, identifier_offset=identifier_offset, **numbering, **arrays)
+    return RegressionSet(path, split_dir, name, metadata, **numbering, **arrays)
 
 
 def _check_arrays(arrays: dict[str, np.ndarray | None], split_dir: Path, name: str,

@@ -152,12 +152,13 @@ def _steps(head: nn.Module, batch: Batch, keys: Sequence[str], first_row: int, w
 
 def _feed(evaluators, puzzle_set, batch: Batch, outputs: dict[str, Tensor]) -> None:
     """Hand a batch to its data set's evaluators, identifiers as that data set numbers them."""
-    identifiers = batch["puzzle_identifiers"]
-    own = identifiers != puzzle_set.metadata.blank_identifier_id
-    as_stored = batch | {"puzzle_identifiers": identifiers - own.int() * puzzle_set.identifier_offset}
-    for path, evaluator in evaluators.values():
-        if path == puzzle_set.path:
-            evaluator.update_batch(as_stored, outputs)
+    own = [evaluator for path, evaluator in evaluators.values() if path == puzzle_set.path]
+    if not own:
+        return
+    rows = batch["puzzle_identifiers"]
+    identifiers = torch.from_numpy(puzzle_set.numbering.to_identifiers(rows.cpu().numpy())).to(rows.device)
+    for evaluator in own:
+        evaluator.update_batch(batch | {"puzzle_identifiers": identifiers}, outputs)
 
 
 def _validation_metrics(sums: dict[str, MetricSums]) -> dict[str, float]:

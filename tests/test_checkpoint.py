@@ -245,15 +245,16 @@ def test_weights_are_found_in_ours_and_in_published_payloads():
         assert weights_of(published, use_ema=True) == {"a": one}
 
 
-def test_a_table_of_another_size_becomes_its_mean_row_only_where_asked(tmp_path):
+def test_a_puzzle_table_takes_the_rows_asked_for_and_the_mean_where_there_is_none():
     state = table_model(4, bias=5.0).state_dict()
     same, other = table_model(4), table_model(6)
-    load_weights(same, state, "file", resize_puzzle_table=True)
+    load_weights(same, state, "file")
     assert torch.equal(same.puzzle_emb.weights, state["puzzle_emb.weights"])
-    load_weights(other, state, "file", resize_puzzle_table=True)
-    assert torch.equal(other.puzzle_emb.weights, torch.tensor([[3.0, 4.0]]).expand(6, 2)) and (other.bias == 5).all()
+    load_weights(other, state, "file", torch.tensor([0, -1, 3, 3, -1, 1]))
+    assert other.puzzle_emb.weights.tolist() == [[0, 1], [3, 4], [6, 7], [6, 7], [3, 4], [2, 3]]
+    assert (other.bias == 5).all()
     with pytest.raises(ValueError, match=r"puzzle_emb.weights is \(4, 2\), expected \(6, 2\)"):
-        load_weights(table_model(6), state, "file", resize_puzzle_table=False)
+        load_weights(table_model(6), state, "file")
 
 
 def test_what_does_not_fit_is_listed_and_nothing_is_loaded():
@@ -262,7 +263,7 @@ def test_what_does_not_fit_is_listed_and_nothing_is_loaded():
     with pytest.raises(ValueError, match=r"x.ckpt does not fit this model: bias is \(9,\), expected \(3,\); old is "
                                          r"unknown to this architecture; puzzle_emb.weights is \(4, 5\), expected "
                                          r"\(4, 2\). Check"):
-        load_weights(model, state, "x.ckpt", resize_puzzle_table=True)
+        load_weights(model, state, "x.ckpt", torch.zeros(4, dtype=torch.long))
     assert (model.bias == 1).all()
     with pytest.raises(ValueError, match="; and 3 more"):
-        load_weights(model, {f"unknown{i}": torch.ones(1) for i in range(6)}, "x.ckpt", resize_puzzle_table=False)
+        load_weights(model, {f"unknown{i}": torch.ones(1) for i in range(6)}, "x.ckpt")

@@ -10,6 +10,7 @@ import torch
 import evaluators
 from dataset.common import PuzzleDatasetMetadata, write_split
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
+from dataset.puzzle_rows import PuzzleRows
 from evaluators.loop import evaluate, supervision_steps, trace
 from evaluators.maze import Maze, shortest_moves
 from evaluators.protocol import build_evaluators, distinct
@@ -23,9 +24,9 @@ from utils.distributed import World
 ALONE = World()
 
 
-def test_dataset(*paths, batch: int = 4, **more) -> PuzzleDataset:
+def test_dataset(*paths, batch: int = 4, rows: PuzzleRows | None = None) -> PuzzleDataset:
     return PuzzleDataset(PuzzleDatasetConfig(seed=0, dataset_paths=[str(path) for path in paths], test_set_mode=True,
-                                             global_batch_size=batch, **more), split="test")
+                                             global_batch_size=batch), "test", rows)
 
 
 test_dataset.__test__ = False  # a data set, not a test
@@ -51,7 +52,7 @@ def test_every_supervision_step_agrees_with_the_recorded_evaluation(shared):
         seq_len=16, vocab_size=6, num_puzzle_identifiers=1, hidden_size=64, num_heads=4, expansion=4, L_layers=2,
         H_cycles=2, L_cycles=3, halt_max_steps=8, mlp_t=True, pos_encodings="none", puzzle_emb_ndim=64,
         puzzle_emb_len=1)), loss_type="stablemax_cross_entropy").eval()
-    load_weights(head, weights_of(read_checkpoint(folder / "checkpoint" / "step_550"), True), "step_550", False)
+    load_weights(head, weights_of(read_checkpoint(folder / "checkpoint" / "step_550"), True), "step_550")
     found = [dict.fromkeys(("exact", "cells", "q", *step["metrics"], "loss"), 0.0) for step in expected]
     with torch.no_grad():
         for _, batch, _ in test_dataset(folder, batch=128):
@@ -111,9 +112,10 @@ def test_evaluation_gives_the_model_back_in_training_mode_without_gradients(data
 def test_sets_are_reported_apart_and_together(tmp_path, head):
     paths = [write_tiny_dataset(tmp_path / name, test=[[1]] * size, seed=size) for name, size in (("a", 3), ("b", 9))]
     head = ACTLossHead(TRM(tiny_config(num_puzzle_identifiers=129)), loss_type="softmax_cross_entropy")
+    both_rows = PuzzleRows(list(map(str, paths)))
     both = evaluate(head, test_dataset(*paths), ALONE)
     for name in ("accuracy", "lm_loss"):
-        apart = [evaluate(head, test_dataset(path, identifier_paths=list(map(str, paths))), ALONE)[f"val/{name}"]
+        apart = [evaluate(head, test_dataset(path, rows=both_rows), ALONE)[f"val/{name}"]
                  for path in paths]
         assert [both[f"val/all/{name}"], both[f"val/all1/{name}"]] == pytest.approx(apart)
         assert both[f"val/{name}"] == pytest.approx((3 * apart[0] + 9 * apart[1]) / 12)
@@ -191,7 +193,7 @@ def writes(tmp_path, monkeypatch):
 
 def test_evaluators_that_would_share_a_name_or_a_file_are_kept_apart(writes, tmp_path, head, capsys):
     """The same class with other options, another class of its module, and data sets whose folders have one name."""
-    paths = [write_tiny_dataset(tmp_path / name / "x", test=[[1]] * 3) for name in "ab"]
+    paths = [write_tiny_dataset(tmp_path / name / "x", test=[[1]] * 3, seed=i) for i, name in enumerate("ab")]
     configs = [{"name": "writes@Writes"}, {"name": "writes@Writes", "text": "second"},
                {"name": "writes@Quiet", "text": ""}]
     data = test_dataset(*paths)

@@ -47,7 +47,8 @@ def test_an_export_loads_back_equal_and_trains_further(run_dir, tmp_path, layout
 
 def test_the_published_layout_has_published_names(run_dir, tmp_path):
     scored(run_dir, "export=published", f"output_dir={tmp_path}")
-    assert sorted(file.name for file in (tmp_path / "published").iterdir()) == ["all_config.yaml", "step_4"]
+    assert sorted(file.name for file in (tmp_path / "published").iterdir()) == [
+        "all_config.yaml", "identifiers.json", "step_4"]
     state = torch.load(tmp_path / "published" / "step_4", weights_only=True)
     assert all(name.startswith("_orig_mod.model.inner.") for name in state)
     config = OmegaConf.load(tmp_path / "published" / "all_config.yaml")

@@ -173,11 +173,12 @@ def test_a_run_is_uploaded_with_its_card_and_downloaded_once(run_dir, cache, hub
     before = score(evaluate_config(f"checkpoint={run_dir}", "export=hub", "hub_repo=owner/name", "output_dir=out"),
                    World())
     assert capsys.readouterr().out.splitlines()[-1].startswith("uploaded: ")
-    assert set(Hub.files) == {"README.md", "config.yaml", "metadata.json", "model.safetensors"}
+    assert set(Hub.files) == {"README.md", "config.yaml", "identifiers.json", "metadata.json",
+                              "model.safetensors"}
     assert all(Hub.files[name] == Path("out/hub", name).read_bytes() for name in Hub.files)
     Hub.asked.clear()
     assert score(evaluate_config("checkpoint=hf://owner/name"), World()) == before
     fetched = {path.rpartition("/")[2] for path in Hub.asked if "/resolve/" in path}
-    assert fetched == {"config.yaml", "model.safetensors"}  # the card is not needed
+    assert fetched == {"config.yaml", "identifiers.json", "model.safetensors"}  # the card is not needed
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert score(evaluate_config("checkpoint=hf://owner/name"), World()) == before

@@ -104,7 +104,7 @@ def test_of_several_folders_every_identifier_is_shifted_and_sets_of_one_name_get
     numbered(a, [3], split="test")
     data = opened(a, b)
     assert list(data.sets) == ["latentset", "latentset1"] and data.metadata.num_puzzle_identifiers == 5
-    assert data.identifier_offsets == {str(a): 0, str(b): 3}
+    assert {path: numbering.offset for path, numbering in data.rows.numberings.items()} == {str(a): 0, str(b): 3}
     assert data.examples([0, 2, 4, 6])["puzzle_identifiers"].tolist() == [0, 1, 3, 4]
 
 

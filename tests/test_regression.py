@@ -15,6 +15,8 @@ import torch.nn.functional as F
 
 import pretrain
 from config.schema import PretrainConfig
+from dataset.common import dataset_fingerprint
+from dataset.puzzle_rows import unpacked
 from dataset.regression_dataset import feature_statistics
 from evaluate import score
 from helpers import (REGRESSION, ROOT, TINY_ARCH, assert_same_run, evaluate_config, metric_lines, pretrain_config,
@@ -437,7 +439,8 @@ def test_identifiers_over_several_folders_are_told_and_stored(episodes, tmp_path
     run_dir = train(config_of(episodes, "several", REGRESSION, f"data_paths=[{episodes},{other}]", "epochs=1"), World())
     assert f"notice: identifiers of {other} are those stored there plus 7" in capsys.readouterr().out
     payload = read_checkpoint(run_dir / "best.ckpt")
-    assert payload["identifier_offsets"] == {str(episodes): 0, str(other): 7}
+    fingerprints = [dataset_fingerprint(path) for path in (episodes, other)]  # episodes have no names
+    assert unpacked(payload["puzzle_names"], 13, run_dir) == [f"{fingerprints[i > 6]}#{i % 7}" for i in range(13)]
     assert len(payload["model_state"]["model.inner.puzzle_emb.weights"]) == 7 + 6
     assert {"val/latentset/mse", "val/latentset1/mse"} <= metric_lines(run_dir)[-1].keys()
 

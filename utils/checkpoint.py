@@ -305,15 +305,22 @@ def settings_of(checkpoint: Path, payload: dict) -> tuple[dict, Path] | None:
     return settings, beside[0]
 
 
+def puzzle_table_rows(state: dict[str, Tensor]) -> int | None:
+    """Rows of the puzzle table in a state dict; None where there are none."""
+    return next((len(value) for name, value in state.items() if name.endswith(PUZZLE_TABLE) and value.numel()
+                 and value.ndim), None)
+
+
 def load_weights(module: torch.nn.Module, state: dict[str, Tensor], source: str | Path,
-                 resize_puzzle_table: bool) -> None:
-    """Load a state dict strictly. `resize_puzzle_table`: a table of another size becomes its mean row, repeated: other
-    puzzles, so no row has an owner. Raises ValueError that says what does not fit."""
+                 puzzle_rows: Tensor | None = None) -> None:
+    """Load a state dict strictly. `puzzle_rows`: for each row of the module's puzzle table, the one of the state's that
+    it takes, -1: the mean of all; None: they are the same. Raises ValueError that says what does not fit."""
     own = module.state_dict()
     for name in state.keys() & own.keys():
-        if resize_puzzle_table and name.endswith(PUZZLE_TABLE) and state[name].shape[1:] == own[name].shape[1:] \
-                and len(state[name]) != len(own[name]):
-            state = state | {name: state[name].mean(0, keepdim=True).expand(own[name].shape)}
+        if puzzle_rows is not None and name.endswith(PUZZLE_TABLE) and state[name].shape[1:] == own[name].shape[1:]:
+            taken = state[name][puzzle_rows.clamp(min=0)]
+            taken[puzzle_rows < 0] = state[name].mean(0)
+            state = state | {name: taken}
     problems = [f"{name} is missing" for name in own.keys() - state.keys()]
     problems += [f"{name} is unknown to this architecture" for name in state.keys() - own.keys()]
     problems += [f"{name} is {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"

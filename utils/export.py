@@ -4,7 +4,8 @@
     safetensors/  model.safetensors, the config also in its header; config.yaml; metadata.json
     hub/          the same, and the model card README.md
 
-Each is read again by `checkpoint=` and `load_checkpoint=`, as the folder or as the file in it.
+Beside the weights stands identifiers.json, as in a data set: the name of the puzzle whose embedding each row of the
+puzzle table is. Each is read again by `checkpoint=` and `load_checkpoint=`, as the folder or as the file in it.
 """
 import json
 import shlex
@@ -16,6 +17,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from dataset.common import IDENTIFIER_NAMES, write_json
 from utils.checkpoint import COMPILED_PREFIX, SAFETENSORS, write_atomically
 from utils.foreign import markdown_text
 from utils.quoting import typed
@@ -49,6 +51,8 @@ class Export:
     scored_on: dict[str, str]
     # by flat name
     metrics: dict[str, float | str]
+    # of the rows of the puzzle table; None: unknown
+    puzzle_names: list[str] | None = None
 
     def write(self, layout: str, folder: Path, repository: str | None) -> None:
         """Write the files of a layout: published, safetensors, or hub for that repository."""
@@ -57,6 +61,10 @@ class Export:
             self._write_published(folder)
         else:
             self._write_safetensors(folder)
+        if self.puzzle_names is None:
+            (folder / IDENTIFIER_NAMES).unlink(missing_ok=True)  # of an earlier export
+        else:
+            write_json(folder / IDENTIFIER_NAMES, self.puzzle_names, indent=None)
         if layout == "hub":
             (folder / "README.md").write_text(self.card(repository))
 

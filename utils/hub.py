@@ -12,8 +12,9 @@ from pathlib import Path
 PREFIX = "hf://"
 REPOSITORY = r"[\w.-]+/[\w.-]+"
 REFERENCE = re.compile(rf"{PREFIX}(?P<repo>{REPOSITORY})(@(?P<revision>[^/]+))?(/(?P<inside>.+))?")
-# Of a whole repository, only what a run or an export leaves; a file or folder inside comes with the config beside it.
-OF_A_RUN = ("model.safetensors", "best.ckpt", "latest.txt", "step_*", "checkpoint", "config.yaml", "all_config.yaml")
+# Of a whole repository, only what a run or an export leaves; a file or folder inside comes with what says of it.
+BESIDE = ("config.yaml", "all_config.yaml", "identifiers.json")
+OF_A_RUN = ("model.safetensors", "best.ckpt", "latest.txt", "step_*", "checkpoint", *BESIDE)
 
 
 def is_reference(path: str | Path) -> bool:
@@ -34,7 +35,7 @@ def downloaded(reference: str) -> Path:
     parts = _parsed(reference)
     inside = parts["inside"]
     folder = Path(inside or "").parent
-    wanted = [inside, f"{inside}/*", *(str(folder / name) for name in OF_A_RUN if name.endswith(".yaml"))]
+    wanted = [inside, f"{inside}/*", *(str(folder / name) for name in BESIDE)]
     try:
         snapshot = hub.snapshot_download(parts["repo"], revision=parts["revision"],
                                      allow_patterns=wanted if inside else list(OF_A_RUN))
