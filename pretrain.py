@@ -33,6 +33,7 @@ from utils.checkpoint import Checkpoints
 from utils.command_line import run_script
 from utils.curriculum import cycles_at
 from utils.distributed import World, any_rank, broadcast_object, decided_by_main, joined_world
+from utils.multirun import name_of_choices, tell_names_apart
 from utils.optim import learning_rate
 from utils.plots import plot_train_vs_val
 from utils.preemption import GAVE_UP, STOPPED, Stopped, StopRequest
@@ -228,7 +229,8 @@ def evaluation_steps(config: PretrainConfig, data: PuzzleDataset) -> set[int]:
 def name_run(config: PretrainConfig) -> Path:
     """Name a run without a name (readable, unique, the same on all ranks). Returns its directory."""
     config.project_name = config.project
-    config.run_name = broadcast_object(config.run_name or unique_run_name(config.arch.short_name))
+    config.run_name = broadcast_object(
+        config.run_name or unique_run_name(config.arch.short_name + name_of_choices()))
     return config.run_directory
 
 
@@ -286,6 +288,7 @@ def open_checkpoints(config: PretrainConfig, run_dir: Path, log: RunLog, world: 
 
 def main(cfg: DictConfig) -> None:
     overrides = HydraConfig.get().overrides.task
+    tell_names_apart(cfg)
     config = PretrainConfig.parse(cfg, overrides)
     with joined_world(config.device) as world:
         config, resumed = taken_up(config, cfg, overrides)

@@ -1,14 +1,15 @@
-"""Runs side by side: how they are grouped and named, the numbers of the table, and the files."""
+"""Runs side by side: how they are grouped, named and sorted, the numbers of the table, and the files."""
 import csv
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
 from helpers import run_script, write_tiny_dataset
-from utils.compare import grouped, main, read_run, table
+from utils.compare import grouped, main, read_run, runs_in
 
 
 def write_run(directory: Path, ends_at: float, **settings) -> Path:
@@ -31,26 +32,44 @@ def runs(tmp_path) -> list[Path]:
             write_run(tmp_path / "d", 0.7, arch={"name": "trm@TRM", "L_cycles": 1}, lr=2.0)]
 
 
-def test_runs_are_grouped_by_what_sets_them_apart_from_most(runs):
-    groups = grouped([read_run(run) for run in runs])
-    assert {special: [run.directory.name for run in members] for special, members in groups.items()} == {
-        "": ["a", "b"], "ema=False": ["e"], "arch.L_cycles=1": ["c"], "lr=2.0, arch.L_cycles=1": ["d"]}
-    assert next(iter(groups)) == ""
+def rows_of(folders: list[Path], metric: str = "val/accuracy") -> list:
+    return grouped([read_run(folder) for folder in folders], metric)
+
+
+def test_every_differing_setting_has_a_column_and_the_best_come_first(runs):
+    rows = rows_of(runs)
+    assert [([run.directory.name for run in row.runs], row.settings, row.label) for row in rows] == [
+        (["a", "b"], {"lr": "0.001", "arch.L_cycles": "2", "ema": "True"}, "(what most have in common)"),
+        (["d"], {"lr": "2.0", "arch.L_cycles": "1", "ema": "True"}, "lr=2.0, arch.L_cycles=1"),
+        (["c"], {"lr": "0.001", "arch.L_cycles": "1", "ema": "True"}, "arch.L_cycles=1"),
+        (["e"], {"lr": "0.001", "arch.L_cycles": "2", "ema": "False"}, "ema=False")]
+
+
+def test_a_loss_is_the_better_the_lower_and_runs_without_the_metric_or_with_nan_are_last(tmp_path):
+    for name, loss in (("a", 2.0), ("b", 1.0), ("c", 3.0), ("d", None), ("e", float("nan"))):
+        run = write_run(tmp_path / name, 0.5, lr=name)
+        with (run / "metrics.jsonl").open("a") as lines:
+            lines.write(json.dumps({"step": 30, "val/loss": loss}) + "\n" if name != "d" else "")
+    write_run(tmp_path / "null", 0.5, lr="null")
+    with (tmp_path / "null" / "metrics.jsonl").open("a") as lines:
+        lines.write('{"step": 30, "val/loss": null}\n')
+    order = [row.settings["lr"] for row in rows_of(runs_in(tmp_path), "val/loss")]
+    assert order[:3] == ["b", "a", "c"] and set(order[3:]) == {"d", "e", "null"}
 
 
 def test_a_row_has_mean_and_deviation_of_what_its_runs_ended_with(runs):
-    first, second, *_ = table(grouped([read_run(run) for run in runs]), ["val/accuracy", "train/loss", "eval/none"])
-    assert first == {"settings": "(what most have in common)", "runs": "2", "steps": "20",
+    first, second, *_ = (row.cells(["val/accuracy", "train/loss", "eval/none"]) for row in rows_of(runs))
+    assert first == {"lr": "0.001", "arch.L_cycles": "2", "ema": "True", "runs": "2", "steps": "20",
                      "val/accuracy": pytest.approx(0.7), "val/accuracy ±": pytest.approx(0.02**0.5), "train/loss": 2.0,
                      "train/loss ±": 0.0, "eval/none": None, "eval/none ±": None}
-    assert (second["settings"], second["val/accuracy"], second["val/accuracy ±"]) == ("ema=False", 0.3, None)
+    assert (second["lr"], second["val/accuracy"], second["val/accuracy ±"]) == ("2.0", 0.7, None)
 
 
 def test_a_run_that_ended_without_a_number_says_so_and_not_its_last_good_one(runs):
     with open(runs[2] / "metrics.jsonl", "a") as file:
         file.write('{"step": 30, "epoch": 3, "val/accuracy": null}\n')
-    first, *_ = table(grouped([read_run(run) for run in runs]), ["val/accuracy"])
-    assert first["runs"] == "2" and math.isnan(first["val/accuracy"]) and math.isnan(first["val/accuracy ±"])
+    *_, last = (row.cells(["val/accuracy"]) for row in rows_of(runs))
+    assert last["runs"] == "2" and math.isnan(last["val/accuracy"]) and math.isnan(last["val/accuracy ±"])
 
 
 def test_it_writes_a_table_twice_and_a_picture(runs, tmp_path, capsys):
@@ -58,23 +77,39 @@ def test_it_writes_a_table_twice_and_a_picture(runs, tmp_path, capsys):
     assert main([*map(str, runs), "--metrics", "val/accuracy", "--output", str(output)]) == 0
     printed = capsys.readouterr().out
     assert printed == output.with_suffix(".md").read_text()
-    assert "| (what most have in common) | 2 | 20 | 0.7 ± 0.14 |" in printed.splitlines()
-    assert "| lr=2.0, arch.L_cycles=1 | 1 | 20 | 0.7 |" in printed.splitlines()
+    assert printed.splitlines()[:4] == ["| lr | arch.L_cycles | ema | runs | steps | val/accuracy |",
+                                        "| --- | --- | --- | --- | --- | --- |",
+                                        "| 0.001 | 2 | True | 2 | 20 | 0.7 ± 0.14 |", "| 2.0 | 1 | True | 1 | 20 | 0.7 |"]
     assert printed.endswith("\n±: standard deviation over the runs of a row.\n")
     rows = list(csv.DictReader(output.with_suffix(".csv").open()))
-    assert [row["settings"] for row in rows][0] == "(what most have in common)" and len(rows) == 4
-    assert [(row["val/accuracy"], row["val/accuracy ±"]) for row in rows[1:]] == [("0.3", ""), ("0.5", ""), ("0.7", "")]
+    assert [row["arch.L_cycles"] for row in rows] == ["2", "1", "1", "2"]
+    assert [(row["val/accuracy"], row["val/accuracy ±"]) for row in rows[1:]] == [("0.7", ""), ("0.5", ""), ("0.3", "")]
     assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_parent_folder_means_the_runs_in_it(runs, tmp_path, capsys):
+    write_run(tmp_path / "a.old1", 0.9)  # set aside
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "metrics.jsonl").touch()
+    (runs[0] / "evaluation").mkdir()
+    (runs[0] / "evaluation" / "metrics.json").write_text("{}")
+    (runs[1] / "superseded" / "1").mkdir(parents=True)
+    (runs[1] / "superseded" / "1" / "metrics.jsonl").write_text('{"step": 99}\n')
+    assert runs_in(tmp_path) == runs_in(tmp_path.parent / tmp_path.name) == sorted(runs)
+    assert main([str(tmp_path), str(runs[0]), "--metrics", "val/accuracy", "--output", str(tmp_path / "x")]) == 0
+    assert "| 2 | 20 | 0.7 ± 0.14 |" in capsys.readouterr().out  # and none of them twice
+    assert runs_in(runs[0] / "evaluation") == [runs[0] / "evaluation"]
+
+
 def test_where_no_value_is_more_usual_every_row_says_its_own(runs, tmp_path):
-    assert list(grouped([read_run(run) for run in runs[:2]])) == ["ema=False", "ema=True"]
+    assert [row.label for row in rows_of(runs[:2])] == ["ema=True", "ema=False"]
     for name, passed in (("votes_0", 0.25), ("votes_30", 0.5)):  # of evaluate.py
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "metrics.json").write_text(json.dumps({"eval/arc/pass@2": passed}))
-    rows = table(grouped([read_run(tmp_path / name) for name in ("votes_0", "votes_30")]), ["eval/arc/pass@2"])
-    assert [(row["settings"], row["steps"], row["eval/arc/pass@2"]) for row in rows] == [
-        ("evaluation=votes_0", "", 0.25), ("evaluation=votes_30", "", 0.5)]
+        (tmp_path / "votes" / name).mkdir(parents=True)
+        (tmp_path / "votes" / name / "metrics.json").write_text(json.dumps({"eval/arc/pass@2": passed}))
+    rows = rows_of(runs_in(tmp_path / "votes"), "eval/arc/pass@2")
+    assert [(row.label, cells["steps"], cells["eval/arc/pass@2"]) for row in rows
+            for cells in [row.cells(["eval/arc/pass@2"])]] == [
+        ("evaluation=votes_30", "", 0.5), ("evaluation=votes_0", "", 0.25)]
 
 
 def test_evaluations_of_several_runs_are_told_apart_by_run_and_by_evaluation(tmp_path):
@@ -87,10 +122,9 @@ def test_evaluations_of_several_runs_are_told_apart_by_run_and_by_evaluation(tmp
                 folders.append(run / f"evaluation_halt_max_steps_{tested}")
                 folders[-1].mkdir()
                 (folders[-1] / "metrics.json").write_text(json.dumps({"val/accuracy": trained + tested / 10 + seed}))
-    rows = table(grouped([read_run(folder) for folder in folders]), ["val/accuracy"])
-    assert {row["settings"]: (row["runs"], row["val/accuracy"]) for row in rows} == {
+    assert {row.label: (len(row.runs), row.mean("val/accuracy")) for row in rows_of(folders)} == {
         f"arch.halt_max_steps={trained}, evaluation=evaluation_halt_max_steps_{tested}":
-            ("2", pytest.approx(trained + tested / 10 + 0.5)) for trained in (1, 8) for tested in (1, 8)}
+            (2, pytest.approx(trained + tested / 10 + 0.5)) for trained in (1, 8) for tested in (1, 8)}
 
 
 def test_ablations_are_one_multirun_and_one_table(tmp_path):
@@ -100,14 +134,18 @@ def test_ablations_are_one_multirun_and_one_table(tmp_path):
                       "data_paths=[data]", "epochs=2", "arch.hidden_size=16", "arch.halt_max_steps=2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     runs = sorted((tmp_path / "checkpoints" / "ablate-sudoku4").iterdir())
-    assert len(runs) == 4 and main([*map(str, runs), "--output", str(tmp_path / "ablations")]) == 0
+    assert [re.sub(r"-\d{8}-\d{6}-[0-9a-f]{4}$", "", run.name) for run in runs] == [
+        f"{arch}-ablation_{ablation}-seed_{seed}" for arch, ablation in (("trm", "none"), ("trm_singlez", "one_latent"))
+        for seed in (0, 1)]
+    assert main([str(runs[0].parent), "--output", str(tmp_path / "ablations")]) == 0
     rows = list(csv.DictReader((tmp_path / "ablations.csv").open()))
-    assert [row["runs"] for row in rows] == ["2", "2"]
-    assert "trm_singlez" in rows[1]["settings"] and all(float(row["val/loss"]) > 0 for row in rows)
+    assert [row["runs"] for row in rows] == ["2", "2"] and all(float(row["val/loss"]) > 0 for row in rows)
+    assert {row["arch.name"].partition("@")[2] for row in rows} == {"TinyRecursiveReasoningModel_ACTV1", "TRMSingleZ"}
 
 
 def test_what_is_no_run_or_no_metric_is_named(runs, tmp_path, capsys):
-    assert main([str(tmp_path), "--output", str(tmp_path / "x")]) == 2
-    assert f"{tmp_path} is not the directory of a run" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main([str(tmp_path / "empty"), "--output", str(tmp_path / "x")]) == 2
+    assert f"{tmp_path / 'empty'} is not the directory of a run" in capsys.readouterr().err
     assert main([str(runs[0]), "--metrics", "val/acc", "--output", str(tmp_path / "x")]) == 2
     assert "no run has val/acc; there are epoch, step, train/loss, val/accuracy" in capsys.readouterr().err

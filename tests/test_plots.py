@@ -54,19 +54,32 @@ def test_a_run_that_knows_no_accuracy_gets_one_panel(tmp_path, drawn):
     assert is_picture(tmp_path / "picture.png") and len(drawn[0].axes) == 1
 
 
-def test_runs_side_by_side_have_a_curve_each_and_a_bar_a_name(tmp_path, drawn):
-    curves = {"plain": [([5, 10], [0.1, 0.6]), ([5, 10], [0.2, 0.8])], "other": [([10], [0.3])], "without": [([], [])]}
-    plots.plot_comparison(curves, "val/exact_accuracy", tmp_path / "new" / "runs.png")
+def test_runs_side_by_side_have_a_curve_each_and_a_bar_a_row(tmp_path, drawn):
+    rows = [("plain", [([5, 10], [0.1, 0.6]), ([5, 10], [0.2, 0.8])]), ("other", [([10], [0.3])]),
+            ("without", [([], [])])]
+    plots.plot_comparison(rows, "val/exact_accuracy", tmp_path / "new" / "runs.png")
     assert is_picture(tmp_path / "new" / "runs.png")
     left, right = drawn[0].axes
     assert [np.array(line.get_xydata()).tolist() for line in left.lines] == [
         [[5, 0.1], [10, 0.6]], [[5, 0.2], [10, 0.8]], [[10, 0.3]], []]
     assert [bar.get_width() for bar in right.patches] == pytest.approx([0.7, 0.3, 0])
-    assert [label.get_text() for label in right.get_yticklabels()] == list(curves)
-    plots.plot_comparison({"votes_0": [([0], [0.2])], "votes_30": [([0], [0.4])]}, "eval/arc/pass@2",
+    assert [label.get_text() for label in right.get_yticklabels()] == [label for label, _ in rows]
+    plots.plot_comparison([("votes_0", [([0], [0.2])]), ("votes_30", [([0], [0.4])])], "eval/arc/pass@2",
                           tmp_path / "evaluations.png")
     bars, = drawn[-1].axes
     assert [bar.get_width() for bar in bars.patches] == [0.2, 0.4]
+
+
+@pytest.mark.parametrize("count", [2, 30])
+def test_labels_of_any_length_do_not_overlap(tmp_path, drawn, count):
+    settings = ", ".join(f"arch.some_long_setting_{i}={i}" for i in range(12))
+    rows = [(settings[:60 + 300 * (i % 2)], [([1, 2], [0.1, i / count])]) for i in range(count)]
+    plots.plot_comparison(rows, "val/accuracy", tmp_path / "runs.png")
+    drawn[0].draw_without_rendering()
+    boxes = [label.get_window_extent() for label in drawn[0].axes[-1].get_yticklabels()]
+    assert len(boxes) == count and all(above.y0 >= below.y1 for above, below in zip(boxes, boxes[1:]))
+    curves, _ = drawn[0].axes
+    assert all(box.x0 > curves.get_window_extent().x1 for box in boxes)
 
 
 def texts(axis) -> dict[tuple[int, int], tuple[str, str]]:

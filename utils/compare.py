@@ -1,14 +1,17 @@
 """Runs side by side: a table of what they ended with, by the settings in which they differ, and their curves.
 
     python pretrain.py -m experiment=ablate_sudoku4 seed=0,1                        # or any runs
-    python -m utils.compare checkpoints/ablate-sudoku4/* --output ablations         # ablations.md, .csv and .png
+    python -m utils.compare checkpoints/ablate-sudoku4 --output ablations           # ablations.md, .csv and .png
     python -m utils.compare votes_0 votes_30 --metrics eval/arc/pass@2 --output votes           # of evaluate.py
 
-Runs that differ in nothing but their seed, name and place are one row. A row is named by what it does not have in
-common with most of the runs, an evaluation by its folder too. The first metric is drawn.
+A folder that is no run means the runs in it. Runs that differ in nothing but their seed, name and place are one row.
+Every setting in which rows differ has a column, an evaluation its folder too. The first metric is drawn, and rows are
+in its order, the best first; the picture names them by what they do not have in common with most.
 """
 import argparse
 import csv
+import math
+import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -28,6 +31,8 @@ from utils.strict_json import read_metrics
 
 SAME_RUN = ("seed", "run_name", "project_name", "checkpoint", "log_", "device", "debug", "use_wandb")  # starts of keys
 METRICS = ("val/exact_accuracy", "val/accuracy", "val/loss", "train/steps", "train/examples_per_s")
+LOWER_IS_BETTER = "loss|mse|mae|error|steps$"
+USUAL = "(what most have in common)"
 
 
 @dataclass(frozen=True)
@@ -53,17 +58,37 @@ class FinishedRun:
         return values[-1] if values else None
 
 
-def read_run(directory: Path) -> FinishedRun:
-    """A run, or the output of `evaluate.py`. Raises ValueError where a directory holds neither."""
+def runs_in(folder: Path) -> list[Path]:
+    """The folder itself where it is a run or an evaluation; else the runs in it, or where it has none the evaluations,
+    at any depth. What is not whole yet, or was set aside, is none. Raises ValueError where there are none."""
+    if _is_run(folder) or _is_evaluation(folder):
+        return [folder]
+    below = sorted({file.parent for file in folder.rglob("metrics.json*")
+                    if not re.search(r"\.old\d+(/|$)", str(file.parent.relative_to(folder)))})
+    found = list(filter(_is_run, below)) or list(filter(_is_evaluation, below))
+    if not found:
+        raise ValueError(f"{folder} is not the directory of a run, which has config.yaml and metrics.jsonl, nor of an "
+                         "evaluation, which has metrics.json, and there are none in it; name one, or a folder of some")
+    return found
+
+
+def _is_run(directory: Path) -> bool:
     config, metrics = directory / "config.yaml", directory / "metrics.jsonl"
-    if (directory / "metrics.json").is_file():
+    return config.is_file() and metrics.is_file() and metrics.stat().st_size > 0
+
+
+def _is_evaluation(directory: Path) -> bool:
+    return (directory / "metrics.json").is_file()
+
+
+def read_run(directory: Path) -> FinishedRun:
+    """A run, or the output of `evaluate.py`."""
+    if _is_evaluation(directory):
         of_run = _settings(directory.parent / "config.yaml") if (directory.parent / "config.yaml").is_file() else {}
         return FinishedRun(directory, of_run | {"evaluation": directory.name},
                            [{"step": 0} | read_metrics((directory / "metrics.json").read_text())])
-    if not config.is_file() or not metrics.is_file() or not metrics.stat().st_size:
-        raise ValueError(f"{directory} is not the directory of a run, which has config.yaml and metrics.jsonl, nor of "
-                         "an evaluation, which has metrics.json")
-    return FinishedRun(directory, _settings(config), [read_metrics(line) for line in metrics.read_text().splitlines()])
+    lines = (directory / "metrics.jsonl").read_text().splitlines()
+    return FinishedRun(directory, _settings(directory / "config.yaml"), [read_metrics(line) for line in lines])
 
 
 def _settings(config: Path) -> dict[str, str]:
@@ -71,70 +96,93 @@ def _settings(config: Path) -> dict[str, str]:
     return {key: str(OmegaConf.select(settings, key)) for key in leaf_keys(settings) if not key.startswith(SAME_RUN)}
 
 
-def grouped(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
-    """Runs of the same settings under what is special about these; first what most have in common."""
-    keys = list(dict.fromkeys(key for run in runs for key in run.settings))
-    usual = {key: Counter(run.settings.get(key) for run in runs).most_common(2) for key in keys}
-    groups = defaultdict(list)
-    for run in runs:
-        special = [f"{key}={run.settings.get(key)}" for key in keys
-                   if run.settings.get(key) != usual[key][0][0] or usual[key][0][1] == usual[key][-1][1] < len(runs)]
-        groups[", ".join(special)].append(run)
-    return dict(sorted(groups.items(), key=lambda group: group[0] != ""))
+@dataclass(frozen=True)
+class Row:
+    """Runs of the same settings."""
 
+    runs: list[FinishedRun]
+    # value of each setting in which rows differ, by dotted key
+    settings: dict[str, str]
+    # what is special about it among the rows
+    label: str
 
-def table(groups: dict[str, list[FinishedRun]], metrics: Sequence[str]) -> list[dict[str, str | float | None]]:
-    """A row a group: of its last metrics the mean, and under `metric ±` the deviation where there are several runs."""
-    rows = []
-    for special, runs in groups.items():
-        row = {"settings": special or "(what most have in common)", "runs": str(len(runs)),
-               "steps": "/".join(dict.fromkeys(run.steps for run in runs))}
+    def ends(self, metric: str) -> list[float]:
+        """What its runs ended with."""
+        return [value for run in self.runs if (value := run.last(metric)) is not None]
+
+    def mean(self, metric: str) -> float | None:
+        ends = self.ends(metric)
+        return float(np.mean(ends)) if ends else None
+
+    def cells(self, metrics: Sequence[str]) -> dict[str, str | float | None]:
+        """Of the last value of each metric the mean, and under `metric ±` the deviation where there are several runs.
+        """
+        cells = {**self.settings, "runs": str(len(self.runs)),
+                 "steps": "/".join(dict.fromkeys(run.steps for run in self.runs))}
         for metric in metrics:
-            values = [value for run in runs if (value := run.last(metric)) is not None]
-            row[metric] = float(np.mean(values)) if values else None
-            row[f"{metric} ±"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
-        rows.append(row)
-    return rows
+            ends = self.ends(metric)
+            cells |= {metric: self.mean(metric), f"{metric} ±": float(np.std(ends, ddof=1)) if len(ends) > 1 else None}
+        return cells
 
 
-def markdown(rows: list[dict[str, str | float | None]], metrics: Sequence[str]) -> str:
-    def cell(row: dict, metric: str) -> str:
-        mean, deviation = row[metric], row[f"{metric} ±"]
-        return "" if mean is None else f"{mean:.4g}" + (f" ± {deviation:.2g}" if deviation is not None else "")
+def grouped(runs: Sequence[FinishedRun], metric: str) -> list[Row]:
+    """Runs of the same settings together, the best by a metric first, those without it last."""
+    keys = list(dict.fromkeys(key for run in runs for key in run.settings))
+    differing = [key for key in keys if len({run.settings.get(key) for run in runs}) > 1]
+    usual = {key: Counter(run.settings.get(key, "") for run in runs).most_common(2) for key in differing}
+    members = defaultdict(list)
+    for run in runs:
+        members[tuple(run.settings.get(key, "") for key in differing)].append(run)
+    rows = []
+    for values, group in members.items():
+        settings = dict(zip(differing, values))
+        special = [f"{key}={value}" for key, value in settings.items()
+                   if value != usual[key][0][0] or usual[key][0][1] == usual[key][1][1]]
+        rows.append(Row(group, settings, ", ".join(special) or USUAL))
+    sign = 1 if re.search(LOWER_IS_BETTER, metric) else -1
+    return sorted(rows, key=lambda row: math.inf if (mean := row.mean(metric)) is None or math.isnan(mean)
+                  else sign * mean)
 
-    names = ["settings", "runs", "steps"]
-    lines = [[*names, *metrics], ["---"] * (len(names) + len(metrics)),
-             *([*(row[name] for name in names), *(cell(row, metric) for metric in metrics)] for row in rows)]
+
+def markdown(rows: Sequence[Row], metrics: Sequence[str]) -> str:
+    def cell(cells: dict, name: str) -> str:
+        if name not in metrics or cells[name] is None:
+            return cells[name] or ""
+        deviation = cells[f"{name} ±"]
+        return f"{cells[name]:.4g}" + (f" ± {deviation:.2g}" if deviation is not None else "")
+
+    names = [*rows[0].settings, "runs", "steps", *metrics]
+    lines = [names, ["---"] * len(names), *([cell(row.cells(metrics), name) for name in names] for row in rows)]
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     return text + ("\n±: standard deviation over the runs of a row.\n" if "±" in text else "")
 
 
-def compare(directories: Sequence[Path], metrics: Sequence[str], output: Path) -> None:
-    """Print the table, and write it as `output`.md and .csv, and the curves of the first metric as .png."""
-    runs = [read_run(directory) for directory in directories]
+def compare(folders: Sequence[Path], metrics: Sequence[str], output: Path) -> None:
+    """Print the table, and write it as `output`.md and .csv, and the first metric as .png."""
+    runs = [read_run(directory) for directory in dict.fromkeys(run for folder in folders for run in runs_in(folder))]
     names = sorted({name for run in runs for line in run.lines for name in line})
     needed = metrics[:1] if metrics is METRICS else metrics  # of the usual ones, some runs have some
     missing = [metric for metric in needed if metric not in names]
     if missing:
         raise ValueError(f"no run has {', '.join(missing)}; there are {', '.join(names)}")
-    groups = grouped(runs)
-    rows = table(groups, metrics)
+    rows = grouped(runs, metrics[0])
     text = markdown(rows, metrics)
     print(text, end="")
     output.parent.mkdir(parents=True, exist_ok=True)
     Path(f"{output}.md").write_text(text)
+    cells = [{spreadsheet_text(name): spreadsheet_text(cell) if isinstance(cell, str) else cell
+              for name, cell in row.cells(metrics).items()} for row in rows]
     with open(f"{output}.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer = csv.DictWriter(file, cells[0], lineterminator="\n")
         writer.writeheader()
-        writer.writerows({key: spreadsheet_text(value) if isinstance(value, str) else value
-                          for key, value in row.items()} for row in rows)
-    plot_comparison({row["settings"]: [run.curve(metrics[0]) for run in runs]
-                     for row, runs in zip(rows, groups.values())}, metrics[0], Path(f"{output}.png"))
+        writer.writerows(cells)
+    plot_comparison([(row.label, [run.curve(metrics[0]) for run in row.runs]) for row in rows], metrics[0],
+                    Path(f"{output}.png"))
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, help="directories of runs")
+    parser.add_argument("runs", nargs="+", type=Path, help="directories of runs, or folders of several")
     parser.add_argument("--metrics", nargs="+", default=METRICS, help="columns, by their names in metrics.jsonl")
     parser.add_argument("--output", type=Path, required=True, help="path of what to write, without .md, .csv, .png")
     args = parser.parse_args(argv)

@@ -141,28 +141,30 @@ def _add_legend(figure, names: dict[int, str], colours) -> None:
     figure.legend(handles=[*marks, wrong], loc="upper center", bbox_to_anchor=(0.5, 0), ncols=6, frameon=False)
 
 
-def plot_comparison(curves: dict[str, list[tuple[list[int], list[float]]]], metric: str, picture: Path) -> None:
-    """Steps and values of several runs of each name: where they end as bars with a dot a run and, but of evaluations,
-    which have one value each, their curves."""
+def plot_comparison(rows: Sequence[tuple[str, list[tuple[list[int], list[float]]]]], metric: str,
+                    picture: Path) -> None:
+    """Labelled rows of runs, each with its steps and values: where they end as bars with a dot a run and, but of
+    evaluations, which have one value each, their curves."""
     plt = _pyplot()
-    curved = any(len(steps) > 1 for runs in curves.values() for steps, _ in runs)
-    figure, axes = plt.subplots(1, 1 + curved, figsize=(6.5 * (1 + curved), 1.5 + 0.32 * max(len(curves), 8)),
+    labels = [plain(fill(label, 60)) for label, _ in rows]
+    lines = np.array([1.6 + label.count("\n") for label in labels])  # of text, which a label is high
+    middles = np.cumsum(lines) - lines / 2
+    curved = any(len(steps) > 1 for _, runs in rows for steps, _ in runs)
+    figure, axes = plt.subplots(1, 1 + curved, figsize=(6.5 * (1 + curved), 1 + max(0.2 * lines.sum(), 3)),
                                 squeeze=False)
     *left, right = axes[0]
-    for i, (name, runs) in enumerate(curves.items()):
+    for i, (middle, (_, runs)) in enumerate(zip(middles, rows)):
         colour = plt.get_cmap("tab20")(i % 20)
         ends = [values[-1] for _, values in runs if values]
         for axis in left:
             for steps, values in runs:
                 axis.plot(steps, values, color=colour, marker="o", markersize=3, linewidth=1)
-        right.barh(i, np.mean(ends) if ends else 0, color=colour, alpha=0.6)
-        right.plot(ends, [i] * len(ends), "k.", markersize=4)
+        right.barh(middle, np.mean(ends) if ends else 0, height=0.8 * lines[i], color=colour, alpha=0.6)
+        right.plot(ends, [middle] * len(ends), "k.", markersize=4)
     for axis in left:
         axis.set(xlabel="step", ylabel=plain(metric), title="each run")
-    labels = [plain(fill(name, 45)) for name in curves]
-    right.set(yticks=range(len(curves)), yticklabels=labels, xlabel=plain(metric),
+    right.set(yticks=middles, yticklabels=labels, ylim=(lines.sum(), 0), xlabel=plain(metric),
               title="at the end: mean, and each run")
-    right.invert_yaxis()
     for axis in axes[0]:
         axis.grid(alpha=0.3)
     _save(figure, picture)
