@@ -10,11 +10,13 @@
 import re
 from pathlib import Path
 
+import utils.threads  # isort: skip  # before PyTorch
 import numpy as np
 import torch
 from omegaconf import DictConfig
 from torch import nn
 
+from config.help import help_text
 from config.schema import ArchConfig, EvaluateConfig
 from dataset.build_maze_dataset import TOKEN_NAMES as MAZE_TOKENS
 from dataset.common import IGNORE_LABEL_ID, EpisodeMetadata, PuzzleDatasetMetadata
@@ -207,6 +209,7 @@ def score(config: EvaluateConfig, world: World) -> dict[str, float]:
     if config.picture is not None:
         refuse_picture(data, config.picture)
     head = load_head(config, settings, payload, data, checkpoint, world)
+    utils.threads.use_threads(data.local_batch_size * data.metadata.seq_len * head.model.config.hidden_size)
     if config.puzzle_identifiers != "own":
         ablate_identifiers(head, data, config.puzzle_identifiers)
     output_dir = output_directory(config, checkpoint)
@@ -276,4 +279,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, "cfg_evaluate")
+    run_script(main, "cfg_evaluate", help_text)
