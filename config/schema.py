@@ -43,6 +43,7 @@ class NamedConfig(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True)
 
+    # module@Class, the module in the folder that such classes have here
     name: str
 
     # may it be imported from outside this project's packages?
@@ -198,18 +199,21 @@ class PretrainConfig(SharedConfig, OptimConfig, LogConfig):
     """`config/cfg_pretrain.yaml`."""
 
     arch: ArchConfig
-    # training data set folders, and those to test on (empty: the test splits of the former)
+    # training data set folders
     data_paths: list[str] = Field(min_length=1)
+    # those to test on; empty: the test splits of data_paths
     data_paths_test: list[str]
-    # of latent episodes: transitions in an example, and from the start of one to that of the next (null: the window)
+    # of latent episodes: transitions in an example
     episode_window: int = Field(gt=0)
+    # of latent episodes: transitions from the start of one example to that of the next; null: the window
     episode_stride: int | None = Field(gt=0)
     # examples in a step, over all processes
     global_batch_size: int = Field(gt=0)
     # examples that a process computes at a time, its share of a step in several parts, to save memory; null: all
     micro_batch_size: int | None = Field(gt=0)
-    # epochs to train (one puzzle of each group an epoch), and between evaluations (null: one evaluation, at the end)
+    # epochs to train; an epoch takes one puzzle of each group
     epochs: int = Field(gt=0)
+    # epochs between evaluations; null: one evaluation, at the end
     eval_interval: int | None = Field(gt=0)
     # evaluations to skip at the start
     min_eval_interval: int = Field(ge=0)
@@ -217,7 +221,11 @@ class PretrainConfig(SharedConfig, OptimConfig, LogConfig):
     early_stop_patience: int | None = Field(gt=0)
     # stages of shallower recursion that training begins with
     depth_curriculum: list[Stage]
-    # of weights, data order and exploration
+    # steps of the run after which it ends before its epochs are done, as if stopped: saved, to go on later
+    max_steps: int | None = Field(gt=0)
+    # minutes of training after which it likewise ends, counted from the start of this command
+    max_minutes: float | None = Field(gt=0)
+    # number that decides initial weights, the order of the data and exploration
     seed: int = Field(ge=0)
     checkpoint: CheckpointConfig
     # seconds after SIGTERM or SIGINT at which an unfinished step or save is given up (torchrun kills after 30)
@@ -230,8 +238,9 @@ class PretrainConfig(SharedConfig, OptimConfig, LogConfig):
     compile: bool | None
     # train without a look at the first batches
     skip_sanity_checks: bool
-    # published names: of checkpoint.path, and false for a checkpoint at the end only
+    # the published name of checkpoint.path
     checkpoint_path: str | None
+    # save before each evaluation; false: at the end only
     checkpoint_every_eval: bool
 
     @model_validator(mode="after")

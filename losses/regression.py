@@ -20,8 +20,9 @@ from utils.metrics import widest_float
 
 
 class ACTRegressionLossConfig(LossConfig):
-    # weights of the mean squared and the mean absolute error
+    # weight of the mean squared error
     mse_weight: float = Field(1.0, ge=0)
+    # weight of the mean absolute error
     mae_weight: float = Field(0.0, ge=0)
     # train the Q head, and halt by it; may stand in `arch`, too
     keep_act_halting_head: bool = False

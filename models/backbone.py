@@ -63,8 +63,9 @@ class BackboneConfig(BaseModel):
     halt_exploration_prob: float = Field(ge=0, le=1)
     # halt when q_halt > 0 (true), or when q_halt > q_continue, whose target is bootstrapped (false)
     no_ACT_continue: bool = True
-    # halt before N_sup: in training, and at evaluation
+    # halt before N_sup in training
     act_enabled: bool = True
+    # halt before N_sup at evaluation
     act_inference: bool = False
     # deviation of latents drawn anew for each puzzle and position; 0: they start from fixed vectors (arXiv 2605.21488)
     initial_state_std: float = Field(0.0, ge=0)

@@ -4,6 +4,7 @@ import re
 import pytest
 
 from helpers import TINY_ARCH, run_script, write_tiny_dataset
+from utils.command_line import user_errors
 
 QUICK = [*TINY_ARCH, "evaluators=[]", "use_wandb=false", "epochs=1", "eval_interval=1", "global_batch_size=16"]
 
@@ -31,6 +32,10 @@ QUICK = [*TINY_ARCH, "evaluators=[]", "use_wandb=false", "epochs=1", "eval_inter
      "error: data/train/dataset.json cannot be read as a checkpoint"),
     ("evaluate.py", [], "error: checkpoint must be set; add checkpoint=… to the command line\n$"),
     ("evaluate.py", ["checkpoint=nowhere"], "error: no checkpoint at nowhere"),
+    ("evaluate.py", ["checkpoints/x"], "error: checkpoints/x has no key; write checkpoint=checkpoints/x\n$"),
+    ("pretrain.py", ["batch_size=3"], "error: unknown key batch_size; here it is called global_batch_size\n$"),
+    ("pretrain.py", ["--lr", "3"], "error: --lr: settings are written key=value, without dashes; write lr=…\n$"),
+    ("pretrain.py", ["data"], r"error: data has no key; write 'data_paths=\[data\]'\n$"),
     ("evaluate.py", ["checkpoint=nowhere", "pictures=1"], "error: unknown key pictures; did you mean picture?"),
 ])
 def test_a_users_error_is_one_message(tmp_path, script, overrides, message):
@@ -52,7 +57,22 @@ def test_a_bad_array_is_one_message_under_torchrun_too(tmp_path):
     (data / "test" / "all__labels.npy").unlink()
     done = run_script("pretrain.py", "data_paths=[data]", *QUICK, cwd=tmp_path, ranks=2, OMP_NUM_THREADS="1")
     assert done.returncode != 0
-    assert "error: data/test/all__labels.npy is missing; build the data set again" in done.stderr
+    assert done.stderr.count("error: data/test/all__labels.npy is missing; build the data set again") == 1
+    assert done.stderr.count("Traceback") <= 1 and "train_state.py" not in done.stderr  # torchrun's own
+
+
+def test_a_process_that_lost_another_is_silent_where_the_reason_was_told(tmp_path, monkeypatch, capsys):
+    (tmp_path / "attempt_0" / "1").mkdir(parents=True)
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "attempt_0" / "1" / "error.json"))
+    for error, told in ((ValueError("why"), "error: why\n"), (ValueError("why"), ""), (ConnectionError("lost"), ""),
+                        (ValueError("also"), "error: also\n")):
+        with pytest.raises(SystemExit), user_errors("cfg_pretrain"):
+            raise error
+        assert capsys.readouterr().err == told
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "elsewhere" / "1" / "error.json"))
+    with pytest.raises(SystemExit), user_errors("cfg_pretrain"):
+        raise ConnectionError("lost")
+    assert capsys.readouterr().err == "error: lost\n"
 
 
 def test_the_config_of_a_command_is_printed(tmp_path):

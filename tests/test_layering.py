@@ -57,7 +57,7 @@ def test_help_loads_neither_wandb_nor_pandas_nor_matplotlib():
             "sys.argv = ['pretrain.py', '--help']; runpy.run_path('pretrain.py', run_name='__main__')")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "global_batch_size: 768" in done.stdout
+    assert "global_batch_size=768" in done.stdout
 
 
 def test_every_source_file_stands_in_the_readme_and_has_a_test():

@@ -44,8 +44,9 @@ class CheckpointConfig(BaseModel):
     path: str | None
     # false: write no checkpoint (the run's directory still gets its config and metrics)
     enabled: bool
-    # metric that best.ckpt follows, and its better direction; null: no best.ckpt
+    # metric that best.ckpt follows; null: no best.ckpt
     monitor: str | None
+    # is less of it better (min), or more (max)
     mode: Literal["min", "max"]
     # newest step files to keep, best.ckpt besides; null: all
     keep_last: int | None = Field(gt=0)

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import sys
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,20 +18,32 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from utils.foreign import printable
+from utils.hints import CONFIG_DIR, meant_by_word, name_here, refuse_words_without_key
 from utils.quoting import corrected, typed
 
-CONFIG_DIR = Path(__file__).resolve().parent.parent / "config"
+HELP = ("--help", "-h")
 USER_ERROR = 2  # exit status of a run that ended for bad input
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
-    """Advice on a key that does not exist: the nearest one that does, judged by its last part, then whole."""
+    """Advice on a key that does not exist: the one that goes by that name elsewhere, or the nearest one that does exist,
+    judged by its last part, then whole."""
+    known = list(known)
+    if _is_group(key):
+        return f"{key}=… is a setting of pretrain.py; here the checkpoint says what was trained, and how"
+    if here := name_here(key, known):
+        return f"unknown key {key}; here it is called {here}"
     last_parts = {full.rpartition(".")[2]: full for full in sorted(known, key=len, reverse=True)}
     by_last_part = difflib.get_close_matches(key.rpartition(".")[2], last_parts, n=1, cutoff=0.7)
     whole = difflib.get_close_matches(key, last_parts.values(), n=1, cutoff=0.0)
     if by_last_part:
         return f"unknown key {key}; did you mean {last_parts[by_last_part[0]]}?"
     return f"unknown key {key}; the nearest valid one is {whole[0]} (`--cfg job` prints them all)"
+
+
+def _is_group(key: str) -> bool:
+    """Does it choose a file of `config/`, as `experiment` does?"""
+    return key.isidentifier() and (CONFIG_DIR / key).is_dir()
 
 
 def describe_validation(error: ValidationError, known: Iterable[str], prefix: str = "") -> str:
@@ -69,12 +82,31 @@ def user_errors(config_name: str) -> Iterator[None]:
     except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
         if any(re.fullmatch(r"\+*debug=true", argument, re.IGNORECASE) for argument in sys.argv):
             raise
-        print(printable(f"error: {_message(error, config_name)}"), file=sys.stderr)
+        message = printable(f"error: {_message(error, config_name)}")
+        if _first_to_tell(message, is_consequence=isinstance(error, ConnectionError)):
+            print(message, file=sys.stderr)
         sys.exit(USER_ERROR)
 
 
-def run_script(task: Callable[[DictConfig], None], config_name: str) -> None:
-    """Compose `config/<config_name>.yaml` with the command line by Hydra, and run the task with it."""
+def _first_to_tell(message: str, is_consequence: bool) -> bool:
+    """Is this process the first of those that torchrun started on this machine to end with this message? Of a
+    consequence, such as a lost peer: with any. (torchrun's own report, its traceback included, follows.)"""
+    error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")  # a folder for each process, in one for each attempt
+    if not error_file or not (attempt := Path(error_file).parent.parent).is_dir():
+        return True
+    if is_consequence and any(attempt.glob("told-*")):
+        return False
+    try:
+        (attempt / f"told-{zlib.crc32(message.encode()):08x}").touch(exist_ok=False)
+    except OSError as error:
+        return not isinstance(error, FileExistsError)
+    return True
+
+
+def run_script(task: Callable[[DictConfig], None], config_name: str,
+               help_text: Callable[[DictConfig, str], str] | None = None) -> None:
+    """Compose `config/<config_name>.yaml` with the command line by Hydra, and run the task with it. `help_text` makes
+    of the config what `--help` prints."""
     def guarded(cfg: DictConfig) -> None:
         with user_errors(config_name):  # inside as well: Hydra would print a line of its own about the error
             task(cfg)
@@ -84,12 +116,23 @@ def run_script(task: Callable[[DictConfig], None], config_name: str) -> None:
     status = 0
     try:
         with user_errors(config_name):
+            refuse_words_without_key(sys.argv[1:], config_name)
+            words = [word for word in sys.argv[1:] if word not in HELP]
+            if help_text and len(words) < len(sys.argv[1:]):
+                print(help_text(composed(config_name, words), config_name))
+                sys.exit()
             hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(guarded)()
     except SystemExit as end:
         status = end.code
     if "LOCAL_RANK" in os.environ and isinstance(status, int):
         _leave(status)
     sys.exit(status)
+
+
+def composed(config_name: str, words: list[str]) -> DictConfig:
+    """What the settings on a command line mean."""
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_DIR)):
+        return hydra.compose(config_name, words)
 
 
 def _leave(status: int) -> NoReturn:
@@ -123,6 +166,9 @@ def leaf_keys(cfg: DictConfig) -> list[str]:
 
 
 def _message(error: Exception, config_name: str) -> str:
+    if isinstance(error, OverrideParseException) and "=" not in error.override and (
+            meant := meant_by_word(error.override, config_name)):
+        return f"{error.override} has no key; write {meant}"
     if isinstance(error, OverrideParseException):
         said = str(error.message).splitlines()
         reason = next((line for line in said if " at " in line or "Unknown" in line), said[0])
@@ -136,6 +182,6 @@ def _message(error: Exception, config_name: str) -> str:
     override = re.match(r"Could not override '([^']+)'", str(error))
     if isinstance(error, ConfigCompositionException) and override:
         groups = [argument for argument in sys.argv[1:] if re.match(r"(arch|experiment)=", argument)]
-        with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_DIR)):
-            return unknown_key(override.group(1), flat_keys(hydra.compose(config_name, groups)))
+        key = override.group(1)
+        return unknown_key(key, [] if _is_group(key) else flat_keys(composed(config_name, groups)))
     return str(error).split("\nConfig search path")[0].strip()

@@ -13,8 +13,9 @@ class OptimConfig(BaseModel):
 
     # optimizer of the network; TRM's and HRM's published scores are of adam_atan2, whose updates are about half of lion's
     optimizer: Literal["lion", "adamw", "adam_atan2", "muon"]
-    # peak learning rate, and what is left of it at the end of the cosine (1.0: constant)
+    # peak learning rate
     lr: float = Field(gt=0)
+    # part of it that is left at the end of the cosine; 1.0: constant
     lr_min_ratio: float = Field(ge=0, le=1)
     # steps of linear warm-up
     lr_warmup_steps: int = Field(ge=0)
@@ -22,13 +23,15 @@ class OptimConfig(BaseModel):
     adamw_lr: float | None = Field(gt=0)
     # muon only: a matrix's rate by its shape: √max(1, rows / columns), or 0.2·√max(rows, columns) (arXiv 2502.16982)
     muon_scale: Literal["original", "match_rms_adamw"]
-    # muon only: momentum of the matrices (Nesterov's), and the Newton–Schulz steps that make it orthogonal
+    # muon only: momentum of the matrices (Nesterov's)
     muon_momentum: float = Field(ge=0, lt=1)
+    # muon only: Newton–Schulz steps that make it orthogonal
     muon_ns_steps: int = Field(gt=0)
     # muon only: decoupled decay of what AdamW trains; null: as weight_decay and weight_decay_on say
     adamw_weight_decay: float | None = Field(ge=0)
-    # decay of the first and the second moment (Lion: of the update and of the momentum; Muon: of what AdamW trains)
+    # decay of the first moment (Lion: of the update; Muon: of what AdamW trains)
     beta1: float = Field(ge=0, lt=1)
+    # decay of the second moment (Lion: of the momentum; Muon: of what AdamW trains)
     beta2: float = Field(ge=0, lt=1)
     # decoupled weight decay, multiplied by the learning rate
     weight_decay: float = Field(ge=0)
@@ -36,13 +39,15 @@ class OptimConfig(BaseModel):
     weight_decay_on: Literal["all", "matrices"]
     # the gradient of the network, of the global batch, is scaled down to this norm; null: it is left as it is
     grad_clip: float | None = Field(gt=0)
-    # rate and decoupled decay of the puzzle-embedding table
+    # peak rate of the puzzle-embedding table
     puzzle_emb_lr: float = Field(ge=0)
+    # its decoupled decay, multiplied by its rate
     puzzle_emb_weight_decay: float = Field(ge=0)
     # train the puzzle embeddings alone
     freeze_weights: bool
-    # evaluate and keep an exponential moving average of the weights, and its rate
+    # evaluate and keep an exponential moving average of the weights
     ema: bool
+    # part of the average that a step keeps
     ema_rate: float = Field(gt=0, lt=1)
 
     @model_validator(mode="after")
