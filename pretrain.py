@@ -11,16 +11,19 @@ a run that is stopped or killed, in docs/durability.md.
 """
 import platform
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import utils.threads  # isort: skip  # before PyTorch
 import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from config.help import help_text
 from config.resume import Resumed, refuse_other_data, taken_up
 from config.schema import PretrainConfig
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
@@ -33,10 +36,11 @@ from utils.checkpoint import Checkpoints
 from utils.command_line import run_script
 from utils.curriculum import cycles_at
 from utils.distributed import World, any_rank, broadcast_object, decided_by_main, joined_world
-from utils.multirun import name_of_choices, tell_names_apart
+from utils.multirun import is_multirun, name_of_choices, tell_names_apart
 from utils.optim import learning_rate
+from utils.outlook import outlook
 from utils.plots import plot_train_vs_val
-from utils.preemption import GAVE_UP, STOPPED, Stopped, StopRequest
+from utils.preemption import Limit, Stopped, StopRequest
 from utils.run_directory import adopt, claimed, evaluations, restored_best, set_aside_after, set_aside_run
 from utils.run_log import RunLog, unique_run_name
 from utils.sanity import check_batch
@@ -47,7 +51,7 @@ MOST_SKIPS = 10  # steps in a row that are not finite: then it is not the batch
 def train(config: PretrainConfig, world: World, resumed: Resumed | None = None) -> Path:
     """The run, from its start or from where a checkpoint left it. Returns its directory.
 
-    Raises Stopped after a signal, the state saved where the disk takes it.
+    Raises Stopped after a signal or at a limit, the state saved where the disk takes it.
     """
     run = build_run(config, world, resumed)
     state, pauses = run.state, evaluation_steps(config, run.state.data)
@@ -56,15 +60,16 @@ def train(config: PretrainConfig, world: World, resumed: Resumed | None = None) 
             if not resumed and config.checkpoint_every_eval:
                 run.save()  # what training starts from competes for the best
             run.evaluate(logged=decided_by_main(lambda: dict(evaluations(run.directory)).get(state.step)))
+        run.stop_if(*run.asked())
         while state.step < run.total_steps and not run.ends:
             run.step()
             if state.step % config.log_interval == 0 or state.step == run.total_steps:
                 run.log_training()
             saves = state.step in pauses and (config.checkpoint_every_eval or state.step == run.total_steps)
-            due, stopping = any_rank(run.checkpoints.due(), run.stop.requested)
+            due, *asked = run.asked(run.checkpoints.due())
             if saves or due:
                 run.save()  # before the evaluation, which may fail
-            run.stop_if(stopping)
+            run.stop_if(*asked)
             if state.step in pauses:
                 run.evaluate()
     run.finish()
@@ -82,6 +87,7 @@ class Run:
     test_data: PuzzleDataset
     evaluators: dict[str, tuple[str, Evaluator]]
     total_steps: int
+    limit: Limit
     facts: dict  # what a checkpoint says besides the state
     ends: str | None = None  # before its last step, for this reason
 
@@ -90,8 +96,7 @@ class Run:
         """Hold the directory, log and save to it, and turn signals into requests."""
         with (claimed_for_run(self.directory, self.config, self.world, resumed),
               StopRequest(self.config.preempt_grace_s) as self.stop):
-            self.log = open_log(self.config, self.directory, self.state, self.test_data, self.total_steps, self.world,
-                                resumed)
+            self.log = open_log(self, resumed)
             self.checkpoints = open_checkpoints(self.config, self.directory, self.log, self.world, resumed)
             try:
                 yield
@@ -105,8 +110,9 @@ class Run:
     def step(self) -> None:
         """Train on the next batch. One that is not finite is left out, or ends the run, the state before it saved."""
         state, config, before = self.state, self.config, self.state.data.stream.state_dict()
+        started = time.perf_counter()
         metrics = train_step(state, to_device(state.data.next_batch(), self.world.device), config, self.total_steps)
-        self.log.advance()
+        self.log.advance(time.perf_counter() - started)
         if metrics is not None:
             state.meter.add(metrics)
             return
@@ -124,7 +130,8 @@ class Run:
     def log_training(self) -> None:
         step, config = self.state.step, self.config
         rate = learning_rate(step, config.lr, self.total_steps, config)
-        metrics = self.state.meter.read_window() | {"train/lr": rate}
+        norm = {} if config.freeze_weights else {"train/grad_norm": self.state.gradient_norm}
+        metrics = self.state.meter.read_window() | {"train/lr": rate} | norm
         if config.depth_curriculum:
             cycles = cycles_at(step, self.total_steps, config.depth_curriculum) or config.arch.options
             metrics |= {f"train/{key}": cycles[key] for key in ("H_cycles", "L_cycles")}
@@ -139,10 +146,14 @@ class Run:
             self.save()
         return broadcast_object(self.checkpoints.holds(self.state.step))
 
-    def stop_if(self, asked: bool) -> None:
-        """Raise Stopped where any rank has had a signal."""
-        if asked:
-            raise Stopped(f"stopped after step {self.state.step} of {self.total_steps}")
+    def asked(self, *others: bool) -> list[bool]:
+        """Other flags, whether there was a signal, and whether a limit is reached, each on any rank."""
+        return any_rank(*others, self.stop.requested, self.limit.reached(self.state.step))
+
+    def stop_if(self, signalled: bool, at_limit: bool) -> None:
+        """Raise Stopped after a signal or at a limit."""
+        if signalled or at_limit:
+            raise Stopped(f"stopped after step {self.state.step} of {self.total_steps}", at_limit=not signalled)
 
     def evaluate(self, logged: dict[str, float] | None = None) -> None:
         """Evaluate by the averaged weights where there are such; `logged`: it is done and in the log already."""
@@ -151,7 +162,7 @@ class Run:
             validation = logged or evaluate(
                 state.head, self.test_data, self.world, self.evaluators, config.eval_save_outputs,
                 self.directory / f"evaluation_step_{state.step:08d}",
-                lambda: self.stop_if(any_rank(self.stop.requested)[0]))
+                lambda: self.stop_if(*self.asked()))
         train_loss = state.meter.read_loss_since_evaluation()
         if self.world.is_main:
             if not logged:
@@ -182,6 +193,7 @@ def build_run(config: PretrainConfig, world: World, resumed: Resumed | None) -> 
     data, test_data = load_data(config, world)
     state = build_state(config, data, world)
     facts = run_facts(state, world)
+    utils.threads.use_threads(state.carry.latents[0].numel())
     if resumed:
         decided_by_main(lambda: refuse_other_data(facts["data_fingerprints"], config, resumed))
         state.load_state_dict(resumed.payload, resumed.file, world)
@@ -192,7 +204,9 @@ def build_run(config: PretrainConfig, world: World, resumed: Resumed | None) -> 
     refuse_unknown_metric(config.checkpoint.monitor, state.head, test_data, evaluators)  # likewise
     directory = name_run(config)
     facts["config"] = config.model_dump()
-    return Run(config, directory, world, state, test_data, evaluators, data.steps_in(config.epochs), facts)
+    steps = data.steps_in(config.epochs)
+    limit = Limit(config.max_steps, config.max_minutes, steps)
+    return Run(config, directory, world, state, test_data, evaluators, steps, limit, facts)
 
 
 def load_data(config: PretrainConfig, world: World) -> tuple[PuzzleDataset, PuzzleDataset]:
@@ -229,8 +243,7 @@ def evaluation_steps(config: PretrainConfig, data: PuzzleDataset) -> set[int]:
 def name_run(config: PretrainConfig) -> Path:
     """Name a run without a name (readable, unique, the same on all ranks). Returns its directory."""
     config.project_name = config.project
-    config.run_name = broadcast_object(
-        config.run_name or unique_run_name(config.arch.short_name + name_of_choices()))
+    config.run_name = broadcast_object(config.run_name or unique_run_name(config.arch.short_name + name_of_choices()))
     return config.run_directory
 
 
@@ -242,7 +255,7 @@ def claimed_for_run(run_dir: Path, config: PretrainConfig, world: World, resumed
             stack.enter_context(claimed(run_dir))
             if resumed and resumed.file.parent.resolve() == run_dir.resolve():
                 adopt(resumed.file, run_dir, resumed.step)
-                set_aside_after(run_dir, resumed.step, keep_best=resumed.same_monitor)
+                set_aside_after(run_dir, resumed.step, keep_best=resumed.same_monitor, repeats=not resumed.changes)
             elif config.checkpoint.resume == "auto":  # what there is has no checkpoint that is whole
                 set_aside_after(run_dir, step=-1)
             else:
@@ -262,18 +275,22 @@ def run_facts(state: TrainState, world: World) -> dict:
     return {"versions": versions} | (state.data.rows.facts(has_table) if world.is_main else {"data_fingerprints": {}})
 
 
-def open_log(config: PretrainConfig, run_dir: Path, state: TrainState, test_data: PuzzleDataset, total_steps: int,
-             world: World, resumed: Resumed | None) -> RunLog:
+def open_log(run: Run, resumed: Resumed | None) -> RunLog:
+    config, state, world = run.config, run.state, run.world
     embedding = state.head.puzzle_embedding
     parameters = {"network": sum(p.numel() for p in state.head.parameters()),
                   "puzzle_embedding": 0 if embedding is None else embedding.weights.numel()}
-    log = RunLog(config, run_dir, config.model_dump(), parameters, total_steps, writes=world.is_main,
-                 first_step=state.step)
-    for notice in [*(row_notices(state.data, test_data) if embedding is not None else []), *config.notices()]:
+    log = RunLog(config, run.directory, config.model_dump(), parameters, min(run.total_steps, run.limit.step),
+                 writes=world.is_main, first_step=state.step)
+    evaluated = evaluation_steps(config, state.data) - ({0} if config.load_checkpoint is None else set())
+    for line in outlook(world, state.head.model.inner.dtype, state.data, run.test_data, config.epochs,
+                        sorted(evaluated), run.limit):
+        log.say(line)
+    for notice in [*(row_notices(state.data, run.test_data) if embedding is not None else []), *config.notices()]:
         log.say(f"notice: {notice}")
     for line in resumed.notices(world.size) if resumed else []:
         log.say(line)
-    if resumed and state.step >= total_steps:
+    if resumed and state.step >= run.total_steps:
         log.say("notice: the run is complete; more epochs prolong it")
     return log
 
@@ -298,8 +315,9 @@ def main(cfg: DictConfig) -> None:
             if world.is_main:
                 way_on = f"go on with {config.way_on}" if stopped.saved else "it is not saved"
                 print(f"{stopped}; {way_on}", file=sys.stderr)
-            sys.exit(STOPPED if stopped.saved else GAVE_UP)
+            if not (stopped.at_limit and stopped.saved and is_multirun()):  # the next run of which begins
+                sys.exit(stopped.status)
 
 
 if __name__ == "__main__":
-    run_script(main, "cfg_pretrain")
+    run_script(main, "cfg_pretrain", help_text)

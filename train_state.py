@@ -1,4 +1,5 @@
 """All that changes while training, how it is saved and taken up again, and the one step that changes it."""
+import math
 import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -37,6 +38,7 @@ class TrainState:
     meter: TrainMeter
     step: int = 0
     skipped: int = 0  # steps in a row that were not finite
+    gradient_norm: float = 0.0  # of the network, over the global batch, at the last step, before it is clipped
 
     @property
     def epoch(self) -> int:
@@ -163,7 +165,8 @@ def train_step(state: TrainState, batch: Batch, config: PretrainConfig, total_st
     cycles = cycles_at(state.step + 1, total_steps, config.depth_curriculum)
     with state.head.recursing(**cycles) if cycles else nullcontext():
         carry, metrics = _accumulate_gradients(state, batch, config)
-    if not _sum_gradients(state.head, metrics["loss"], config.grad_clip):
+    finite, state.gradient_norm = _sum_gradients(state.head, metrics["loss"], config.grad_clip)
+    if not finite:
         for optimizer in state.optimizers:
             optimizer.zero_grad(set_to_none=True)
         return None
@@ -197,9 +200,10 @@ def _accumulate_gradients(state: TrainState, batch: Batch, config: PretrainConfi
     return Carry.joined(carries), {name: sum(part[name] for part in metrics) for name in sums}
 
 
-def _sum_gradients(head: nn.Module, loss: Tensor, largest_norm: float | None) -> bool:
+def _sum_gradients(head: nn.Module, loss: Tensor, largest_norm: float | None) -> tuple[bool, float]:
     """Sum the gradients over ranks, and scale those of the network down to the largest norm. Were they, and the loss,
-    finite? The same answer on all ranks. Asking waits for the device, since nothing may be updated before it is known.
+    finite, and what norm had they? The same answer on all ranks. Asking waits for the device, since nothing may be
+    updated before it is known.
     """
     probes = [loss.clone()]
     if head.puzzle_embedding is not None and head.puzzle_embedding.gradient is not None:
@@ -209,4 +213,5 @@ def _sum_gradients(head: nn.Module, loss: Tensor, largest_norm: float | None) ->
     norm = torch.nn.utils.get_total_norm(gradients)
     if largest_norm is not None:
         torch.nn.utils.clip_grads_with_norm_(head.parameters(), largest_norm, norm)
-    return bool((norm + torch.nn.utils.get_total_norm(probes)).isfinite())
+    norms = torch.stack([norm, torch.nn.utils.get_total_norm(probes)]).tolist()
+    return all(map(math.isfinite, norms)), norms[0]

@@ -19,8 +19,8 @@ from utils.quoting import typed
 from utils.run_directory import newest_checkpoint, runs_there_are
 from utils.run_log import tells_of
 
-OF_THE_INVOCATION = ("device", "debug", "trust_code", "load_checkpoint", "checkpoint_path", "checkpoint.path",
-                     "checkpoint.resume", "checkpoint.resume_from", "checkpoint.overwrite")
+OF_THE_INVOCATION = ("device", "debug", "trust_code", "max_steps", "max_minutes", "load_checkpoint", "checkpoint_path",
+                     "checkpoint.path", "checkpoint.resume", "checkpoint.resume_from", "checkpoint.overwrite")
 TEXT_LOG = ("log_dir", "log_file")  # likewise, unless that log is there and tells of this run
 # What the saved state depends on, by the start of the key; all else (epochs, intervals, rates, logging) may change.
 FIXED = ("arch", "data_paths", "data_paths_test", "episode_window", "episode_stride", "global_batch_size", "seed",

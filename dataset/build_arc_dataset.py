@@ -251,7 +251,7 @@ def write_dataset(folder: Path, groups: list[Group], args: argparse.Namespace, m
     fields = {split: {field: open_field(folder / split, field, (count, SEQ_LEN)) for field in TOKEN_FIELDS}
               for split, count in rows.items()}
     written = map_tasks(partial(write_group, folder, args.seed), zip(groups, first_rows))
-    for _ in tqdm(written, "writing", total=len(groups), unit="task"):
+    for _ in tqdm(written, "writing", total=len(groups), unit="task", disable=None):
         pass
     names, identifiers = number_puzzles(groups, args.puzzle_identifiers_start)
     names = [BLANK_IDENTIFIER] * args.puzzle_identifiers_start + names
@@ -273,7 +273,7 @@ def build(args: argparse.Namespace) -> None:
     needed = (1 + args.num_aug) * (2 * SEQ_LEN * examples + 50 * len(tasks))  # 50: identifier, indices and name
     with building("build_arc_dataset", args, files, needed) as (folder, counts), workers(args.num_workers) as map_tasks:
         draw = partial(draw_group, num_aug=args.num_aug, seed=args.seed)
-        groups = list(tqdm(map_tasks(draw, tasks), "drawing", total=len(tasks), unit="task"))
+        groups = list(tqdm(map_tasks(draw, tasks), "drawing", total=len(tasks), unit="task", disable=None))
         report_short(groups, args.num_aug)
         counts.update(write_dataset(folder, groups, args, map_tasks))
 

@@ -1,7 +1,7 @@
 """The one evaluation loop: every test example through N_sup supervision steps, metrics by set, evaluators fed."""
 import difflib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -167,9 +167,9 @@ def _validation_metrics(sums: dict[str, MetricSums]) -> dict[str, float]:
             for name, value in means(one).items()}
 
 
-def _prefixes(sets: Iterable[str]) -> list[str]:
-    """What stands before the metrics of all sets together, and before those of each."""
-    return ["val", *(f"val/{name}" for name in sets)]
+def _prefixes(sets: Collection[str]) -> list[str]:
+    """What stands before the metrics of all sets together and, where there are several, before those of each."""
+    return ["val", *(f"val/{name}" for name in sets if len(sets) > 1)]
 
 
 def _evaluator_metrics(evaluators, world: World, save_path: Path | None) -> dict[str, float]:

@@ -134,7 +134,7 @@ def test_ablations_are_one_multirun_and_one_table(tmp_path):
                       "data_paths=[data]", "epochs=2", "arch.hidden_size=16", "arch.halt_max_steps=2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     runs = sorted((tmp_path / "checkpoints" / "ablate-sudoku4").iterdir())
-    assert [re.sub(r"-\d{8}-\d{6}-[0-9a-f]{4}$", "", run.name) for run in runs] == [
+    assert [re.sub(r"-\d{8}-\d{6}-[0-9a-f]{8}$", "", run.name) for run in runs] == [
         f"{arch}-ablation_{ablation}-seed_{seed}" for arch, ablation in (("trm", "none"), ("trm_singlez", "one_latent"))
         for seed in (0, 1)]
     assert main([str(runs[0].parent), "--output", str(tmp_path / "ablations")]) == 0

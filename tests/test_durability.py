@@ -16,7 +16,7 @@ from helpers import (assert_equal, assert_same_run, metric_lines, run_script, st
                      write_tiny_dataset)
 from test_resume import RUN
 from utils.checkpoint import read_checkpoint
-from utils.preemption import GAVE_UP, STOPPED
+from utils.preemption import AT_LIMIT, GAVE_UP, STOPPED
 
 SCRIPT = "tests/faulty_pretrain.py"
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
@@ -90,6 +90,27 @@ def test_a_signal_ends_with_the_documented_status(folder):
     assert done.returncode == STOPPED == 75
     assert "stopped after step 7 of 16; go on with checkpoint.path=run checkpoint.resume=true" in done.stderr
     assert "Traceback" not in done.stderr and read_checkpoint(folder / "run" / "step_00000007.ckpt")["step"] == 7
+
+
+def test_a_limit_ends_a_run_as_a_stop_does_with_a_status_of_its_own(folder):
+    """Stopped after step 7 and, by the clock, at once, it goes on to where it would have been; a limit is not kept."""
+    whole = finished(folder, "whole")
+    for limit, step in (("max_steps=7", 7), ("max_steps=7", 7), ("max_minutes=1e-9", 7)):
+        done = run_script(SCRIPT, *words("run", limit, "checkpoint.resume=auto"), cwd=folder, **ONE_THREAD)
+        assert done.returncode == AT_LIMIT == 77, done.stderr
+        assert f"stopped after step {step} of 16; go on with checkpoint.path=run checkpoint.resume=true" in done.stderr
+        assert f"{limit} ends the run before that, saved, to go on later" in done.stdout.replace("e-09", "e-9")
+        assert "Traceback" not in done.stderr and read_checkpoint(folder / "run" / "step_00000007.ckpt")["step"] == 7
+    assert_same_run(whole, finished(folder, "run", "checkpoint.resume=true"))
+
+
+def test_torchrun_does_not_take_a_limit_for_a_failure_and_a_multirun_goes_on_to_the_next(folder):
+    done = run_script(SCRIPT, *words("run", "max_steps=7", "checkpoint.resume=auto"), cwd=folder, ranks=2,
+                      torchrun=["--max-restarts=2", "--rdzv_endpoint=localhost:0", "--nnodes=1"], **ONE_THREAD)
+    assert done.returncode == 0 and done.stderr.count("stopped after step 7 of 16") == 1, done.stderr
+    done = run_script(SCRIPT, "-m", *words("'run-${seed}'", "max_steps=2", "seed=1,2"), cwd=folder, **ONE_THREAD)
+    assert done.returncode == 0 and done.stderr.count("stopped after step 2 of 16") == 2, done.stderr
+    assert all((folder / f"run-{seed}" / "step_00000002.ckpt").is_file() for seed in (1, 2))
 
 
 def test_a_stop_that_cannot_be_saved_says_so(folder):

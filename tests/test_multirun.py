@@ -15,7 +15,7 @@ def names(folder: Path, *words: str) -> list[str]:
 
 def test_a_name_says_what_differs_and_not_what_is_common(tmp_path):
     first, second = names(tmp_path, "arch.L_cycles=1,2", "data_paths=[data],[data,data]", "seed=7")[::3]
-    date = r"-\d{8}-\d{6}-[0-9a-f]{4}"
+    date = r"-\d{8}-\d{6}-[0-9a-f]{8}"
     assert re.fullmatch(f"trm-data_paths_data-L_cycles_1{date}", first)
     assert re.fullmatch(f"trm-data_paths_data-data-L_cycles_2{date}", second)
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from helpers import ROOT
-from utils.preemption import GAVE_UP, StopRequest
+from utils.preemption import AT_LIMIT, GAVE_UP, STOPPED, Limit, Stopped, StopRequest
 
 PROCESS = """
 import ctypes, signal, sys, time
@@ -83,3 +83,25 @@ def test_afterwards_signals_do_what_they_did():
         assert stop.requested
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
     time.sleep(0.4)  # the grace is over, and this process lives
+
+
+def test_a_limit_is_reached_by_steps_or_by_time_and_is_none_where_the_run_ends_before():
+    by_steps, by_time = Limit(5, None, total_steps=10), Limit(None, 0.2 / 60, total_steps=10)
+    assert [by_steps.reached(step) for step in (4, 5, 6)] == [False, True, True]
+    assert not by_time.reached(9)
+    time.sleep(0.25)
+    assert by_time.reached(1)
+    assert not Limit(10, None, total_steps=10).reached(10) and not Limit(None, None, 10).reached(10)
+    assert (by_steps.settings(), Limit(5, 1.5, 10).settings()) == (["max_steps=5"], ["max_steps=5", "max_minutes=1.5"])
+
+
+@pytest.mark.parametrize("saved, at_limit, torchrun, status", [
+    (True, False, False, STOPPED), (True, True, False, AT_LIMIT), (True, True, True, 0), (True, False, True, STOPPED),
+    (False, True, True, GAVE_UP), (False, False, False, GAVE_UP)])
+def test_scripts_can_tell_how_a_run_ended(monkeypatch, saved, at_limit, torchrun, status):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if torchrun:  # it would take any other status than 0 for a failure, and start the run again
+        monkeypatch.setenv("LOCAL_RANK", "0")
+    stopped = Stopped("", at_limit)
+    stopped.saved = saved
+    assert stopped.status == status and len({0, STOPPED, GAVE_UP, AT_LIMIT}) == 4

@@ -25,6 +25,8 @@ from utils.distributed import World
 BASICS = [*TINY_ARCH, "global_batch_size=16", "epochs=3", "eval_interval=1", "lr=1e-3", "lr_warmup_steps=0",
           "puzzle_emb_lr=1e-2", "log_interval=2", "use_wandb=false", "evaluators=[]"]
 
+TIMES = ("time", "train/examples_per_s")
+
 
 @pytest.fixture
 def data(tmp_path) -> Path:
@@ -76,7 +78,7 @@ def test_metrics_are_lines_of_flat_names_for_every_interval_and_evaluation(data)
     val_lines = [line for line in lines if "val/loss" in line]
     assert [(line["step"], line["epoch"]) for line in val_lines] == [(4, 1), (8, 2), (12, 3)]
     for name in ("loss", "lm_loss", "q_halt_loss", "accuracy", "exact_accuracy", "q_halt_accuracy", "steps"):
-        assert val_lines[0][f"val/{name}"] == val_lines[0][f"val/all/{name}"]
+        assert f"val/{name}" in val_lines[0] and f"val/all/{name}" not in val_lines[0]  # of one set, it would be twice
     assert val_lines[0]["val/steps"] == 3
     assert all(np.isfinite(value) for line in lines for value in line.values())
 
@@ -130,7 +132,7 @@ def test_a_data_set_that_is_not_arc_needs_no_evaluators_and_says_so_to_who_asks_
 
 
 @pytest.mark.parametrize("monitor, mode, better", [("val/accuracy", "max", max), ("val/loss", "min", min),
-                                                   ("val/all/q_halt_loss", "max", max)])
+                                                   ("val/q_halt_loss", "max", max)])
 def test_best_is_the_checkpoint_with_the_best_monitored_metric(data, monitor, mode, better):
     run_dir = run(data, "run", f"checkpoint.monitor={monitor}", f"checkpoint.mode={mode}", "lr=3e-2")
     values = {line["step"]: line[monitor] for line in metric_lines(run_dir) if monitor in line}
@@ -336,7 +338,7 @@ def test_a_step_in_parts_is_the_step(data, overrides):
     for name, value in last_weights(whole).items():
         assert torch.allclose(value, last_weights(parts)[name], atol=1e-5), name
     for a, b in zip(metric_lines(whole), metric_lines(parts), strict=True):
-        assert all(a[name] == pytest.approx(b[name], abs=1e-4) for name in a if name != "train/examples_per_s")
+        assert all(a[name] == pytest.approx(b[name], abs=1e-4) for name in a if name not in TIMES)
 
 
 def test_a_gradient_is_scaled_down_to_the_norm_it_may_have(data):
@@ -447,8 +449,7 @@ def test_the_published_sudoku_command_trains_as_printed(tmp_path):
     assert done.returncode == 0, done.stderr
     run_dir = tmp_path / "checkpoints" / "sudoku-extreme-1k-aug-1000-trm" / "pretrain_mlp_t_sudoku"
     assert (run_dir / "step_00000008.ckpt").is_file() and (run_dir / "train_vs_val_loss.png").is_file()
-    bar = done.stderr.replace("\r", "\n").splitlines()[-1]
-    assert re.search(r"8/8 \[.*step.*loss=\d.*exact_accuracy=\d", bar), bar
+    assert re.search(r"step 8/8 epoch 2: loss \d.*gradient norm \d.* left$", done.stdout, re.MULTILINE), done.stdout
 
 
 def torchrun_as_printed(run_name: str, folder: Path) -> None:
@@ -504,4 +505,4 @@ def test_two_processes_train_as_one(data, settings, tolerance):
         assert torch.allclose(value, two[name], atol=tolerance), name
     for a, b in zip(metric_lines(data.parent / "run1"), metric_lines(data.parent / "run2"), strict=True):
         assert a.keys() == b.keys()
-        assert all(a[name] == pytest.approx(b[name], abs=tolerance) for name in a if name != "train/examples_per_s")
+        assert all(a[name] == pytest.approx(b[name], abs=tolerance) for name in a if name not in TIMES)

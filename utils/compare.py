@@ -29,7 +29,8 @@ from utils.foreign import printable, read_settings, spreadsheet_text
 from utils.plots import plot_comparison
 from utils.strict_json import read_metrics
 
-SAME_RUN = ("seed", "run_name", "project_name", "checkpoint", "log_", "device", "debug", "use_wandb")  # starts of keys
+# starts of keys
+SAME_RUN = ("seed", "run_name", "project_name", "checkpoint", "log_", "device", "debug", "use_wandb", "max_")
 METRICS = ("val/exact_accuracy", "val/accuracy", "val/loss", "train/steps", "train/examples_per_s")
 LOWER_IS_BETTER = "loss|mse|mae|error|steps$"
 USUAL = "(what most have in common)"

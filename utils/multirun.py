@@ -10,9 +10,13 @@ from omegaconf import DictConfig, OmegaConf
 MOST_CHARACTERS = 120  # of a name; file systems take 255
 
 
+def is_multirun() -> bool:
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
 def choices() -> dict[str, str]:
     """Of the settings that the command varies, those of this run, by dotted key; empty where it is the only one."""
-    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+    if not is_multirun():
         return {}
     parse = OverridesParser.create().parse_overrides
     of_command = {word.key_or_group: word.is_sweep_override() for word in parse(

@@ -1,13 +1,14 @@
-"""SIGTERM and SIGINT as a request: finish the step, save, exit; the end is certain even where the step hangs.
+"""SIGTERM and SIGINT as a request: finish the step, save, exit; the end is certain even where the step hangs. Limits
+that the user set, of steps or of minutes, end a run in the same way.
 
     with StopRequest(grace_s=25) as stop:
         while …:
             step()
             if stop.requested: save(); exit with STOPPED
 
-Exit statuses: STOPPED, the run is saved and can be resumed; GAVE_UP, the step or the save outlasted the grace, or could
-not be saved, and the checkpoints written before are as they were. A second signal ends the process at once (128 + its
-number).
+Exit statuses: STOPPED, the run is saved and can be resumed; AT_LIMIT, likewise, at the limit set; GAVE_UP, the step or
+the save outlasted the grace, or could not be saved, and the checkpoints written before are as they were. A second signal
+ends the process at once (128 + its number).
 """
 import os
 import signal
@@ -16,15 +17,48 @@ import sys
 import threading
 import time
 
-STOPPED, GAVE_UP = 75, 76  # 75: "temporary failure, try again" in sysexits.h
+STOPPED, GAVE_UP, AT_LIMIT = 75, 76, 77  # 75: "temporary failure, try again" in sysexits.h
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SAME_REQUEST_S = 1.0  # Ctrl-C reaches a process under torchrun twice: from the terminal and from torchrun
 
 
 class Stopped(Exception):
-    """The run ends early, as asked. Its message says where it stands; who can save it says in `saved` that it is."""
+    """The run ends early, as asked: at a limit, or by a signal. Its message says where it stands; who can save it says in
+    `saved` that it is."""
 
     saved = False
+
+    def __init__(self, message: str, at_limit: bool):
+        super().__init__(message)
+        self.at_limit = at_limit
+
+    @property
+    def status(self) -> int:
+        """Exit status of the process. At a limit it is 0 under torchrun, which takes all else for a failure, and would
+        start the run again, to go on beyond it."""
+        if not self.saved:
+            return GAVE_UP
+        if not self.at_limit:
+            return STOPPED
+        return 0 if "LOCAL_RANK" in os.environ else AT_LIMIT
+
+
+class Limit:
+    """The step, and the minutes from now, at which the user has a run of `total_steps` end early."""
+
+    def __init__(self, max_steps: int | None, max_minutes: float | None, total_steps: int):
+        self.step = max_steps if max_steps is not None and max_steps < total_steps else float("inf")
+        self.minutes = float("inf") if max_minutes is None else max_minutes
+        self.ends_at = time.monotonic() + 60 * self.minutes
+
+    def reached(self, step: int) -> bool:
+        """After so many steps? Processes have clocks of their own, so ask `any_rank`."""
+        return step >= self.step or time.monotonic() >= self.ends_at
+
+    def settings(self) -> list[str]:
+        """As they are set on the command line."""
+        limits = {"max_steps": self.step, "max_minutes": self.minutes}
+        return [f"{name}={limit:g}" for name, limit in limits.items() if limit < float("inf")]
 
 
 def _only_wake(number: int, frame: object) -> None:

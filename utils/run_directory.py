@@ -17,6 +17,7 @@ from utils.checkpoint import STEP_FILES, latest_name, read_checkpoint, step_file
 from utils.strict_json import read_metrics
 
 METRICS = "metrics.jsonl"
+WANDB_ID = "wandb_run_id.txt"  # of the W&B run that has this run's points
 
 
 @contextmanager
@@ -73,10 +74,12 @@ def set_aside_run(directory: Path, overwrite: bool) -> None:
             file.rename(old / file.name)
 
 
-def set_aside_after(directory: Path, step: int, keep_best: bool = True) -> Path | None:
+def set_aside_after(directory: Path, step: int, keep_best: bool = True, repeats: bool = True) -> Path | None:
     """Move step files and metric lines later than `step` to superseded/<n>. Returns that folder, or None.
 
-    A half-written line goes, too, and best.ckpt where it is later, damaged or not to be kept.
+    A half-written line goes, too, and best.ckpt where it is later, damaged or not to be kept. So does the id of the
+    W&B run, which takes no point twice, where the run goes back behind a checkpoint, or will make other points than
+    those set aside (`repeats`: will it make the same?).
 
     Files go first, newest first: killed at any point, what stays is a run up to some earlier step.
     """
@@ -88,11 +91,14 @@ def set_aside_after(directory: Path, step: int, keep_best: bool = True) -> Path 
     kept, superseded = _split_lines(directory / METRICS, step)
     if not later and not superseded:
         return None
+    goes_back = any(file != best for file in later) or not repeats
     number = next(n for n in range(1, 1_000_000) if not (directory / "superseded" / str(n)).exists())
     folder = directory / "superseded" / str(number)
     folder.mkdir(parents=True)
     for file in later:
         file.rename(folder / file.name)
+    if goes_back and (directory / WANDB_ID).exists():
+        (directory / WANDB_ID).rename(folder / WANDB_ID)
     if superseded:
         (folder / METRICS).write_text("".join(superseded))
         write_atomically(directory / METRICS, lambda file: file.write_text("".join(kept)))

@@ -1,11 +1,15 @@
 """What a run tells: metrics.jsonl always, and either Weights & Biases or a plain text log; one process writes.
 
-    <run>/metrics.jsonl      {"step": 10, "epoch": 0, "train/loss": …} a line for each log interval and evaluation;
-                             null: a number that is not finite
-    <log_dir>/<log_file>     the same as text, and EPOCH_SUMMARY lines (use_wandb=false)
+    <run>/metrics.jsonl      {"step": 10, "epoch": 0, "time": …, "train/loss": …} a line for each log interval and
+                             evaluation; time in seconds since 1970; null: a number that is not finite
+    <log_dir>/<log_file>     the same as text, EPOCH_SUMMARY lines, and what else was said (use_wandb=false); runs share
+                             it, so each line ends in run=<project>/<name>
+
+A terminal has a bar; where output goes to a file, a short line each log interval tells the same.
 """
 import os
 import secrets
+import sys
 import time
 from pathlib import Path
 
@@ -13,10 +17,13 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from tqdm import tqdm
 
 from utils.foreign import printable
+from utils.progress import Pace, duration
+from utils.run_directory import WANDB_ID
 from utils.strict_json import as_json
 
 ROOT = Path(__file__).resolve().parent.parent
 ON_BAR = ("loss", "exact_accuracy", "mse")
+IN_LINE = ("loss", "accuracy", "exact_accuracy", "mse", "rmse")  # of an evaluation, beside all of the evaluators
 SOURCE_FOLDERS = ("config", "dataset", "evaluators", "losses", "models", "utils")
 
 
@@ -25,14 +32,15 @@ class LogConfig(BaseModel):
 
     # log to Weights & Biases (offline without credentials), or to a text file
     use_wandb: bool
-    # null: from the first data set and the architecture
+    # folder of runs, and project on Weights & Biases; null: from the first data set and the architecture
     project_name: str | None
-    # null: a readable unique name
+    # folder of this run, and its name; null: a readable unique name
     run_name: str | None
     # steps between two lines of train metrics, which are means over those steps
     log_interval: int = Field(gt=0)
-    # the text log
+    # folder of the text log
     log_dir: str
+    # its name there
     log_file: str
 
     @field_validator("project_name", "run_name")
@@ -45,43 +53,67 @@ class LogConfig(BaseModel):
 
 
 class RunLog:
-    """Writes the lines of one run and moves its progress bar; `writes=False` (a rank other than 0) does neither."""
+    """Writes the lines of one run and tells its progress; `writes=False` (a rank other than 0) does neither.
 
-    def __init__(self, config: LogConfig, run_dir: Path, settings: dict, parameters: dict[str, int], total_steps: int,
+    `last_step` is where the run will end.
+    """
+
+    def __init__(self, config: LogConfig, run_dir: Path, settings: dict, parameters: dict[str, int], last_step: int,
                  writes: bool = True, first_step: int = 0):
         self.writes, self.wandb, self.text_file = writes, None, None
         self.metrics_file = run_dir / "metrics.jsonl"
         self.unwritten: list[str] = []  # lines that found the disk full
         if not writes:
             return
+        self.name = f"{config.project_name}/{config.run_name}"
         if config.use_wandb:
-            self.wandb = _start_wandb(config, run_dir, settings, parameters)
+            self.wandb = _start_wandb(config, run_dir, settings, parameters, first_step)
         else:
             self.text_file = Path(config.log_dir) / config.log_file
             self.text_file.parent.mkdir(parents=True, exist_ok=True)
         self.say(f"run {config.project_name} / {config.run_name}: {parameters['network']:,} parameters in the network, "
                  f"{parameters['puzzle_embedding']:,} in the puzzle embedding{_of_directory(run_dir)}")
-        self.bar = tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True)
+        self.pace = Pace(first_step, last_step)
+        self.watched = sys.stdout.isatty() and sys.stderr.isatty()
+        self.bar = tqdm(total=last_step, initial=first_step, unit="step", dynamic_ncols=True,
+                        disable=None)  # where standard error is no terminal
 
-    def advance(self) -> None:
-        """One step further on the bar."""
-        if self.writes:
-            self.bar.update()
+    def advance(self, seconds: float) -> None:
+        """One step further, which took so long."""
+        if not self.writes:
+            return
+        self.bar.update()
+        self.pace.add(seconds)
+        if outlook := self.pace.of_first_steps():
+            self.say(outlook)
 
     def log(self, step: int, epoch: int, metrics: dict[str, float]) -> None:
-        """One line of flat metrics; loss and accuracy or error of training go beside the bar."""
+        """One line of flat metrics."""
         if not self.writes or not metrics:  # of an evaluation without answers
             return
-        line = {"step": step, "epoch": epoch, **metrics}
+        line = {"step": step, "epoch": epoch, "time": round(time.time(), 3), **metrics}
         self.unwritten.append(as_json(line) + "\n")
         self.flush()
         if self.wandb:
             self.wandb.log(metrics | {"epoch": epoch}, step=step)
-        else:
-            self.say(" ".join(f"{name}={value:.6g}" for name, value in line.items()))
-        beside_bar = {name: f"{metrics[f'train/{name}']:.3f}" for name in ON_BAR if f"train/{name}" in metrics}
-        if beside_bar:
-            self.bar.set_postfix(beside_bar, refresh=False)
+        self._write_text(" ".join(f"{name}={value:.{14 if name == 'time' else 6}g}" for name, value in line.items()))
+        self._show(step, epoch, metrics)
+
+    def _show(self, step: int, epoch: int, metrics: dict[str, float]) -> None:
+        """Evaluations on a line of the terminal, training beside the bar or, unwatched, on a line, too."""
+        trained = {name: metrics[f"train/{name}"] for name in ON_BAR if f"train/{name}" in metrics}
+        if trained:
+            self.bar.set_postfix({name: f"{value:.3f}" for name, value in trained.items()}, refresh=False)
+        told = [f"{name} {value:.4g}" for name, value in trained.items()] or [
+            f"{name} {value:.4g}" for name, value in metrics.items()
+            if name.startswith("eval/") or name in [f"val/{key}" for key in IN_LINE]]
+        if trained:
+            if "train/grad_norm" in metrics:
+                told.append(f"gradient norm {metrics['train/grad_norm']:.3g}")
+            told += [f"{self.pace.seconds_a_step:.3g} s a step", f"{duration(self.pace.left)} left"]
+        if not (trained and self.watched):
+            tqdm.write(f"{time.strftime('%H:%M:%S')} step {step}/{self.pace.last_step} epoch {epoch}: "
+                       f"{', '.join(told)}")
 
     def flush(self) -> None:
         """Write the lines that are still to be written; where the disk is full, say so and keep them for later."""
@@ -97,14 +129,17 @@ class RunLog:
         self.say(f"EPOCH_SUMMARY epoch={epoch} train_loss={train_loss:.6f} val_loss={told}")
 
     def say(self, line: str) -> None:
-        """A line for people: on the terminal, above the progress bar, and in the text log."""
+        """A line for people: on the terminal, above the bar, and in the text log."""
         if not self.writes:
             return
         line = printable(line)
         tqdm.write(line)
+        self._write_text(line)
+
+    def _write_text(self, line: str) -> None:
         if self.text_file:
             try:
-                append_lines(self.text_file, [line + "\n"])
+                append_lines(self.text_file, [f"{line} run={self.name}\n"])
             except OSError as error:  # it is on the terminal, and metrics.jsonl has the numbers
                 tqdm.write(f"warning: {self.text_file} could not be written ({error})")
 
@@ -131,7 +166,7 @@ def tells_of(text_log: Path, run_dir: Path | None) -> bool:
         return False
     end = _of_directory(run_dir)
     with open(text_log, errors="replace") as lines:
-        return any(line.rstrip("\n").endswith(end) for line in lines)
+        return any(f"{end} run=" in line or line.rstrip("\n").endswith(end) for line in lines)  # and of older logs
 
 
 def append_lines(file: Path, lines: list[str]) -> None:
@@ -150,22 +185,32 @@ def append_lines(file: Path, lines: list[str]) -> None:
 
 def unique_run_name(stem: str) -> str:
     """Readable, sorted by time, and another each time it is asked for."""
-    return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
 
 
-def _start_wandb(config: LogConfig, run_dir: Path, settings: dict, parameters: dict[str, int]):
+def _start_wandb(config: LogConfig, run_dir: Path, settings: dict, parameters: dict[str, int], first_step: int):
     """A W&B run with config, parameter counts and code; offline, saying so, without credentials or connection. A run
-    that goes on keeps its id."""
+    that goes on keeps its id.
+
+    Online, W&B drops the points of a step that it has been past. So a run that went back, whose id was set aside with
+    its later files, is a new one there, with a link to the one before, whose points stay.
+    """
     import wandb  # here, since importing it takes a second that --help need not
 
-    id_file = run_dir / "wandb_run_id.txt"
+    id_file = run_dir / WANDB_ID
     run_id = id_file.read_text().strip() if id_file.exists() else secrets.token_hex(4)
+    before = None if id_file.exists() else _last_set_aside_id(run_dir)
     id_file.write_text(run_id + "\n")
+    link = {}
+    if before:
+        link = {"notes": f"goes on from step {first_step} of run {before}", "tags": [f"from-{before}"]}
+        settings = settings | {"goes_on_from": {"run": before, "step": first_step}}
+        tqdm.write(f"Weights & Biases: a new run, {run_id}, since it goes back to step {first_step} of run {before}, "
+                   "which keeps its points")
 
     def start(mode: str | None):
         return wandb.init(project=config.project_name, name=config.run_name, config=settings, mode=mode, id=run_id,
-                          resume="allow", dir=str(run_dir),
-                          settings=wandb.Settings(silent=True))
+                          resume="allow", dir=str(run_dir), settings=wandb.Settings(silent=True), **link)
 
     def start_offline(reason: str):
         tqdm.write(f"Weights & Biases: {reason}; logging offline to {run_dir}/wandb, for `wandb sync` later")
@@ -185,6 +230,14 @@ def _start_wandb(config: LogConfig, run_dir: Path, settings: dict, parameters: d
     run.summary.update({f"parameters/{part}": count for part, count in parameters.items()})
     run.log_code(str(ROOT), include_fn=_is_source)
     return run
+
+
+def _last_set_aside_id(run_dir: Path) -> str | None:
+    """Of the W&B run that this one goes back in; see `set_aside_after` in utils/run_directory.py."""
+    folders = [file.parent for file in run_dir.glob(f"superseded/*/{WANDB_ID}")]
+    if not folders:
+        return None
+    return (max(folders, key=lambda folder: int(folder.name)) / WANDB_ID).read_text().strip()
 
 
 def _is_source(path: str) -> bool:

@@ -1,0 +1,53 @@
+"""How fast a run goes, and how long it will take."""
+from collections import deque
+
+FIRST_STEPS = 10  # from whose pace the time of the whole run is told
+RECENT_STEPS = 100  # from whose pace, later, what is left
+
+
+def duration(seconds: float) -> str:
+    """Readable, of two units at most."""
+    if seconds < 60:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours = minutes // 60
+    return f"{hours} h {minutes % 60} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+class Pace:
+    """Seconds of the steps of this process; `last_step` is where it will end."""
+
+    def __init__(self, first_step: int, last_step: int):
+        self.first_step, self.last_step, self.step = first_step, last_step, first_step
+        self._recent: deque[float] = deque(maxlen=RECENT_STEPS)
+        self._first: list[float] = []
+
+    def add(self, seconds: float) -> None:
+        """A step has taken so long."""
+        self.step += 1
+        if len(self._first) < FIRST_STEPS:
+            self._first.append(seconds)
+        if self.step != self.first_step + 1:  # which also compiles, and allocates
+            self._recent.append(seconds)
+
+    @property
+    def seconds_a_step(self) -> float:
+        """Mean of the recent steps, without the very first where there are others."""
+        recent = self._recent or self._first
+        return sum(recent) / max(len(recent), 1)
+
+    @property
+    def left(self) -> float:
+        """Seconds that the steps still to come take at the recent pace."""
+        return (self.last_step - self.step) * self.seconds_a_step
+
+    def of_first_steps(self) -> str | None:
+        """What to say once, when the first steps are done and others are left; None at any other step."""
+        done, left = self.step - self.first_step, self.last_step - self.step
+        if left <= 0 or done != FIRST_STEPS and not (done == 1 and left < FIRST_STEPS):
+            return None
+        others = f", the {done - 1} after it {self.seconds_a_step:.3g} s each" if done > 1 else ""
+        return (f"the first step took {self._first[0]:.3g} s{others}; at that pace the {left:,} left take "
+                f"{duration(self.left)}, evaluations not counted")
