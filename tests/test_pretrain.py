@@ -122,7 +122,7 @@ def test_a_data_set_that_is_not_arc_needs_no_evaluators_and_says_so_to_who_asks_
     lines = [metric_lines(train(pretrain_config(
         f"data_paths=[{data}]", f"checkpoint.path={data.parent / name}", f"log_dir={data.parent}", "epochs=1", *basics),
         World()))[-1] for name, basics in (("default", BASICS[:-1]), ("none", BASICS))]
-    assert lines[0] == lines[1] and not any(name.startswith("eval/") for name in lines[0])
+    assert lines[0] | {"time": 0} == lines[1] | {"time": 0} and not any(name.startswith("eval/") for name in lines[0])
     done = run_script("pretrain.py", "data_paths=[data]", *BASICS[:-1], "evaluators=[{name: arc@ARC}]", "run_name=x",
                       cwd=data.parent)
     assert done.returncode == 2
