@@ -156,7 +156,7 @@ def assert_same_run(one: Path, other: Path) -> None:
     of_the_process = ("config", "versions", "ranks")
     assert_equal(*({key: value for key, value in payload.items() if key not in of_the_process} for payload in (a, b)))
     assert_equal([rank["meter"] for rank in a["ranks"]], [rank["meter"] for rank in b["ranks"]])
-    timeless = [[{name: value for name, value in line.items() if name != "time" and not name.endswith("_per_s")}
+    timeless = [[{name: value for name, value in line.items() if not name.endswith("_per_s")}
                  for line in metric_lines(run)] for run in (one, other)]
     assert timeless[0] == timeless[1]
 
@@ -229,9 +229,10 @@ def wait_for(condition: Callable[[], Any], process: subprocess.Popen, seconds: f
     return value
 
 
-def metric_lines(run_dir: Path) -> list[dict]:
-    """The lines of a run's metrics.jsonl."""
-    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+def metric_lines(run_dir: Path, timed: bool = False) -> list[dict]:
+    """The lines of a run's metrics.jsonl; `timed`: with the time of each, which no two runs have in common."""
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if timed or name != "time"} for line in lines]
 
 
 def random_arc_task(rng: np.random.Generator, demonstrations: int = 2, tests: int = 1, low: int = 1, high: int = 8,
