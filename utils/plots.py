@@ -70,8 +70,6 @@ def plot_solution_steps(question: np.ndarray, steps: np.ndarray, answer: np.ndar
     grids = [("puzzle", question), *((f"step {i + 1}", step) for i, step in enumerate(steps)), ("answer", answer)]
     tokens = [token for token in np.unique(np.concatenate([grid for _, grid in grids])).tolist() if token >= 0]
     colours = _pyplot().get_cmap("tab10" if max(tokens) < 10 else "tab20")  # beyond its number they come again
-    tokens = [token for token in np.unique(np.concatenate([grid for _, grid in grids])).tolist() if token >= 0]
-    colours = _pyplot().get_cmap("tab10" if max(tokens) < 10 else "tab20")  # beyond its number they come again
     square = shape[0] == shape[1]
     cell = 2.4 / shape[0] if square else 0.4 if drawn_as_text else 0.1  # inches
     columns = 1 if drawn_as_text and not square else min(len(grids), 6 if square else 4)
