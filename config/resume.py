@@ -187,6 +187,10 @@ def _same_data_elsewhere(key: str, old, new) -> bool:
 def refuse_other_data(fingerprints: dict[str, str], config: PretrainConfig, resumed: Resumed) -> None:
     """Raise ValueError if a data set, by path, is not the one in its place that the checkpoint was trained on."""
     saved, then = resumed.payload["config"], resumed.payload["data_fingerprints"]
+    distinct = {fingerprints[path] for path in config.data_paths}
+    if "identifier_offsets" in resumed.payload and len(distinct) < len(set(config.data_paths)):  # of an older version
+        raise ValueError(f"{resumed.file} was trained on a data set that data_paths={config.data_paths} list twice, by "
+                         f"two paths, and it is now read once; {FORK}")
     for key in ("data_paths", "data_paths_test"):
         for path, old in zip(getattr(config, key), saved.get(key) or [], strict=True):
             if fingerprints[path] != then[old]:

@@ -238,12 +238,20 @@ def _fingerprints_in(payload: dict, file: Path) -> dict[str, str]:
 
 
 def _names_of_old(fingerprints: dict[str, str], rows: int) -> list[str] | None:
-    """What a checkpoint of ours without names would call its rows: by its data sets, where they still lie."""
-    if not fingerprints or any(not Path(path).is_dir() or dataset_fingerprint(path) != fingerprint
-                               for path, fingerprint in fingerprints.items()):
+    """What a checkpoint of ours without names would call its rows, of which each path had its own: by the data sets
+    there, if they are what they were."""
+    if any(not Path(path).is_dir() or dataset_fingerprint(path) != then for path, then in fingerprints.items()):
         return None
-    theirs = PuzzleRows(list(fingerprints))
-    return theirs.names() if theirs.total == rows else None
+    names: list[str] = []
+    taken, seen = set(), set()
+    for folder in map(DataFolder, fingerprints):
+        called, again = folder.called(), fingerprints[folder.path] in seen  # again: the rows before are those it trained
+        own = [name if name is not None and (again or name not in taken) else folder.marked(i)
+               for i, name in enumerate(called)]
+        names += own[1:] if names and folder.has_blank else own
+        taken.update(called)
+        seen.add(fingerprints[folder.path])
+    return names if len(names) == rows else None
 
 
 def load_by_name(head, state: dict[str, Tensor], payload: dict, file: Path, data, trains: bool) -> list[str]:
@@ -267,8 +275,9 @@ def taken_rows(data, payload: dict, file: Path, table: int, trains: bool) -> tup
     fingerprints = _fingerprints_in(payload, file)
     if names is None and not len(used):
         return torch.zeros(rows.total, dtype=torch.long), []  # none but the blank, which is the first
-    names = names or _names_of_old(fingerprints, table)
-    remedy = "put the identifiers.json of the data set that it was trained on beside it"
+    if names is None and fingerprints:
+        names = _names_of_old(fingerprints, table)
+    remedy = "put the identifiers.json of its data beside it"
     if names is None:
         fits, then = table == rows.total, list(fingerprints.values())
         if fits and then and then == [folder.fingerprint for folder in rows.distinct]:

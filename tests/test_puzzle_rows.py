@@ -303,7 +303,7 @@ def test_an_older_checkpoint_whose_data_are_gone_says_how_to_name_its_rows(data,
     other = rebuilt(data, tmp_path / "other", shuffled_names())
     shutil.rmtree(first)
     with pytest.raises(ValueError, match=f"old.ckpt does not say whose its 11 puzzle embeddings are, and they are not "
-                       f"those of {other}, which has 11; score the data set .* or put the identifiers.json of"):
+                       f"those of {other}, which has 11; score the data set .* or put the identifiers.json of its data"):
         scored(old, f"data_paths=[{other}]")
     table = start_table(config_of(other, tmp_path / "x", f"load_checkpoint={old}"))
     theirs = read_checkpoint(old)["model_state"][TABLE]
@@ -333,8 +333,9 @@ def test_a_published_checkpoint_is_taken_in_the_order_of_data_of_its_size(data, 
         scored(theirs)
 
 
-def test_an_older_run_whose_test_puzzles_had_rows_of_their_own_goes_on(data, tmp_path):
-    other = rebuilt(data, tmp_path / "other", shuffled_names())
+@pytest.mark.parametrize("tested_on", ["another build", "the same by another path"])
+def test_an_older_run_whose_test_puzzles_had_rows_of_their_own_goes_on(data, tmp_path, tested_on):
+    other = rebuilt(data, tmp_path / "other", shuffled_names()) if tested_on == "another build" else f"{data}/"
     words = [f"data_paths_test=[{other}]", "eval_interval=5"]
     whole = train(config_of(data, tmp_path / "whole", *words), World())
     old = tmp_path / "old"
@@ -347,6 +348,18 @@ def test_an_older_run_whose_test_puzzles_had_rows_of_their_own_goes_on(data, tmp
     torch.save(payload, old / "step_00000010.ckpt")
     resume(old, "checkpoint.resume_from=step_00000010.ckpt")
     assert_same_run(whole, old)
+    torch.save(payload, old / "old.ckpt")
+    assert scored(old / "old.ckpt", f"data_paths=[{data}]") == scored(old / "step_00000010.ckpt",
+                                                                      f"data_paths=[{data}]")
+
+
+def test_an_older_run_that_read_a_data_set_twice_does_not_go_on_reading_it_once(data, tmp_path):
+    run = train(config_of(f"{data},{data}/", tmp_path / "run", "epochs=2"), World())
+    resume(run, "epochs=3")
+    newest = run / (run / "latest.txt").read_text().strip()
+    torch.save(read_checkpoint(newest) | {"identifier_offsets": {str(data): 0, f"{data}/": PUZZLES}}, newest)
+    with pytest.raises(ValueError, match="list twice, by two paths, and it is now read once; start a new run from"):
+        resume(run, "epochs=4")
 
 
 # How names are kept
