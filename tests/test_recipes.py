@@ -16,7 +16,7 @@ from helpers import ROOT, random_arc_task, run_process, write_arc_source
 
 pytestmark = pytest.mark.long
 SEEDS = (0, 1, 2)
-README = (ROOT / "README.md").read_text()
+README, OWN_MODEL = (ROOT / "README.md").read_text(), (ROOT / "docs" / "your-own-model.md").read_text()
 
 
 @pytest.fixture
@@ -110,6 +110,14 @@ def test_a_data_set_of_ones_own_is_learned(project, seed):
     reversed_strings(project)
     run_printed(f"{printed(README, 'data/reverse')} checkpoint.path=run seed={seed}", project)
     assert last_validation(project, "run")["val/exact_accuracy"] > 0.98
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_model_of_ones_own_learns_it_too(project, seed):
+    reversed_strings(project)
+    write_printed(OWN_MODEL, project, "models/recursive_reasoning/gated.py", "config/arch/gated.yaml")
+    run_printed(f"{printed(OWN_MODEL, 'pretrain.py arch=gated')} seed={seed}", project)
+    assert last_validation(project, "checkpoints/gated")["val/exact_accuracy"] > 0.98
 
 
 @pytest.mark.parametrize("seed", SEEDS)
