@@ -1,9 +1,9 @@
 """CPU threads: how many, and that those which wait sleep. Import it before PyTorch.
 
 PyTorch takes all cores of the machine, whoever else uses them, and a thread that waits for the others spins for
-milliseconds: where CPUs are shared, a small step on two threads then costs eight times the work of one
-(docs/durability.md). So waiting threads sleep (OMP_WAIT_POLICY, which is read once, when PyTorch is loaded), and there
-are no more of them than the process may use CPUs, nor than the work divides into.
+milliseconds: where CPUs are shared, a small step on two threads then costs several times the work of one. So waiting
+threads sleep (OMP_WAIT_POLICY, which is read once, when PyTorch is loaded), and there are no more of them than the
+process may use CPUs, nor than the work divides into.
 """
 import os
 from pathlib import Path
