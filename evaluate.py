@@ -141,7 +141,8 @@ def draw_solution(head: nn.Module, data: PuzzleDataset, choice: int | str, world
     batch = data.examples(range(min(WATCHED, data.num_examples)) if choice == "slowest" else [choice])
     batch = {name: value.to(world.device) for name, value in batch.items()}
     preds, q_halt = trace(head, batch)
-    solved = ((preds == batch["labels"]) | (batch["labels"] == IGNORE_LABEL_ID)).all(-1)  # (steps, B)
+    asked = batch["labels"] != IGNORE_LABEL_ID
+    solved = ((preds == batch["labels"]) | ~asked).all(-1) & asked.any(-1)  # (steps, B)
     row = int((solved[-1] * (~solved).sum(0)).argmax())
     plot_solution_steps(batch["inputs"][row].cpu().numpy(), preds[:, row].cpu().numpy(),
                         batch["labels"][row].cpu().numpy(), torch.sigmoid(q_halt[:, row]).tolist(), picture,
@@ -248,6 +249,8 @@ def report(metrics: dict[str, float], by_step: list[dict[str, float]], told: dic
     """Write and print the metrics and, where asked for, those by supervision step."""
     output_dir.mkdir(parents=True, exist_ok=True)
     (output_dir / "metrics.json").write_text(as_json(told | metrics, indent=1) + "\n")
+    if not metrics:
+        print(f"  nothing is scored, since no answer is known; what evaluators made of it lies in {output_dir}")
     width = max(map(len, metrics), default=0)
     print("\n".join(f"  {name:{width}s}  {value:.6g}" for name, value in metrics.items()))
     print(f"metrics: {output_dir / 'metrics.json'}")

@@ -102,6 +102,7 @@ class Run:
                 yield
             except Stopped as stopped:  # here, no evaluation has its averaged weights in place of the trained ones
                 stopped.saved = self.saved()
+                self.log.record(f"{stopped}, {'saved' if stopped.saved else 'not saved'}")
                 raise
             finally:
                 self.log.close_bar()
@@ -284,7 +285,7 @@ def open_log(run: Run, resumed: Resumed | None) -> RunLog:
                  writes=world.is_main, first_step=state.step)
     evaluated = evaluation_steps(config, state.data) - ({0} if config.load_checkpoint is None else set())
     for line in outlook(world, state.head.model.inner.dtype, state.data, run.test_data, config.epochs,
-                        sorted(evaluated), run.limit):
+                        sorted(evaluated), run.limit, config.lr_warmup_steps):
         log.say(line)
     for notice in [*(row_notices(state.data, run.test_data) if embedding is not None else []), *config.notices()]:
         log.say(f"notice: {notice}")

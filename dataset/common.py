@@ -176,7 +176,8 @@ def load_metadata(path: str | Path, split: str) -> SplitMetadata:
     """`dataset.json` of a split. Raises ValueError naming what is missing and where."""
     file = Path(path) / split / "dataset.json"
     if not Path(path).is_dir():
-        raise ValueError(f"no data set at {path}: the folder does not exist; build it first, or correct data_paths")
+        raise ValueError(f"no data set at {path}: the folder does not exist; build it first, or say where "
+                         f'it lies: data_paths="[FOLDER]"')
     if not file.is_file():
         raise ValueError(f"{path} has no {split} split: {file} does not exist, nor a folder of latents beside it")
     try:
@@ -269,14 +270,19 @@ def _of_one_length(split_dir: Path, arrays: Mapping[str, Any], ignore_label_id: 
     made = {}
     for field, fill, called in (("inputs", 0, "the pad token"), ("labels", ignore_label_id, "the ignored label")):
         made[field], found = arrays[field], lengths[field]
-        if found and found != {longest}:
+        is_short = bool(found) and found != {longest}
+        if is_short:
             if fill is None:
                 refuse(field, f"rows of {said_range(found)} cells, and {longest} are needed; what fills them up is a "
                               "label that is not scored, so give an ignore_label_id")
+            try:
+                made[field] = filled_up(made[field], longest, fill)
+            except ValueError as error:
+                refuse(field, str(error))
+        check_integers(np.asanyarray(made[field]), 2, partial(refuse, field))
+        if is_short:
             print(f"notice: {split_dir}, {field}: rows of {said_range(found)} cells are filled up to {longest} with "
                   f"{called}, {fill}")
-            made[field] = filled_up(made[field], longest, fill)
-        check_integers(np.asanyarray(made[field]), 2, partial(refuse, field))
     if len(made["labels"]) != len(made["inputs"]):
         refuse("labels", f"{len(made['labels'])} rows for {len(made['inputs'])} of inputs")
     return made
@@ -295,9 +301,17 @@ def said_range(numbers: Collection[int]) -> str:
 
 
 def filled_up(rows: Any, length: int, fill: float) -> np.ndarray:
-    """N rows (L, …) of any lengths as one array (N, length, …), of which what a row lacks at its end is `fill`."""
+    """N rows (L, …) of any lengths as one array (N, length, …), of which what a row lacks at its end is `fill`. Raises
+    ValueError for a row of another shape than the others."""
     rows = [(number, np.asarray(row)) for number, row in enumerate(rows)]
+    for number, row in rows:
+        if row.ndim == 0:
+            raise ValueError(f"row {number} is {row.item()!r}, and should be a sequence of numbers")
     there = [(number, row) for number, row in rows if len(row)]
+    for number, row in there:
+        if row.shape[1:] != there[0][1].shape[1:]:
+            raise ValueError(f"row {number} has the shape {row.shape} and row {there[0][0]} {there[0][1].shape}; only "
+                             "their lengths may differ")
     whole = np.full((len(rows), length, *(there[0][1].shape[1:] if there else ())), fill,
                     np.result_type(np.min_scalar_type(fill), *(row.dtype for _, row in there)))
     for number, row in there:

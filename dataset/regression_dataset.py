@@ -199,10 +199,11 @@ def _of_one_length(where: str, inputs: Sequence, targets: Sequence, mask: Sequen
             if length != other:
                 raise ValueError(f"example {example} has {length} positions of inputs and {other} of {name}; repeat or "
                                  "mask targets to make them equal")
+    filled = tuple(filled_up(rows, max(lengths), fill) for rows, fill in ((inputs, input_pad), (targets, target_pad),
+                                                                         (mask, False)))
     print(f"notice: {where}: sequences of {said_range(lengths)} positions are filled up to {max(lengths)}; what is "
           "filled up is neither trained on nor scored")
-    return tuple(filled_up(rows, max(lengths), fill) for rows, fill in ((inputs, input_pad), (targets, target_pad),
-                                                                       (mask, False)))
+    return filled
 
 
 def _floats(name: str, array: np.ndarray) -> np.ndarray:

@@ -63,6 +63,17 @@ def test_the_rate_leaves_out_what_is_paused(monkeypatch):
     assert meter.read_window()["train/examples_per_s"] == pytest.approx(10)
 
 
+def test_the_rate_after_a_resume_leaves_out_rows_of_before(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    stopped, resumed = TrainMeter(CPU), TrainMeter(CPU)
+    stopped.add(sums(loss=1.0, rows=30, count=0))
+    resumed.load_state_dict(stopped.state_dict())
+    resumed.add(sums(loss=5.0, rows=10, count=0))
+    now[0] += 2
+    assert resumed.read_window() == {"train/loss": pytest.approx(6 / 40), "train/examples_per_s": pytest.approx(5)}
+
+
 def test_rmse_and_r2_are_of_all_targets_of_a_set_each_feature_about_its_own_mean():
     """Targets 1, 3 and 10, 10, 13 of two features, predicted with errors 1, 1 and 0, 0, 2."""
     meter = MetricSums(CPU)

@@ -21,8 +21,16 @@ def test_steps_and_evaluations_are_those_that_will_be(tmp_path, settings, steps,
     train, test = load_data(config, World())
     pauses = sorted(evaluation_steps(config, train))[config.load_checkpoint is None:]  # the first is 0
     computing, planned, evaluated, limit = outlook(World(), torch.bfloat16, train, test, config.epochs, pauses,
-                                                   Limit(3, None, steps))
+                                                   Limit(3, None, steps), warmup_steps=steps)
     assert computing.startswith("computing on cpu in bfloat16, ") and "processes" not in computing
     assert planned == f"64 examples an epoch, {config.epochs} epochs, 16 examples a step: {steps} steps"
     assert evaluated == f"evaluations on 10 examples {evaluations}"
     assert limit == "max_steps=3 ends the run before that, saved, to go on later"
+
+
+def test_a_warm_up_longer_than_the_run_is_said(tmp_path):
+    train, test = load_data(pretrain_config(f"data_paths=[{write_tiny_dataset(tmp_path / 'data')}]",
+                                            "global_batch_size=16"), World())
+    *_, notice = outlook(World(), torch.float32, train, test, 6, [24], Limit(None, None, 24), warmup_steps=2000)
+    assert notice == ("notice: lr_warmup_steps=2000 is longer than the run, so the learning rate ends at 0.012 of lr; a "
+                      "tenth of the steps is usual")

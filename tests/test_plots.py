@@ -102,6 +102,13 @@ def test_a_small_puzzle_is_digits_with_clues_and_mistakes_told_apart(tmp_path, d
     assert texts(second)[0, 1] == ("2", "tab:green") and texts(truth)[1, 0] == ("3", "tab:green")
 
 
+def test_where_no_solution_is_known_none_is_drawn_and_nothing_is_called_solved(tmp_path, drawn):
+    question = np.array([2, 1, 1, 3])
+    plots.plot_solution_steps(question, question[None], np.full(4, -100), [0.01], tmp_path / "picture.png")
+    titles = [axis.get_title() for axis in drawn[0].axes]
+    assert titles == ["puzzle", "step 1: no solution known\nbelief 0.01"]
+
+
 def test_a_sequence_is_rows_of_cells_whose_tokens_are_their_numbers(tmp_path, drawn):
     question, answer = np.arange(40) % 12, np.arange(40)[::-1] % 12
     answer[7:] = -100  # no answer is asked for

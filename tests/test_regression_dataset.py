@@ -85,6 +85,16 @@ def test_sequences_of_different_length_are_filled_up_and_what_was_added_counts_n
     assert np.allclose(statistics["target_mean"], np.concatenate(targets).mean(0))
 
 
+@pytest.mark.parametrize("targets, message", [
+    ([np.ones((4, 2)), np.ones((7, 1))], r"row 1 has the shape \(7, 1\) and row 0 \(4, 2\); only their lengths may"),
+    ([np.ones((4, 2)), ["x"] * 7], r"row 1 has the shape \(7,\) and row 0 \(4, 2\)")])
+def test_rows_of_other_features_are_refused_and_not_spread_over_them(tmp_path, targets, message):
+    inputs = [np.ones((4, 3)), np.ones((7, 3))]
+    with pytest.raises(ValueError, match=message):
+        write_regression_dataset(tmp_path / "data", "train", inputs, targets)
+    assert not (tmp_path / "data").exists()
+
+
 def test_an_epoch_takes_one_example_of_a_group_and_all_of_a_puzzle(tmp_path):
     """Groups a (examples 0, 2, 4) and b (1, 3, 5), of which 1 and 5 share an identifier."""
     inputs = np.arange(6.0)[:, None]

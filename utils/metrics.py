@@ -93,9 +93,11 @@ class TrainMeter:
 
     def __init__(self, device: torch.device):
         self.window, self.since_evaluation = MetricSums(device), MetricSums(device)
+        self.timed = MetricSums(device)  # rows since the clock began, which a checkpoint's window has from before
         self.restart_clock()
 
     def add(self, metrics: dict[str, Tensor]) -> None:
+        self.timed.add({"rows": metrics["rows"]})
         self.window.add(metrics)
         self.since_evaluation.add(metrics)
 
@@ -103,10 +105,10 @@ class TrainMeter:
         """Means since the last call by flat name, and `train/examples_per_s`, which leaves evaluations out."""
         sums = self.window.read()
         self.window.clear()
-        seconds = self.seconds + time.perf_counter() - self.started
+        rows, seconds = self.timed.read().get("rows", 0), self.seconds + time.perf_counter() - self.started
         self.restart_clock()
         return {f"train/{name}": value for name, value in means(sums).items()} | {
-            "train/examples_per_s": sums.get("rows", 0) / seconds}
+            "train/examples_per_s": rows / seconds}
 
     def read_loss_since_evaluation(self) -> float:
         loss = means(self.since_evaluation.read()).get("loss", float("nan"))
@@ -127,6 +129,7 @@ class TrainMeter:
         return {part: added([state[part] for state in states]) for part in states[0]}
 
     def restart_clock(self) -> None:
+        self.timed.clear()
         self.seconds, self.started = 0.0, time.perf_counter()
 
     @contextmanager

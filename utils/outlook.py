@@ -8,8 +8,8 @@ from utils.preemption import Limit
 from utils.threads import told_threads
 
 
-def outlook(world: World, dtype: torch.dtype, data, test_data, epochs: int, evaluated: Sequence[int], limit: Limit
-            ) -> list[str]:
+def outlook(world: World, dtype: torch.dtype, data, test_data, epochs: int, evaluated: Sequence[int], limit: Limit,
+            warmup_steps: int) -> list[str]:
     """Lines to say. `data`, `test_data`: as in dataset/puzzle_dataset.py; `evaluated`: the steps at which the run is
     evaluated, of which the last is its last step, and 0 the weights that it starts from."""
     device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else world.device.type
@@ -21,4 +21,7 @@ def outlook(world: World, dtype: torch.dtype, data, test_data, epochs: int, eval
              f"{data.stream.examples_per_epoch:,g} examples an epoch, {epochs:,} epochs, "
              f"{data.local_batch_size * world.size:,} examples a step: {evaluated[-1]:,} steps",
              f"evaluations on {test_data.num_examples:,} examples {when}at the end: {len(evaluated):,}"]
+    if warmup_steps > evaluated[-1]:
+        lines.append(f"notice: lr_warmup_steps={warmup_steps} is longer than the run, so the learning rate ends at "
+                     f"{evaluated[-1] / warmup_steps:.2g} of lr; a tenth of the steps is usual")
     return lines + [f"{setting} ends the run before that, saved, to go on later" for setting in limit.settings()]

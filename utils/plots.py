@@ -63,11 +63,13 @@ def plot_solution_steps(question: np.ndarray, steps: np.ndarray, answer: np.ndar
     A square number of cells is drawn as a square, any other as rows of cells. Up to nine rows hold the tokens by name
     (without names by number; an empty name is a blank), more rows or words for names are colours, with a legend.
     `confidence`: the model's belief, 0 to 1, that its answer is right. Wrong cells are red; of a cell whose answer is
-    negative none is asked for.
+    negative none is asked for; where that is so of all, no solution is known, and none is drawn.
     """
     shape = board_shape(len(question))
     drawn_as_text = shape[0] <= 9 and max(map(len, token_names or [""])) <= 2
-    grids = [("puzzle", question), *((f"step {i + 1}", step) for i, step in enumerate(steps)), ("answer", answer)]
+    asked = answer >= 0
+    grids = [("puzzle", question), *((f"step {i + 1}", step) for i, step in enumerate(steps)),
+             *([("answer", answer)] if asked.any() else [])]
     tokens = [token for token in np.unique(np.concatenate([grid for _, grid in grids])).tolist() if token >= 0]
     colours = _pyplot().get_cmap("tab10" if max(tokens) < 10 else "tab20")  # beyond its number they come again
     square = shape[0] == shape[1]
@@ -80,12 +82,13 @@ def plot_solution_steps(question: np.ndarray, steps: np.ndarray, answer: np.ndar
     for axis in axes.flat:
         axis.axis("off")
     for i, (axis, (title, grid)) in enumerate(zip(axes.flat, grids)):
-        wrong = (grid != answer) & (answer >= 0) & (0 < i <= len(steps))
+        wrong = (grid != answer) & asked & (0 < i <= len(steps))
         if 0 < i <= len(steps):
-            title += f": {f'{wrong.sum()} wrong' if wrong.any() else 'solved'}\nbelief {confidence[i - 1]:.2f}"
+            told = f"{wrong.sum()} wrong" if wrong.any() else "solved" if asked.any() else "no solution known"
+            title += f": {told}\nbelief {confidence[i - 1]:.2f}"
         axis.set_title(title, fontsize=10)
         if drawn_as_text:
-            _draw_text(axis, shape, grid, question, wrong, answer >= 0, token_names)
+            _draw_text(axis, shape, grid, question, wrong, asked, token_names)
         else:
             _draw_colours(axis, shape, grid, wrong, colours)
     if not drawn_as_text:

@@ -136,6 +136,11 @@ class RunLog:
         tqdm.write(line)
         self._write_text(line)
 
+    def record(self, line: str) -> None:
+        """A line in the text log alone, of what the terminal is told otherwise."""
+        if self.writes:
+            self._write_text(line)
+
     def _write_text(self, line: str) -> None:
         if self.text_file:
             try:
