@@ -7,7 +7,6 @@ import inspect
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from textwrap import fill, shorten
 from typing import Literal, get_args, get_origin, get_type_hints
 
