@@ -1,6 +1,5 @@
 """All that changes while training, how it is saved and taken up again, and the one step that changes it."""
 import math
-import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from dataset.puzzle_rows import load_by_name, taken_rows
 from dataset.regression_dataset import feature_statistics
 from losses import ACTRegressionLossHead
 from models.act import Carry
+from models.compiled import compile_recursion, should_compile
 from models.ema import EMA
 from models.sparse_embedding import SparseSignSGD
 from utils.checkpoint import find_checkpoint, load_weights, puzzle_table_rows, read_checkpoint, settings_of, weights_of
@@ -22,8 +22,6 @@ from utils.distributed import World, all_reduce_sum_, gather_objects, gather_row
 from utils.metrics import TrainMeter
 from utils.optim import build_optimizers, learning_rate, peak_rate
 from utils.random_state import random_states, set_random_states
-
-GRAPHS_A_DEPTH = 8  # training, evaluation, the target of the continue logit, and some to spare; PyTorch's default limit
 
 
 @dataclass
@@ -121,8 +119,8 @@ def build_state(config: PretrainConfig, data: PuzzleDataset, world: World) -> Tr
     if config.load_checkpoint is not None:
         start_from(config.load_checkpoint, head, config, data, world)
     head.requires_grad_(not config.freeze_weights)
-    if _should_compile(config, world):
-        _compile(head, depths=1 + len(config.depth_curriculum))
+    if should_compile(config.compile, world.device):
+        compile_recursion(head, depths=1 + len(config.depth_curriculum))
     optimizers = []
     if head.puzzle_embedding is not None:
         optimizers.append(SparseSignSGD(head.puzzle_embedding, config.puzzle_emb_lr, config.puzzle_emb_weight_decay))
@@ -132,22 +130,6 @@ def build_state(config: PretrainConfig, data: PuzzleDataset, world: World) -> Tr
                                first_row=world.rank * data.local_batch_size)
     ema = EMA(head, config.ema_rate) if config.ema and not config.freeze_weights else None
     return TrainState(head.train(), optimizers, ema, data, carry, TrainMeter(world.device))
-
-
-def _should_compile(config: PretrainConfig, world: World) -> bool:
-    if os.environ.get("DISABLE_COMPILE"):
-        return False
-    return world.device.type == "cuda" if config.compile is None else config.compile
-
-
-def _compile(head: nn.Module, depths: int) -> None:
-    """Compile the recursion, which will be of so many depths. PyTorch keeps the graphs of a whole process, and beyond a
-    limit goes on uncompiled: so those of earlier runs are dropped, and the limit grows with the depths."""
-    torch.compiler.reset()
-    settings = torch._dynamo.config
-    settings.recompile_limit = GRAPHS_A_DEPTH * depths
-    settings.accumulated_recompile_limit = max(settings.accumulated_recompile_limit, settings.recompile_limit)
-    head.compile_recursion()
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch import nn
 
-import train_state
 from helpers import TINY_ARCH, metric_lines, pretrain_config, write_tiny_dataset
 from models.backbone import Backbone
 from pretrain import load_data, train
@@ -85,7 +84,7 @@ def one_graph_a_depth(monkeypatch):
     which takes long and changes no count."""
     import torch._dynamo
     monkeypatch.setattr(Backbone, "compile", lambda self, **options: nn.Module.compile(self, backend="eager", **options))
-    monkeypatch.setattr(train_state, "GRAPHS_A_DEPTH", 1)
+    monkeypatch.setattr("models.compiled.GRAPHS_A_DEPTH", 1)
     with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True, recompile_limit=1):
         yield
     torch.compiler.reset()
