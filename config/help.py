@@ -13,7 +13,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel
 
-from config.schema import DATA_KEYS, ArchConfig, EvaluateConfig, NamedConfig, PretrainConfig
+from config.schema import DERIVED_KEYS, ArchConfig, EvaluateConfig, NamedConfig, PretrainConfig
 from utils.checkpoint import CheckpointConfig
 from utils.command_line import CONFIG_DIR
 
@@ -90,7 +90,7 @@ def _of_architecture(cfg: DictConfig) -> list[str]:
     for title, prefix, named, model in (("Architecture", "arch.", arch, arch.model_class.Config),
                                         ("Loss", "arch.loss.", arch.loss, arch.head_class.Config)):
         values = {name: named.options.get(name, field.default) for name, field in model.model_fields.items()
-                  if name not in DATA_KEYS}
+                  if name not in DERIVED_KEYS}
         options = OmegaConf.create(values)
         lines = [_line(f"{prefix}name", OmegaConf.create({"name": named.name}), "name", NamedConfig)]
         parts.append(_section(title, lines + [_line(prefix + name, options, name, model) for name in values]))

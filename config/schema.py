@@ -26,6 +26,8 @@ from utils.run_log import LogConfig
 
 # a model's keys that the data decide
 DATA_KEYS = ("batch_size", *(PuzzleDatasetMetadata.MODEL_KEYS | RegressionMetadata.MODEL_KEYS))
+# those and the ones that the loss head decides: what no one can set, with where it comes from
+DERIVED_KEYS = dict.fromkeys(DATA_KEYS, "the data") | {"learns_halting": "arch.loss"}
 
 
 @dataclass(frozen=True)
@@ -111,10 +113,10 @@ class ArchConfig(NamedConfig):
 
     def check(self) -> None:
         """Type the options of both classes. Raises ValueError naming each key that is wrong."""
-        keys = [f"arch.{key}" for key in self.model_class.Config.model_fields if key not in DATA_KEYS]
-        for key in DATA_KEYS:
+        keys = [f"arch.{key}" for key in self.model_class.Config.model_fields if key not in DERIVED_KEYS]
+        for key, source in DERIVED_KEYS.items():
             if key in self.options:
-                raise ValueError(f"arch.{key} follows from the data and cannot be set; remove it")
+                raise ValueError(f"arch.{key} follows from {source} and cannot be set; remove it")
         _validate(self.model_class.Config, self.options, keys, prefix="arch.")
         _validate(self.head_class.Config, self.loss.options,
                   [f"arch.loss.{key}" for key in self.head_class.Config.model_fields], prefix="arch.loss.")
@@ -153,7 +155,8 @@ class ArchConfig(NamedConfig):
         options = self.options
         if options.get("forward_dtype", "auto") == "auto":  # bfloat16 is many times slower than float32 on a CPU
             options["forward_dtype"] = "bfloat16" if world.device.type == "cuda" else "float32"
-        model = self.model_class(options | {"batch_size": batch_size} | data.model_sizes())
+        for_head = self.head_class.model_options(self.head_class.Config(**self.loss.options))
+        model = self.model_class(options | {"batch_size": batch_size} | data.model_sizes() | for_head)
         return self.head_class(model, **self.loss.options).to(world.device)
 
 

@@ -1,5 +1,6 @@
 """What every loss head shares: the model inside it, the halting loss, and what a supervision step returns."""
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
@@ -34,6 +35,11 @@ class LossHead(nn.Module):
         super().__init__()
         self.model = model
         self.config = self.Config(**loss)
+
+    @classmethod
+    def model_options(cls, loss: LossConfig) -> dict[str, Any]:
+        """Options that the model inside a head of these settings must be built with, whatever its own config says."""
+        return {}
 
     @property
     def puzzle_embedding(self):

@@ -10,6 +10,8 @@ evaluation only `arch.act_inference` has it do so.
 With `normalize`, the network sees inputs and targets of mean 0 and deviation 1 in each feature of the training data;
 loss and `halt_threshold` are in these units, predictions and all other metrics in those of the data.
 """
+from typing import Any
+
 import numpy as np
 import torch
 from pydantic import Field, model_validator
@@ -52,13 +54,19 @@ class ACTRegressionLossHead(LossHead):
     BATCH_FIELDS = ("inputs", "targets", "target_mask", "puzzle_identifiers")
     OUTPUTS = ("preds", "q_halt_logits", "q_continue_logits")
 
+    @classmethod
+    def model_options(cls, loss: ACTRegressionLossConfig) -> dict[str, Any]:
+        return {"learns_halting": loss.keep_act_halting_head}
+
     def __init__(self, model: nn.Module, **loss):
         super().__init__(model, **loss)
         if not self.config.keep_act_halting_head:  # an untrained q says nothing
             if model.config.act_inference:
                 raise ValueError("arch.act_inference=True halts by the Q head; train it with "
                                  "arch.loss.keep_act_halting_head=True and arch.loss.halt_threshold=…")
-            model.config.act_enabled, model.config.no_ACT_continue = False, True
+            if model.config.learns_halting:
+                raise ValueError("the model halts by its Q head, which this loss does not train; build the model with "
+                                 "learns_halting=False")
         if self.config.normalize:
             for field, width in (("input", model.config.latent_dim), ("target", model.config.output_dim)):
                 self.register_buffer(f"{field}_mean", torch.zeros(width))

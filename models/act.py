@@ -136,8 +136,8 @@ class ACTModel(nn.Module):
             steps = carry.steps + ~carry.halted
             after = replace(carry, latents=latents, steps=steps, noise_key=(carry.noise_key + 2 * WEYL) & MASK32,
                             halted=carry.halted | self._halt(steps, q, carry.noise_key))
-            if (self.training and self.TRAINS_CONTINUE and not self.config.no_ACT_continue
-                    and self.config.halt_max_steps > 1):
+            if (self.training and self.TRAINS_CONTINUE and self.config.learns_halting
+                    and not self.config.no_ACT_continue and self.config.halt_max_steps > 1):
                 outputs["target_q_continue"] = self._continue_target(after, x)
             if self._halted_rows_wait():
                 # They repeat their last step, and so give the same answer, until all rows have halted.
@@ -165,7 +165,7 @@ class ACTModel(nn.Module):
         """Which rows stop here (B,)."""
         config = self.config
         last = steps >= config.halt_max_steps
-        adaptive = config.act_enabled if self.training else config.act_inference
+        adaptive = config.act_enabled and config.learns_halting if self.training else config.act_inference
         if not adaptive or config.halt_max_steps == 1:
             return last
         confident = q[:, 0] > (0 if config.no_ACT_continue else q[:, 1])

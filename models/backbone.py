@@ -27,7 +27,8 @@ Q_HEAD_BIAS = -5.0  # "almost surely wrong, do not halt" before anything is lear
 
 
 class BackboneConfig(BaseModel):
-    """Published keys common to all architectures; the last block is filled from the data, never from YAML."""
+    """Published keys common to all architectures. The last two blocks are filled from the data and from the loss head,
+    never from YAML."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -82,6 +83,9 @@ class BackboneConfig(BaseModel):
     latent_dim: int = 0
     output_dim: int = 0
     num_puzzle_identifiers: int = 0
+
+    # filled from the loss head: are the halting logits trained? Otherwise training gives every puzzle N_sup steps
+    learns_halting: bool = True
 
     def model_post_init(self, _context) -> None:
         for key in self.UNUSED_KEYS:

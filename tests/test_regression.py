@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 import pretrain
 from config.schema import PretrainConfig
-from dataset.common import dataset_fingerprint
+from dataset.common import RegressionMetadata, dataset_fingerprint
 from dataset.puzzle_rows import unpacked
 from dataset.regression_dataset import feature_statistics
 from evaluate import score
@@ -50,8 +50,10 @@ def float_batch(rows: int = 4, length: int = 6, seed: int = 0) -> dict[str, torc
 
 
 def head_of(loss: dict | None = None, **changes) -> ACTRegressionLossHead:
+    loss = loss or {}
+    for_head = ACTRegressionLossHead.model_options(ACTRegressionLossHead.Config(**loss))
     torch.manual_seed(0)
-    head = ACTRegressionLossHead(TRM(float_config(**changes)), **(loss or {}))
+    head = ACTRegressionLossHead(TRM(float_config(**changes) | for_head), **loss)
     head.model.inner.q_head.weight.data.normal_(std=2)
     head.model.inner.q_head.bias.data.zero_()
     return head
@@ -161,6 +163,27 @@ def test_loss_options_that_make_no_sense_are_named(loss, message):
         head_of(loss)
     with pytest.raises(ValueError, match="act_inference=True halts by the Q head; train it with arch.loss.keep_act"):
         head_of(act_inference=True)
+    with pytest.raises(ValueError, match="halts by its Q head, which this loss does not train; build .*learns_halting"):
+        ACTRegressionLossHead(TRM(float_config()))
+
+
+@pytest.mark.parametrize("arch", ["trm", "hrm", "transformers_baseline"])
+@pytest.mark.parametrize("keeps", [False, True])
+def test_without_the_halting_head_training_takes_all_steps_and_no_continue_target(arch, keeps):
+    """Also where the architecture itself always compares q_halt with q_continue."""
+    options = ["arch.loss.keep_act_halting_head=true", "arch.loss.halt_threshold=1e9"] if keeps else []
+    arch = pretrain_config(f"arch={arch}", REGRESSION, *TINY_ARCH[:2], "arch.halt_max_steps=3",
+                           "arch.halt_exploration_prob=0", *options).arch
+    data = RegressionMetadata(task_type="regression", seq_len=6, input_dim=3, target_dim=2, num_puzzle_identifiers=4,
+                              sets=["all"])
+    head, batch = arch.build_head(data, 4, World()).train(), float_batch()
+    head.model.inner.q_head.bias.data = torch.tensor([9.0, 0.0])  # sure enough to halt at once
+    for step in (1, 2, 3):
+        carry = head.initial_carry(batch) if step == 1 else carry
+        carry, outputs = head.model(carry, batch)
+        assert carry.halted.all() == (keeps or step == 3)
+    assert ("target_q_continue" in outputs) == (keeps and arch.short_name == "hrm")
+
 
 
 def test_floats_are_projected_and_predicted_with_a_bias_and_tokens_as_before():
@@ -207,7 +230,7 @@ def test_every_architecture_learns_floats_with_all_but_the_untrained_q_head(arch
     torch.manual_seed(0)
     model = config.model_class(config.options | {
         "forward_dtype": "float32", "batch_size": 4, "seq_len": 1 if flat else 6, "latent_dim": 3, "output_dim": 2,
-        "num_puzzle_identifiers": 4})
+        "num_puzzle_identifiers": 4, "learns_halting": False})
     head = ACTRegressionLossHead(model, **config.loss.options).train()
     optimizer = torch.optim.AdamW(head.parameters(), lr=3e-3)
     carry, losses = head.initial_carry(batch), []
@@ -235,7 +258,7 @@ def test_with_causal_attention_no_prediction_depends_on_a_later_input(arch, posi
     torch.manual_seed(0)
     model = config.arch.model_class(config.arch.options | {
         "forward_dtype": "float32", "batch_size": 4, "seq_len": 6, "latent_dim": 3, "output_dim": 2,
-        "num_puzzle_identifiers": 4})
+        "num_puzzle_identifiers": 4, "learns_halting": False})
     head, batch = ACTRegressionLossHead(model, **config.arch.loss.options).eval(), float_batch()
     assert head.model.inner.P == prefix
 

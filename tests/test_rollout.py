@@ -106,7 +106,7 @@ def test_a_real_model_predicts_alike_one_by_one_and_at_every_position(tmp_path, 
     write_tiny_episodes(tmp_path, test=[20, 30])
     torch.manual_seed(0)
     head = ACTRegressionLossHead(TRM(tiny_config(vocab_size=0, latent_dim=3, output_dim=3, seq_len=window,
-                                                 num_puzzle_identifiers=6, causal=True))).eval()
+                                                 num_puzzle_identifiers=6, causal=True, learns_halting=False))).eval()
     model = ModelPredictor(head, window, 3, torch.device("cpu"))
     contexts, _, identifiers = rollout_cases(sets_of(tmp_path, "test", window)[0])
     whole = model.every_position(contexts, identifiers)

@@ -6,7 +6,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from config.schema import DATA_KEYS, EvaluateConfig, PretrainConfig
+from config.schema import DERIVED_KEYS, EvaluateConfig, PretrainConfig
 from dataset.common import PuzzleDatasetMetadata, RegressionMetadata
 from helpers import ROOT, evaluate_config, pretrain_config
 from utils.command_line import flat_keys
@@ -54,7 +54,7 @@ def test_every_key_that_the_types_know_stands_in_the_yaml(name, model):
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_every_key_of_an_architecture_stands_in_its_yaml(arch):
     config = pretrain_config(f"arch={arch}").arch
-    assert set(config.options) == set(config.model_class.Config.model_fields) - set(DATA_KEYS)
+    assert set(config.options) == set(config.model_class.Config.model_fields) - set(DERIVED_KEYS)
     assert set(config.loss.options) == set(config.head_class.Config.model_fields)
 
 
