@@ -20,7 +20,7 @@ from utils.checkpoint import find_checkpoint, load_weights, puzzle_table_rows, r
 from utils.curriculum import cycles_at
 from utils.distributed import World, all_reduce_sum_, gather_objects, gather_rows
 from utils.metrics import TrainMeter
-from utils.optim import build_optimizers, learning_rate, peak_rate
+from utils.optim import build_optimizers, remember_peak_rates, set_learning_rates
 from utils.random_state import random_states, set_random_states
 
 
@@ -62,7 +62,7 @@ class TrainState:
             configured = [dict(group) for group in optimizer.param_groups]
             optimizer.load_state_dict(state)
             for group, settings in zip(optimizer.param_groups, configured):
-                group.update(settings)  # weight decay and the like are those of the config, which may have changed
+                group.update(settings)  # rates, weight decay and the like are the config's, which may have changed
         self.data.stream.load_state_dict(payload["data_position"])
         first, rows = world.rank * self.data.local_batch_size, self.data.local_batch_size
         carry = Carry(**payload["carry"]).map(lambda t: t[first:first + rows].to(world.device))
@@ -125,7 +125,8 @@ def build_state(config: PretrainConfig, data: PuzzleDataset, world: World) -> Tr
     if head.puzzle_embedding is not None:
         optimizers.append(SparseSignSGD(head.puzzle_embedding, config.puzzle_emb_lr, config.puzzle_emb_weight_decay))
     if not config.freeze_weights:
-        optimizers += build_optimizers(head, config)
+        optimizers += build_optimizers(head.parameters(), head.matrices(), config)
+    remember_peak_rates(optimizers)
     carry = head.initial_carry(to_device(data.first_batch(), world.device), seed=config.seed,
                                first_row=world.rank * data.local_batch_size)
     ema = EMA(head, config.ema_rate) if config.ema and not config.freeze_weights else None
@@ -155,10 +156,7 @@ def train_step(state: TrainState, batch: Batch, config: PretrainConfig, total_st
     state.step += 1
     state.carry, state.skipped = carry, 0
     for optimizer in state.optimizers:
-        for group in optimizer.param_groups:
-            is_table = isinstance(optimizer, SparseSignSGD)
-            peak = config.puzzle_emb_lr if is_table else peak_rate(optimizer, config)
-            group["lr"] = learning_rate(state.step, peak, total_steps, config)
+        set_learning_rates(optimizer, state.step, total_steps, config)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     if state.ema is not None:

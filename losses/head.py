@@ -46,6 +46,10 @@ class LossHead(nn.Module):
         """The model's `SparseEmbedding`, or None."""
         return self.model.puzzle_embedding
 
+    def matrices(self) -> list[Tensor]:
+        """See `models.backbone.Backbone.matrices`."""
+        return self.model.matrices()
+
     def compile_recursion(self) -> None:
         self.model.compile_recursion()
 

@@ -99,6 +99,10 @@ class ACTModel(nn.Module):
         """The `SparseEmbedding`, or None."""
         return getattr(self.inner, "puzzle_emb", None)
 
+    def matrices(self) -> list[Tensor]:
+        """See `models.backbone.Backbone.matrices`."""
+        return self.inner.matrices()
+
     def compile_recursion(self) -> None:
         """Compile what costs: the recursion. In place, so names in the state dict stay."""
         self.inner.compile(dynamic=False)

@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from models.act import normal
-from models.layers import (STD_OF_TRUNCATED_NORMAL, Block, Embedding, Linear, RotaryPositions, board_positions,
-                           truncated_normal_)
+from models.layers import (STD_OF_TRUNCATED_NORMAL, Block, Embedding, Linear, OuterLinear, RotaryPositions,
+                           board_positions, truncated_normal_)
 from models.sparse_embedding import SparseEmbedding
 
 Q_HEAD_BIAS = -5.0  # "almost surely wrong, do not halt" before anything is learned
@@ -142,14 +142,14 @@ class Backbone(nn.Module):
         self.dtype = getattr(torch, config.forward_dtype)
         self.scale = math.sqrt(D)
         if config.latent_dim:
-            self.embed_tokens = Linear(config.latent_dim, D, bias=True)
+            self.embed_tokens = OuterLinear(config.latent_dim, D, bias=True)
             with torch.no_grad():
                 self.embed_tokens.weight /= self.scale  # as an embedding's, which `embed` scales up
-            self.lm_head = Linear(D, config.output_dim, bias=True)
+            self.lm_head = OuterLinear(D, config.output_dim, bias=True)
         else:
             self.embed_tokens = Embedding(config.vocab_size, D, std=1 / self.scale, dtype=self.dtype)
-            self.lm_head = Linear(D, config.vocab_size)
-        self.q_head = Linear(D, 2, bias=True)
+            self.lm_head = OuterLinear(D, config.vocab_size)
+        self.q_head = OuterLinear(D, 2, bias=True)
         nn.init.zeros_(self.q_head.weight)
         nn.init.constant_(self.q_head.bias, Q_HEAD_BIAS)
         if config.puzzle_emb_ndim:
@@ -183,6 +183,12 @@ class Backbone(nn.Module):
         positions = self.P + c.seq_len
         return Stack([Block(c.hidden_size, positions, c.num_heads, c.expansion, c.mlp_t, self.SHORT_CONV, c.causal,
                             c.glu_norm) for _ in range(layers)])
+
+    def matrices(self) -> list[Tensor]:
+        """Weights of the linear maps between embeddings and heads, as they lie. Muon trains these, and weight decay
+        may be theirs alone. Embeddings, heads, biases and short convolutions are none of them."""
+        return [module.weight for module in self.modules()
+                if isinstance(module, (Linear, nn.Linear)) and not isinstance(module, OuterLinear)]
 
     def supervision_step(self, latents: tuple[Tensor, ...], x: Tensor, update: "Passes") -> tuple[Tensor, ...]:
         """The recursion: new latents, y first, each by `update(network, z, injection)`."""

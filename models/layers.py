@@ -43,6 +43,13 @@ class Linear(nn.Module):
         return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
 
+class OuterLinear(Linear):
+    """A linear map at an end of the network: from floats to latents, or from latents to logits or predictions.
+
+    It is a class of its own so that optimizers can tell it from the matrices in between (`Backbone.matrices`).
+    """
+
+
 class Embedding(nn.Module):
     """A dense table (rows, D), looked up in the forward dtype."""
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from config.schema import ArchConfig
-from helpers import ROOT, pretrain_config, tiny_metadata
+from dataset.common import RegressionMetadata
+from helpers import REGRESSION, ROOT, pretrain_config, tiny_metadata
 from models.backbone import Stack
 from utils.distributed import World
-from utils.optim import AdamATan2, build_optimizers, learning_rate, peak_rate, split_parameters
+from utils.optim import AdamATan2, build_optimizers, learning_rate, remember_peak_rates, set_learning_rates
 
 B1, B2, LR, DECAY = 0.9, 0.95, 0.01, 0.1
 
@@ -22,7 +23,7 @@ def optim_config(optimizer_name: str, *overrides: str):
 def follow(optimizer_name: str, gradients: np.ndarray, start: np.ndarray) -> list[np.ndarray]:
     """The parameter after each of the gradients."""
     parameter = torch.nn.Parameter(torch.tensor(start))
-    optimizer, = build_optimizers(torch.nn.ParameterDict({"bias": parameter}), optim_config(optimizer_name))
+    optimizer, = build_optimizers([parameter], [], optim_config(optimizer_name))
     path = []
     for gradient in gradients:
         parameter.grad = torch.tensor(gradient)
@@ -68,17 +69,15 @@ def orthogonalised(g: np.ndarray, steps: int) -> np.ndarray:
 def test_muon_trains_matrices_by_its_formula_and_the_rest_by_adamw_at_its_own_rate(scale, factor, momentum_rate,
                                                                                    ns_steps):
     random = np.random.default_rng(2)
-    start = {"body.weight": random.normal(size=(3, 4)), "lm_head.weight": random.normal(size=(2, 4))}
-    module = torch.nn.ModuleDict({name.split(".")[0]: torch.nn.ParameterDict(
-        {"weight": torch.nn.Parameter(torch.tensor(value))}) for name, value in start.items()})
+    start = [random.normal(size=(3, 4)), random.normal(size=(2, 4))]
+    parameters = matrix, head = [torch.nn.Parameter(torch.tensor(value)) for value in start]
     config = optim_config("muon", "adamw_lr=0.002", f"muon_scale={scale}", f"muon_momentum={momentum_rate}",
                           f"muon_ns_steps={ns_steps}")
-    muon, adamw = build_optimizers(module, config)
-    assert [peak_rate(optimizer, config) for optimizer in (muon, adamw)] == [LR, 0.002]
-    p, momentum, q, m, v = start["body.weight"], 0.0, start["lm_head.weight"], 0.0, 0.0
+    muon, adamw = build_optimizers(parameters, [matrix], config)
+    p, momentum, q, m, v = start[0], 0.0, start[1], 0.0, 0.0
     for t in range(1, 11):
         gradients = [random.normal(size=(3, 4)), random.normal(size=(2, 4))]
-        for parameter, gradient in zip(module.parameters(), gradients):
+        for parameter, gradient in zip(parameters, gradients):
             parameter.grad = torch.tensor(gradient)
         muon.step(), adamw.step()
         momentum = momentum_rate * momentum + (1 - momentum_rate) * gradients[0]
@@ -86,31 +85,33 @@ def test_muon_trains_matrices_by_its_formula_and_the_rest_by_adamw_at_its_own_ra
         p = p * (1 - LR * DECAY) - LR * factor * update  # of 3 × 4, wider than high
         m, v = B1 * m + (1 - B1) * gradients[1], B2 * v + (1 - B2) * gradients[1]**2
         q = q * (1 - 0.002 * DECAY) - 0.002 * m / (1 - B1**t) / (np.sqrt(v / (1 - B2**t)) + 1e-8)
-    np.testing.assert_allclose(module["body"]["weight"].detach().numpy(), p, atol=0.03 * LR * 10)  # in bfloat16
-    np.testing.assert_allclose(module["lm_head"]["weight"].detach().numpy(), q, rtol=1e-10)
+    np.testing.assert_allclose(matrix.detach().numpy(), p, atol=0.03 * LR * 10)  # in bfloat16
+    np.testing.assert_allclose(head.detach().numpy(), q, rtol=1e-10)
 
 
+@pytest.mark.parametrize("floats", [False, True])
 @pytest.mark.parametrize("arch", sorted(path.stem for path in (ROOT / "config" / "arch").glob("*.yaml")))
-def test_the_matrices_of_an_architecture_are_the_linear_maps_in_its_blocks(arch):
+def test_the_matrices_of_an_architecture_are_the_linear_maps_in_its_blocks(arch, floats):
     positions = [] if arch in ("transformers_baseline",) else ["arch.pos_encodings=learned"]
-    config: ArchConfig = pretrain_config(f"arch={arch}", "arch.hidden_size=16", "arch.num_heads=2", *positions).arch
-    head = config.build_head(tiny_metadata(), batch_size=2, world=World())
-    matrices, others = split_parameters(head)
+    config: ArchConfig = pretrain_config(f"arch={arch}", "arch.hidden_size=16", "arch.num_heads=2", *positions,
+                                         *([REGRESSION] if floats else [])).arch
+    data = RegressionMetadata(task_type="regression", seq_len=6, input_dim=3, target_dim=2, sets=["all"])
+    head = config.build_head(data if floats else tiny_metadata(), batch_size=2, world=World())
+    matrices = head.matrices()
     in_blocks = [p for stack in head.modules() if isinstance(stack, Stack) for name, p in stack.named_parameters()
                  if not name.rpartition(".")[2].startswith("conv_")]
     assert {id(p) for p in matrices} == {id(p) for p in in_blocks} and all(p.ndim == 2 for p in matrices)
-    assert len(matrices) + len(others) == len(list(head.parameters()))
-    assert {"embed_tokens.embedding_weight", "lm_head.weight", "q_head.weight", "q_head.bias"} <= {
-        name.removeprefix("model.inner.") for name, p in head.named_parameters() if any(p is other for other in others)}
+    assert len(matrices) == len(in_blocks)
 
 
 @pytest.mark.parametrize("name", ["lion", "adamw", "adam_atan2", "muon"])
 @pytest.mark.parametrize("decays_on", ["all", "matrices"])
 def test_weights_decay_where_they_are_asked_to(name, decays_on):
     module = torch.nn.ModuleDict({"body": torch.nn.Linear(3, 2), "q_head": torch.nn.Linear(3, 2)})
-    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    matrices, before = [module["body"].weight], {name: p.detach().clone() for name, p in module.named_parameters()}
     overrides = ["adamw_lr=0.05"] if name == "muon" else []
-    for optimizer in build_optimizers(module, optim_config(name, f"weight_decay_on={decays_on}", *overrides)):
+    for optimizer in build_optimizers(module.parameters(), matrices,
+                                      optim_config(name, f"weight_decay_on={decays_on}", *overrides)):
         for parameter in module.parameters():
             parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
@@ -124,7 +125,8 @@ def test_weights_decay_where_they_are_asked_to(name, decays_on):
     ([], DECAY), (["weight_decay_on=matrices"], 0), (["weight_decay_on=matrices", "adamw_weight_decay=0.7"], 0.7)])
 def test_what_adamw_trains_beside_muon_may_have_a_decay_of_its_own(overrides, decay):
     module = torch.nn.ModuleDict({"body": torch.nn.Linear(3, 2), "q_head": torch.nn.Linear(3, 2)})
-    muon, adamw = build_optimizers(module, optim_config("muon", "adamw_lr=0.05", *overrides))
+    muon, adamw = build_optimizers(module.parameters(), [module["body"].weight],
+                                   optim_config("muon", "adamw_lr=0.05", *overrides))
     assert (muon.param_groups[0]["weight_decay"], adamw.param_groups[0]["weight_decay"]) == (DECAY, decay)
 
 
@@ -176,6 +178,15 @@ def test_the_rate_warms_up_and_falls_along_a_cosine():
     assert rates[34] == pytest.approx(2.0 * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 4))))
     assert rates[109:] == pytest.approx([0.2] * 11)
     assert all(a >= b for a, b in zip(rates[9:], rates[10:]))
+
+
+def test_each_group_warms_up_to_the_rate_it_was_built_with():
+    config, parameter = pretrain_config("lr_warmup_steps=10"), torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([{"params": [parameter]}, {"params": [], "lr": 3.0}], lr=2.0)
+    remember_peak_rates([optimizer])
+    for step in (5, 10):
+        set_learning_rates(optimizer, step, 100, config)
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.2 * step, 0.3 * step])
 
 
 def test_the_published_default_is_constant_after_the_warm_up():

@@ -195,6 +195,25 @@ def test_more_epochs_prolong_a_run_and_what_changes_is_said(data, capsys):
     assert "notice: the run is complete; more epochs prolong it" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("changes", [[], ["optimizer=muon", "lr=5e-4", "adamw_lr=2e-3", "puzzle_emb_lr=3e-2"]])
+def test_a_run_of_a_version_that_kept_no_peak_rates_goes_on_alike_and_at_the_rates_of_its_config(data, changes):
+    run = start(data, "run", "optimizer=muon", "adamw_lr=1e-3", "epochs=4")
+    older = shutil.copytree(run, data.parent / "older")
+    payload = torch.load(older / "step_00000010.ckpt", weights_only=True)
+    for optimizer in payload["optimizer_states"]:
+        for group in optimizer["param_groups"]:
+            del group["initial_lr"]
+    torch.save(payload, older / "step_00000010.ckpt")
+    resumed = [read_checkpoint(resume(folder, "epochs=6", *changes) / "step_00000016.ckpt")
+               for folder in (run, older)]
+    assert_equal(*[payload["model_state"] for payload in resumed])
+    rates = [float(change.partition("=")[2]) for change in changes[1:]] or [1e-3, 1e-3, 1e-2]
+    peaks = [optimizer["param_groups"][0]["initial_lr"] for optimizer in resumed[1]["optimizer_states"]]
+    assert peaks == [rates[2], rates[0], rates[1]]  # of the puzzle table, the matrices, and what AdamW trains
+    assert [o["param_groups"][0]["lr"] for o in resumed[1]["optimizer_states"]] == pytest.approx(
+        [0.1 * peak for peak in peaks])
+
+
 def test_a_run_goes_on_in_another_directory_and_leaves_the_first_as_it_was(data):
     run = start(data, "run")
     before = {file.name: file.read_bytes() for file in run.iterdir()}

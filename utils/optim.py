@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class OptimConfig(BaseModel):
@@ -65,9 +65,13 @@ class OptimConfig(BaseModel):
         return self
 
 
-def build_optimizers(module: nn.Module, config: OptimConfig) -> list[torch.optim.Optimizer]:
-    """The optimizers of a network's parameters: one, or Muon's and AdamW's."""
-    matrices, others = split_parameters(module)
+def build_optimizers(parameters: Iterable[Tensor], matrices: Iterable[Tensor], config: OptimConfig
+                     ) -> list[torch.optim.Optimizer]:
+    """The optimizers of a network's `parameters`: one, or Muon's and AdamW's. `matrices`: those of the parameters that
+    are matrices between embeddings and heads; Muon trains them, and decay may be theirs alone."""
+    parameters = list(parameters)
+    inner = {id(matrix) for matrix in matrices}
+    matrices, others = ([p for p in parameters if (id(p) in inner) == chosen] for chosen in (True, False))
     settings = {"lr": config.lr, "betas": (config.beta1, config.beta2), "weight_decay": config.weight_decay}
     decay_of_others = config.weight_decay if config.weight_decay_on == "all" else 0.0
     if config.optimizer == "muon":
@@ -76,7 +80,7 @@ def build_optimizers(module: nn.Module, config: OptimConfig) -> list[torch.optim
         return [torch.optim.Muon(matrices, config.lr, config.weight_decay, momentum=config.muon_momentum,
                                  ns_steps=config.muon_ns_steps, adjust_lr_fn=config.muon_scale),
                 torch.optim.AdamW(others, **settings | {"lr": config.adamw_lr, "weight_decay": decay_of_others})]
-    groups = [{"params": list(module.parameters())}]
+    groups = [{"params": parameters}]
     if config.weight_decay_on == "matrices":
         groups = [{"params": matrices}, {"params": others, "weight_decay": decay_of_others}]
     if config.optimizer == "lion":
@@ -85,22 +89,17 @@ def build_optimizers(module: nn.Module, config: OptimConfig) -> list[torch.optim
     return [{"adamw": torch.optim.AdamW, "adam_atan2": AdamATan2}[config.optimizer](groups, **settings)]
 
 
-def split_parameters(module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """The matrices between embeddings and heads, and all other parameters: embeddings (`embedding_weight`, and of
-    floats `embed_tokens`), the weights of output heads (`…_head`), short convolutions (`conv_weight`) and vectors, by
-    the names of models/layers.py."""
-    matrices, others = [], []
-    for name, parameter in module.named_parameters():
-        owner, _, kind = name.rpartition(".")
-        is_matrix = kind == "weight" and parameter.ndim == 2 and not owner.endswith(("_head", "embed_tokens"))
-        (matrices if is_matrix else others).append(parameter)
-    return matrices, others
+def remember_peak_rates(optimizers: Iterable[torch.optim.Optimizer]) -> None:
+    """Keep the rate that each group of parameters was built with as its `initial_lr`, as PyTorch's schedulers do."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
 
 
-def peak_rate(optimizer: torch.optim.Optimizer, config: OptimConfig) -> float:
-    """Of one of `build_optimizers`."""
-    by_muons_side = config.optimizer == "muon" and isinstance(optimizer, torch.optim.AdamW)
-    return config.adamw_lr if by_muons_side else config.lr
+def set_learning_rates(optimizer: torch.optim.Optimizer, step: int, total_steps: int, config: OptimConfig) -> None:
+    """Give each group its rate of a step. Its peak is its `initial_lr`."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(step, group["initial_lr"], total_steps, config)
 
 
 def learning_rate(step: int, peak: float, total_steps: int, config: OptimConfig) -> float:
