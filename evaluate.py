@@ -7,7 +7,6 @@
     python evaluate.py checkpoint=… halt_max_steps=64 per_step=true             # deeper than trained; accuracy by depth
     python evaluate.py checkpoint=… export=published                            # or safetensors, or hub
 """
-import re
 from pathlib import Path
 
 import utils.threads  # isort: skip  # before PyTorch
@@ -17,18 +16,16 @@ from omegaconf import DictConfig
 from torch import nn
 
 from config.help import help_text
-from config.schema import ArchConfig, EvaluateConfig
+from config.restored import Restored
+from config.schema import EvaluateConfig
 from dataset.build_maze_dataset import TOKEN_NAMES as MAZE_TOKENS
 from dataset.common import IGNORE_LABEL_ID, EpisodeMetadata, PuzzleDatasetMetadata
-from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
-from dataset.puzzle_rows import load_by_name, names_in
+from dataset.puzzle_dataset import PuzzleDataset
 from dataset.symmetry import BOXES
 from evaluators.loop import DepthCurve, evaluate, trace
 from evaluators.protocol import build_evaluators
 from evaluators.rollout import Rollouts, roll_out, rollout_starts
 from utils.best import best_in_doubt
-from utils.checkpoint import (CONFIG_NAMES, find_checkpoint, puzzle_table_rows, read_checkpoint, settings_of,
-                              weights_of)
 from utils.command_line import run_script
 from utils.distributed import World, joined_world
 from utils.export import Export, refuse_unpublished
@@ -40,66 +37,19 @@ from utils.strict_json import as_json
 WATCHED = 512  # test examples among which picture=slowest chooses
 
 
-def run_settings(checkpoint: Path, payload: dict) -> dict:
-    """The config of the run that wrote a checkpoint. Raises ValueError where there is none, or not a whole one."""
-    found = settings_of(checkpoint, payload)
-    if found is None:
-        raise ValueError(f"{checkpoint} holds no config, and {' or '.join(CONFIG_NAMES)} is not beside it; put the "
-                         "run's config there")
-    settings, file = found
-    for key in ("arch", "data_paths", "global_batch_size"):
-        if key not in settings:
-            raise ValueError(f"{file} has no {key}; it must be the config of the run that wrote the checkpoint")
-    for key in ("data_paths", "data_paths_test"):
-        if not isinstance(settings.get(key) or [], list):
-            raise ValueError(f"{file}: {key}={settings[key]!r} is no list of folders")
-    return settings
-
-
-def load_split(config: EvaluateConfig, settings: dict, world: World, paths: list[str], split: str) -> PuzzleDataset:
-    """A split of data sets."""
-    return PuzzleDataset(PuzzleDatasetConfig(
-        seed=0, dataset_paths=paths, test_set_mode=True,
-        global_batch_size=config.global_batch_size or settings["global_batch_size"],
-        rank=world.rank, num_replicas=world.size, episode_window=settings.get("episode_window", 1),
-        episode_stride=settings.get("episode_stride")), split=split)
-
-
-def load_test_data(config: EvaluateConfig, settings: dict, world: World) -> PuzzleDataset:
-    """The test split asked for."""
-    paths = config.data_paths or settings.get("data_paths_test") or settings["data_paths"]
-    return load_split(config, settings, world, paths, "test")
-
-
-def rollouts_of(config: EvaluateConfig, settings: dict, head: nn.Module, data: PuzzleDataset, world: World
+def rollouts_of(config: EvaluateConfig, restored: Restored, head: nn.Module, data: PuzzleDataset, world: World
                 ) -> Rollouts | None:
     """Open-loop predictions of latent episodes; None for other data."""
     if not isinstance(data.metadata, EpisodeMetadata):
         return None
-    train_paths = [path for path in settings["data_paths"] if (Path(path) / "train").is_dir()]
+    paths = restored.settings["data_paths"]
+    train_paths = [path for path in paths if (Path(path) / "train").is_dir()]
     if not train_paths and world.is_main:
-        print(f"notice: no linear baseline, since {settings['data_paths']} are not here to fit it on")
-    train = load_split(config, settings, world, train_paths, "train").sets.values() if train_paths else ()
+        print(f"notice: no linear baseline, since {paths} are not here to fit it on")
+    train = restored.open_data(train_paths, "train", world, config.global_batch_size).sets.values() \
+        if train_paths else ()
     number = config.picture if isinstance(config.picture, int) else 0
     return roll_out(head, list(data.sets.values()), list(train), data.local_batch_size, world, number)
-
-
-def load_head(config: EvaluateConfig, settings: dict, payload: dict, data: PuzzleDataset, checkpoint: Path,
-              world: World) -> nn.Module:
-    """The run's model with its weights; its puzzle table is that of the data, with the embeddings of the run."""
-    state = weights_of(payload, config.use_ema)
-    arch = ArchConfig.of_file(settings["arch"], checkpoint, config.trust_code)
-    dtype = arch.options.get("forward_dtype")
-    if world.device.type == "cpu" and dtype in ("bfloat16", "float16"):
-        print(f"notice: computing in float32; the run's {dtype} is many times slower on a CPU")
-        arch.__pydantic_extra__["forward_dtype"] = "float32"
-    if config.halt_max_steps:
-        arch.__pydantic_extra__["halt_max_steps"] = config.halt_max_steps
-    head = arch.build_head(data.metadata, data.local_batch_size, world)
-    notices = load_by_name(head, state, payload, checkpoint, data, trains=False)
-    for notice in notices if world.is_main else []:
-        print(f"notice: {notice}")
-    return head
 
 
 def ablate_identifiers(head: nn.Module, data: PuzzleDataset, which: str) -> None:
@@ -200,48 +150,42 @@ def differences(config: EvaluateConfig) -> dict[str, str | int]:
 
 def score(config: EvaluateConfig, world: World) -> dict[str, float]:
     """Metrics by flat name, on rank 0, where they are also written and printed."""
-    checkpoint = find_checkpoint(config.checkpoint)
-    payload = read_checkpoint(checkpoint)
-    settings = run_settings(checkpoint, payload)
-    ArchConfig.of_file(settings["arch"], checkpoint, config.trust_code)  # or it would be found wrong after loading data
+    restored = Restored.read(config.checkpoint, config.trust_code, arch=config.arch_overrides)
+    checkpoint = restored.file
     if config.export == "published":
-        refuse_unpublished(settings)
-    data = load_test_data(config, settings, world)
+        refuse_unpublished(restored.settings)
+    data = restored.open_data(config.data_paths or restored.test_paths, "test", world, config.global_batch_size)
     if config.picture is not None:
         refuse_picture(data, config.picture)
-    head = load_head(config, settings, payload, data, checkpoint, world)
+    head = restored.head(data, world, config.use_ema)
     utils.threads.use_threads(data.local_batch_size * data.metadata.seq_len * head.model.config.hidden_size)
     if config.puzzle_identifiers != "own":
         ablate_identifiers(head, data, config.puzzle_identifiers)
     output_dir = output_directory(config, checkpoint)
     evaluators = build_evaluators(config.named_evaluators, data)
-    curve = DepthCurve(head, config.halt_max_steps or settings["arch"]["halt_max_steps"], world) \
-        if config.per_step else None
+    curve = DepthCurve(head, head.model.config.halt_max_steps, world) if config.per_step else None
     metrics = evaluate(head, data, world, evaluators, config.eval_save_outputs, output_dir, curve=curve)
     by_step = curve.read() if curve else []
-    rollouts = rollouts_of(config, settings, head, data, world)
+    rollouts = rollouts_of(config, restored, head, data, world)
     metrics |= rollouts.metrics() if rollouts else {}
     if world.is_main:
         told = differences(config)
-        averaged = "averaged" if config.use_ema and payload.get("ema_state") else "stored"
-        print(f"{checkpoint} ({', '.join([f'{averaged} weights', *(f'{k}={v}' for k, v in told.items())])}) on "
+        which = restored.kind_of_weights(config.use_ema)
+        print(f"{checkpoint} ({', '.join([f'{which} weights', *(f'{k}={v}' for k, v in told.items())])}) on "
               f"{data.config.folders}")
         report(metrics, by_step, told, output_dir)
         if checkpoint.name == "best.ckpt":
-            for line in best_in_doubt(checkpoint.parent, settings["checkpoint"]["monitor"], payload["step"]):
+            for line in best_in_doubt(checkpoint.parent, restored.settings["checkpoint"]["monitor"], restored.steps):
                 print(line)
         if rollouts:
             print(rollouts.table())
         if config.picture is not None:
             draw(head, data, config.picture, rollouts, world, output_dir)
         if config.export is not None:
-            weights = weights_of(payload, config.use_ema)
-            table = puzzle_table_rows(weights)
             export(config, Export(
-                weights, settings, steps_taken(payload, checkpoint), averaged,
-                payload.get("data_fingerprints", {}),
+                restored.weights(config.use_ema), restored.settings, restored.steps, which, restored.fingerprints,
                 {path: data.rows.folders[path].fingerprint for path in data.config.dataset_paths}, told | metrics,
-                names_in(payload, checkpoint, table) if table else None), output_dir)
+                restored.puzzle_names), output_dir)
     return metrics
 
 
@@ -259,12 +203,6 @@ def report(metrics: dict[str, float], by_step: list[dict[str, float]], told: dic
         print("\n".join(" ".join(f"{cell:>15}" for cell in row) for row in [
             by_step[0], *([f"{value:.6g}" for value in line.values()] for line in by_step)]))
         print(f"metrics by step: {output_dir / 'steps.jsonl'}")
-
-
-def steps_taken(payload: dict, checkpoint: Path) -> int:
-    """Optimizer steps, which published files say in their name; 0: unknown."""
-    digits, step = re.fullmatch(r"step_(\d+)", checkpoint.name), payload.get("step")
-    return step if isinstance(step, int) else int(digits[1]) if digits else 0
 
 
 def export(config: EvaluateConfig, exported: Export, output_dir: Path) -> None:

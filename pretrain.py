@@ -22,14 +22,18 @@ import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from config.help import help_text
+from config.restored import Restored
 from config.resume import Resumed, refuse_other_data, taken_up
 from config.schema import PretrainConfig
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
 from dataset.puzzle_rows import PuzzleRows, row_notices
+from dataset.regression_dataset import feature_statistics
 from evaluators.loop import evaluate, needed_outputs, refuse_unknown_metric
 from evaluators.protocol import Evaluator, build_evaluators
+from losses import ACTRegressionLossHead
 from train_state import TrainState, build_state, to_device, train_step
 from utils.best import best_in_doubt, out_of_patience
 from utils.checkpoint import Checkpoints
@@ -192,7 +196,8 @@ class Run:
 def build_run(config: PretrainConfig, world: World, resumed: Resumed | None) -> Run:
     """Load the data, build the model and, where the run goes on, take its state from the checkpoint."""
     data, test_data = load_data(config, world)
-    state = build_state(config, data, world)
+    head = build_head(config, data, world, fresh=resumed is None)
+    state = build_state(config, head, data, world)
     facts = run_facts(state, world)
     utils.threads.use_threads(state.carry.latents[0].numel())
     if resumed:
@@ -208,6 +213,17 @@ def build_run(config: PretrainConfig, world: World, resumed: Resumed | None) -> 
     steps = data.steps_in(config.epochs)
     limit = Limit(config.max_steps, config.max_minutes, steps)
     return Run(config, directory, world, state, test_data, evaluators, steps, limit, facts)
+
+
+def build_head(config: PretrainConfig, data: PuzzleDataset, world: World, fresh: bool = True) -> nn.Module:
+    """The model in its loss head, with initial weights or, of a `fresh` run, those of `load_checkpoint`."""
+    torch.manual_seed(config.seed)  # the same initial weights on every rank
+    head = config.arch.build_head(data.metadata, data.local_batch_size, world)
+    if isinstance(head, ACTRegressionLossHead) and head.config.normalize:
+        head.set_normalization(feature_statistics(list(data.sets.values())))
+    if config.load_checkpoint is not None and fresh:
+        Restored.read(config.load_checkpoint).start(head, config.arch, data, world)
+    return head
 
 
 def load_data(config: PretrainConfig, world: World) -> tuple[PuzzleDataset, PuzzleDataset]:

@@ -9,14 +9,12 @@ from torch import Tensor, nn
 
 from config.schema import PretrainConfig
 from dataset.puzzle_dataset import Batch, PuzzleDataset
-from dataset.puzzle_rows import load_by_name, taken_rows
-from dataset.regression_dataset import feature_statistics
-from losses import ACTRegressionLossHead
+from dataset.puzzle_rows import taken_rows
 from models.act import Carry
 from models.compiled import compile_recursion, should_compile
 from models.ema import EMA
 from models.sparse_embedding import SparseSignSGD
-from utils.checkpoint import find_checkpoint, load_weights, puzzle_table_rows, read_checkpoint, settings_of, weights_of
+from utils.checkpoint import load_weights, puzzle_table_rows
 from utils.curriculum import cycles_at
 from utils.distributed import World, all_reduce_sum_, gather_objects, gather_rows
 from utils.metrics import TrainMeter
@@ -92,32 +90,11 @@ class TrainState:
         self.carry = replace(self.carry, halted=torch.ones_like(self.carry.halted))
 
 
-def start_from(checkpoint: str, head: nn.Module, config: PretrainConfig, data: PuzzleDataset, world: World) -> None:
-    """Take the weights of a checkpoint, puzzle embeddings by name. What its run had set otherwise is said: they may fit
-    and mean another thing."""
-    file = find_checkpoint(checkpoint)
-    payload = read_checkpoint(file)
-    settings, _ = settings_of(file, payload) or ({}, None)
-    theirs, same = settings.get("arch", {}), ("loss", "forward_dtype")
-    unlike = [f"arch.{key}={theirs[key]} there and {value} here" for key, value in sorted(config.arch.options.items())
-              if key not in same and theirs.get(key, value) != value]
-    if unlike and world.is_main:
-        print(f"notice: {file} was trained with other settings: {', '.join(unlike)}")
-    notices = load_by_name(head, weights_of(payload, use_ema=True), payload, file, data, trains=True)
-    for notice in notices if world.is_main else []:
-        print(f"notice: {notice}")
-
-
-def build_state(config: PretrainConfig, data: PuzzleDataset, world: World) -> TrainState:
+def build_state(config: PretrainConfig, head: nn.Module, data: PuzzleDataset, world: World) -> TrainState:
+    """What training starts with, around a loss head that has its first weights."""
     if config.micro_batch_size and data.local_batch_size % config.micro_batch_size:
         raise ValueError(f"micro_batch_size={config.micro_batch_size} does not divide the {data.local_batch_size} "
                          f"examples of each process (global_batch_size={config.global_batch_size} over {world.size})")
-    torch.manual_seed(config.seed)  # the same initial weights on every rank
-    head = config.arch.build_head(data.metadata, data.local_batch_size, world)
-    if isinstance(head, ACTRegressionLossHead) and head.config.normalize:
-        head.set_normalization(feature_statistics(list(data.sets.values())))
-    if config.load_checkpoint is not None:
-        start_from(config.load_checkpoint, head, config, data, world)
     head.requires_grad_(not config.freeze_weights)
     if should_compile(config.compile, world.device):
         compile_recursion(head, depths=1 + len(config.depth_curriculum))

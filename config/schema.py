@@ -111,6 +111,24 @@ class ArchConfig(NamedConfig):
             raise ValueError(f"{file}: {error}") from error
         return arch
 
+    def with_options(self, options: dict) -> "ArchConfig":
+        """The same architecture with other options; `loss` maps those of the loss head. Classes that are named here may
+        be imported from anywhere, since the caller names them.
+
+        Raises ValueError naming each key that is unknown, with the nearest valid one, and each value that is wrong.
+        """
+        options = dict(options)
+        loss = options.pop("loss", {})
+        if not isinstance(loss, dict):
+            raise ValueError(f"arch.loss={loss!r} maps no options to values; set one option, as in arch.loss.name=…")
+        trusted = {named.name for named in (self, self.loss) if named._anywhere} | {
+            given["name"] for given in (options, loss) if "name" in given}
+        merged = self.model_dump() | options | {"loss": self.loss.model_dump() | loss}
+        named = frozenset(f"arch.loss.{key}" for key in loss)
+        changed = _validate(ArchConfig, merged, [], "arch.", Origin(named, trusted))
+        changed.check()
+        return changed
+
     def check(self) -> None:
         """Type the options of both classes. Raises ValueError naming each key that is wrong."""
         keys = [f"arch.{key}" for key in self.model_class.Config.model_fields if key not in DERIVED_KEYS]
@@ -337,6 +355,11 @@ class EvaluateConfig(SharedConfig):
         if (self.export == "hub") != (self.hub_repo is not None):
             raise ValueError("export=hub and hub_repo=owner/name go together; set both or neither")
         return self
+
+    @property
+    def arch_overrides(self) -> dict:
+        """Options of the architecture that are set otherwise than in training."""
+        return {"halt_max_steps": self.halt_max_steps} if self.halt_max_steps else {}
 
 
 def _validate(model: type[BaseModel], values: dict, keys: list[str], prefix: str = "",

@@ -228,7 +228,7 @@ def names_in(payload: dict, file: Path, rows: int) -> list[str] | None:
     return names
 
 
-def _fingerprints_in(payload: dict, file: Path) -> dict[str, str]:
+def fingerprints_in(payload: dict, file: Path) -> dict[str, str]:
     """Of the data sets that a checkpoint was trained on, by path; empty where it does not say."""
     fingerprints = payload.get("data_fingerprints") or {}
     if not isinstance(fingerprints, dict) or not all(isinstance(text, str) for pair in fingerprints.items()
@@ -272,7 +272,7 @@ def taken_rows(data, payload: dict, file: Path, table: int, trains: bool) -> tup
     """
     rows, used = data.rows, data.own_rows()
     whose, names = ", ".join(folder.path for folder in rows.distinct), names_in(payload, file, table)
-    fingerprints = _fingerprints_in(payload, file)
+    fingerprints = fingerprints_in(payload, file)
     if names is None and not len(used):
         return torch.zeros(rows.total, dtype=torch.long), []  # none but the blank, which is the first
     if names is None and fingerprints:

@@ -15,8 +15,10 @@ import torch
 from config.resume import taken_up
 from config.schema import EvaluateConfig, PretrainConfig
 from dataset.common import PuzzleDatasetMetadata, write_split
+from dataset.puzzle_dataset import PuzzleDataset
 from dataset.regression_dataset import write_regression_dataset
-from pretrain import train
+from pretrain import build_head, load_data, train
+from train_state import TrainState, build_state
 from utils.checkpoint import read_checkpoint
 from utils.command_line import overrides_known_to_classes
 from utils.distributed import World
@@ -139,6 +141,12 @@ def pretrain_config(*overrides: str) -> PretrainConfig:
 def evaluate_config(*overrides: str) -> EvaluateConfig:
     """What `python evaluate.py` makes of a command line."""
     return EvaluateConfig.parse(_composed("cfg_evaluate", overrides))
+
+
+def first_state(config: PretrainConfig, data: PuzzleDataset | None = None) -> TrainState:
+    """What a run trains from; `data`: its training stream."""
+    data = load_data(config, World())[0] if data is None else data
+    return build_state(config, build_head(config, data, World()), data, World())
 
 
 def resume(run_dir: Path, *overrides: str) -> Path:

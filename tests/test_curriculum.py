@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from helpers import TINY_ARCH, metric_lines, pretrain_config, write_tiny_dataset
+from helpers import TINY_ARCH, first_state, metric_lines, pretrain_config, write_tiny_dataset
 from models.backbone import Backbone
 from pretrain import load_data, train
-from train_state import build_state, train_step
+from train_state import train_step
 from utils.curriculum import Stage, cycles_at
 from utils.distributed import World
 
@@ -42,7 +42,7 @@ def test_a_stage_ends_at_its_part_of_all_steps():
 def test_training_recurses_as_its_stage_says_and_at_full_depth_otherwise(config_of):
     config = config_of(f"depth_curriculum={STAGES}")
     stream, _ = load_data(config, World())
-    state = build_state(config, stream, World())
+    state = first_state(config, stream)
     counted, found = passes(state.head), []
     for _ in range(16):
         before = counted[0]
@@ -72,7 +72,7 @@ def test_compiled_it_computes_what_it_does_otherwise(config_of):
     def losses(compiled: bool) -> list[float]:
         config = config_of(f"depth_curriculum={STAGES}", f"compile={compiled}", "optimizer=adamw")
         stream, _ = load_data(config, World())
-        state = build_state(config, stream, World())
+        state = first_state(config, stream)
         return [train_step(state, stream.next_batch(), config, total_steps=4)["loss"].item() for _ in range(4)]
 
     assert losses(True) == pytest.approx(losses(False), rel=1e-3)
@@ -94,7 +94,7 @@ def test_every_depth_of_every_run_of_a_process_is_compiled(config_of, one_graph_
     for width in (16, 24):
         config = config_of(f"depth_curriculum={STAGES}", "compile=True", f"arch.hidden_size={width}")
         stream, _ = load_data(config, World())
-        state = build_state(config, stream, World())
+        state = first_state(config, stream)
         for _ in range(4):
             train_step(state, stream.next_batch(), config, total_steps=4)
 

@@ -14,10 +14,10 @@ from omegaconf import OmegaConf
 
 from config.schema import PretrainConfig
 from dataset import build_arc_dataset
-from helpers import (ROOT, TINY_ARCH, metric_lines, pretrain_config, random_arc_task, resume, run_process, run_script,
-                     write_arc_source, write_tiny_dataset)
+from helpers import (ROOT, TINY_ARCH, first_state, metric_lines, pretrain_config, random_arc_task, resume,
+                     run_process, run_script, write_arc_source, write_tiny_dataset)
 from pretrain import load_data, train
-from train_state import build_state, train_step
+from train_state import train_step
 from utils.checkpoint import read_checkpoint, weights_of
 from utils.distributed import World
 
@@ -229,7 +229,7 @@ def test_runs_without_a_name_get_different_directories(data, monkeypatch):
 def test_a_run_starts_from_given_weights(data, capsys):
     first = run(data)
     config = config_of(data, "second", f"load_checkpoint={first / 'best.ckpt'}")
-    state = build_state(config, load_data(config, World())[0], World())
+    state = first_state(config)
     assert same(state.head.state_dict(), read_checkpoint(first / "best.ckpt")["model_state"])
     assert "notice" not in capsys.readouterr().out
 
@@ -270,13 +270,13 @@ def test_given_weights_of_another_architecture_are_told_even_where_they_fit(data
     first = run(data)
     start = f"load_checkpoint={first / 'best.ckpt'}"
     config = config_of(data, "second", start, "arch.pos_encodings=none", "arch.H_cycles=1")
-    build_state(config, load_data(config, World())[0], World())
+    first_state(config)
     told = f"notice: {first / 'best.ckpt'} was trained with other settings: arch.H_cycles=2 there and 1 here, " \
         "arch.pos_encodings=rope there and none here\n"
     assert told in capsys.readouterr().out
     config = config_of(data, "third", start, "arch.hidden_size=32")
     with pytest.raises(ValueError, match=r"model.inner.H_init is \(16,\), expected \(32,\)"):
-        build_state(config, load_data(config, World())[0], World())
+        first_state(config)
     assert "arch.hidden_size=16 there and 32 here" in capsys.readouterr().out
 
 
@@ -285,7 +285,7 @@ def test_weights_for_other_puzzles_begin_with_the_mean_of_the_table(data):
     other = write_tiny_dataset(data.parent / "other", train=[[1]] * 32)
     (other / "identifiers.json").write_text(json.dumps(["<blank>", *(f"other{i}" for i in range(32))]))
     config = config_of(other, "second", f"load_checkpoint={first / 'best.ckpt'}")
-    state = build_state(config, load_data(config, World())[0], World())
+    state = first_state(config)
     old = read_checkpoint(first / "best.ckpt")["model_state"]["model.inner.puzzle_emb.weights"]
     assert state.head.puzzle_embedding.weights.shape[0] == 33 != len(old) and old.any()
     assert torch.allclose(state.head.puzzle_embedding.weights[1:], old.mean(0).expand(32, -1))
@@ -318,7 +318,7 @@ def test_every_choice_learns_to_copy(data, overrides):
 def test_a_step_averages_over_the_global_batch_and_follows_the_schedule(data):
     config = config_of(data, "run", "optimizer=adamw", "lr_warmup_steps=4")
     stream, _ = load_data(config, World())
-    state = build_state(config, stream, World())
+    state = first_state(config, stream)
     rates = []
     for _ in range(6):
         train_step(state, stream.next_batch(), config, total_steps=12)
@@ -343,7 +343,7 @@ def test_a_gradient_is_scaled_down_to_the_norm_it_may_have(data):
     def gradients(grad_clip) -> list[torch.Tensor]:
         config = config_of(data, "run", "optimizer=adamw", f"grad_clip={grad_clip}")
         stream, _ = load_data(config, World())
-        state = build_state(config, stream, World())
+        state = first_state(config, stream)
         train_step(state, stream.next_batch(), config, total_steps=12)
         adamw = state.optimizers[1]  # whose first moment is a tenth of the gradient after a step
         return [adamw.state[p]["exp_avg"] * 10 for p in state.head.parameters()]
@@ -418,7 +418,7 @@ def test_the_compiled_recursion_computes_what_the_plain_one_does(data, monkeypat
     def losses(*overrides: str) -> list[float]:
         config = config_of(data, "run", *overrides)
         stream, _ = load_data(config, World())
-        state = build_state(config, stream, World())
+        state = first_state(config, stream)
         assert (state.head.model.inner._compiled_call_impl is not None) == ("compile=True" in overrides
                                                                            and "DISABLE_COMPILE" not in os.environ)
         return [train_step(state, stream.next_batch(), config, total_steps=12)["loss"].item() for _ in range(3)]

@@ -14,10 +14,9 @@ from dataset.common import dataset_fingerprint
 from dataset.puzzle_rows import PuzzleRows, packed, unpacked
 from evaluate import score
 from evaluators.loop import evaluate
-from helpers import (TINY_ARCH, assert_same_run, evaluate_config, metric_lines, pretrain_config, resume,
-                     write_tiny_dataset, write_tiny_regression)
+from helpers import (TINY_ARCH, assert_same_run, evaluate_config, first_state, metric_lines, pretrain_config,
+                     resume, write_tiny_dataset, write_tiny_regression)
 from pretrain import load_data, train
-from train_state import build_state
 from utils.checkpoint import read_checkpoint
 from utils.distributed import World
 
@@ -75,7 +74,7 @@ def scored(checkpoint: Path, *overrides: str) -> dict[str, float]:
 
 def start_table(config: PretrainConfig) -> torch.Tensor:
     """The puzzle table that a run begins with."""
-    return build_state(config, load_data(config, World())[0], World()).head.puzzle_embedding.weights
+    return first_state(config).head.puzzle_embedding.weights
 
 
 def old_version(run_dir: Path, folder: Path, *more: str) -> Path:
@@ -224,7 +223,7 @@ def test_evaluators_see_identifiers_as_their_data_set_numbers_them(data, tmp_pat
     other = rebuilt(data, tmp_path / "other", shuffled_names(new=3))
     config = config_of(data, tmp_path / "run", f"data_paths_test=[{other}]")
     stream, test = load_data(config, World())
-    head = build_state(config, stream, World()).head
+    head = first_state(config, stream).head
     metrics = evaluate(head, test, World(), {"numbers": (str(other), Numbers())})
     stored = np.load(other / "test" / "all__puzzle_identifiers.npy")
     assert metrics["numbers/seen"] == stored.tolist()

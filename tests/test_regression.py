@@ -19,13 +19,12 @@ from dataset.common import RegressionMetadata, dataset_fingerprint
 from dataset.puzzle_rows import unpacked
 from dataset.regression_dataset import feature_statistics
 from evaluate import score
-from helpers import (REGRESSION, ROOT, TINY_ARCH, assert_same_run, evaluate_config, metric_lines, pretrain_config,
-                     resume, run_process, run_script, tiny_config, write_tiny_dataset, write_tiny_episodes,
-                     write_tiny_regression)
+from helpers import (REGRESSION, ROOT, TINY_ARCH, assert_same_run, evaluate_config, first_state, metric_lines,
+                     pretrain_config, resume, run_process, run_script, tiny_config, write_tiny_dataset,
+                     write_tiny_episodes, write_tiny_regression)
 from losses import ACTRegressionLossHead
 from models.recursive_reasoning.trm import TRM
 from pretrain import load_data, train
-from train_state import build_state
 from utils.checkpoint import read_checkpoint
 from utils.distributed import World
 from utils.metrics import MetricSums, means
@@ -500,7 +499,7 @@ def test_normalised_weights_come_with_their_statistics(data, tmp_path):
     run_dir = train(config_of(data, "first", REGRESSION, NORMALIZED, "epochs=1"), World())
     other = write_tiny_regression(tmp_path / "other", seed=5)
     config = config_of(other, "second", REGRESSION, NORMALIZED, f"load_checkpoint={run_dir / 'best.ckpt'}")
-    state = build_state(config, load_data(config, World())[0], World())
+    state = first_state(config)
     assert torch.equal(state.head.target_mean, read_checkpoint(run_dir / "best.ckpt")["model_state"]["target_mean"])
 
 

@@ -1,0 +1,143 @@
+"""A checkpoint read once, and the model in it: from a run, a file, an export, or `hf://owner/name` on the hub.
+
+    restored = Restored.read("checkpoints/PROJECT/RUN")
+    data = restored.open_data(restored.test_paths, "test", World(), batch_size=64)
+    head = restored.head(data, World())
+
+What a path means, and how a file is read, stands in utils/checkpoint.py; whose the rows of a puzzle table are, in
+dataset/puzzle_rows.py.
+"""
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from config.schema import ArchConfig
+from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
+from dataset.puzzle_rows import fingerprints_in, load_by_name, names_in
+from utils.checkpoint import (CONFIG_NAMES, find_checkpoint, puzzle_table_rows, read_checkpoint, settings_of,
+                              weights_of)
+from utils.distributed import World
+
+SLOW_ON_CPU = ("bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A checkpoint in memory. What is computed from it is computed when it is asked for.
+
+    `trust_code`: import the modules of one's own that its config names, which runs their code (docs/security.md).
+    `overrides`: options of the architecture to set otherwise than the run did, such as {"act_inference": True}; those
+    of the loss head stand under `loss`.
+    """
+
+    file: Path
+    payload: dict
+    trust_code: bool = False
+    overrides: dict = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, where: str | Path, trust_code: bool = False, arch: dict | None = None) -> "Restored":
+        """Find and read a checkpoint; `arch`: the overrides. Raises ValueError where there is none, or it is damaged."""
+        file = find_checkpoint(where)
+        return cls(file, read_checkpoint(file), trust_code, arch or {})
+
+    @cached_property
+    def settings(self) -> dict:
+        """The config of the run. Raises ValueError where there is none, or where it lacks what scoring needs."""
+        if self._found is None:
+            raise ValueError(f"{self.file} holds no config, and {' or '.join(CONFIG_NAMES)} is not beside it; put the "
+                             "run's config there")
+        settings, file = self._found
+        for key in ("arch", "data_paths", "global_batch_size"):
+            if key not in settings:
+                raise ValueError(f"{file} has no {key}; it must be the config of the run that wrote the checkpoint")
+        for key in ("data_paths", "data_paths_test"):
+            if not isinstance(settings.get(key) or [], list):
+                raise ValueError(f"{file}: {key}={settings[key]!r} is no list of folders")
+        return settings
+
+    @cached_property
+    def _found(self) -> tuple[dict, Path] | None:
+        """The config and the file that it stands in; None where there is none."""
+        return settings_of(self.file, self.payload)
+
+    @cached_property
+    def arch(self) -> ArchConfig:
+        """The architecture and its options, typed, with the overrides."""
+        arch = ArchConfig.of_file(self.settings["arch"], self.file, self.trust_code)
+        return arch.with_options(self.overrides) if self.overrides else arch
+
+    @property
+    def test_paths(self) -> list[str]:
+        """The data sets that the run was tested on."""
+        return self.settings.get("data_paths_test") or self.settings["data_paths"]
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps that the weights have been trained for. Published files say it in their name; 0: unknown."""
+        step, name = self.payload.get("step"), re.fullmatch(r"step_(\d+)", self.file.name)
+        return step if isinstance(step, int) else int(name[1]) if name else 0
+
+    def weights(self, use_ema: bool = True) -> dict[str, Tensor]:
+        """The weights of the loss head by name; averaged ones where they are wanted and there are such."""
+        return weights_of(self.payload, use_ema)
+
+    def kind_of_weights(self, use_ema: bool = True) -> str:
+        """"averaged" or "stored"."""
+        return "averaged" if use_ema and self.payload.get("ema_state") else "stored"
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Fingerprints by path of the data sets trained on; empty where the file does not say."""
+        return fingerprints_in(self.payload, self.file)
+
+    @property
+    def puzzle_names(self) -> list[str] | None:
+        """What each row of the puzzle table is called. None where there is no table, or no one says."""
+        rows = puzzle_table_rows(self.weights())
+        return names_in(self.payload, self.file, rows) if rows else None
+
+    def open_data(self, paths: Sequence[str], split: str, world: World, batch_size: int | None = None) -> PuzzleDataset:
+        """A split of data sets, each example once, cut as in the run. `batch_size`: over all processes; None: the
+        run's."""
+        settings, _ = self.settings, self.arch  # what is wrong with the model is said before data are opened
+        return PuzzleDataset(PuzzleDatasetConfig(
+            seed=0, dataset_paths=list(paths), test_set_mode=True,
+            global_batch_size=batch_size or settings["global_batch_size"], rank=world.rank, num_replicas=world.size,
+            episode_window=settings.get("episode_window", 1), episode_stride=settings.get("episode_stride")), split)
+
+    def head(self, data: PuzzleDataset, world: World, use_ema: bool = True) -> nn.Module:
+        """The loss head with its model and weights. Its puzzle table has a row for each puzzle of the data, and the
+        embedding of the puzzle of that name in the checkpoint."""
+        head = self._arch_for(world).build_head(data.metadata, data.local_batch_size, world)
+        tell(load_by_name(head, self.weights(use_ema), self.payload, self.file, data, trains=False), world)
+        return head
+
+    def _arch_for(self, world: World) -> ArchConfig:
+        """The architecture; on a CPU it computes in float32 where the run had 16 bits, which are many times slower
+        there."""
+        dtype = self.arch.options.get("forward_dtype")
+        if world.device.type != "cpu" or dtype not in SLOW_ON_CPU or "forward_dtype" in self.overrides:
+            return self.arch
+        print(f"notice: computing in float32; the run's {dtype} is many times slower on a CPU")
+        return self.arch.with_options({"forward_dtype": "float32"})
+
+    def start(self, head: nn.Module, arch: ArchConfig, data: PuzzleDataset, world: World) -> None:
+        """Load the weights into the head of a new run, which has this architecture and trains on these data. Puzzle
+        embeddings are taken by name. Where the architectures differ, that is said: weights may fit and yet be used in
+        another way."""
+        theirs, same = self._found[0].get("arch", {}) if self._found else {}, ("loss", "forward_dtype")
+        unlike = [f"arch.{key}={theirs[key]} there and {value} here" for key, value in sorted(arch.options.items())
+                  if key not in same and theirs.get(key, value) != value]
+        notices = [f"{self.file} was trained with other settings: {', '.join(unlike)}"] if unlike else []
+        tell(notices, world)
+        tell(load_by_name(head, self.weights(), self.payload, self.file, data, trains=True), world)
+
+
+def tell(notices: Sequence[str], world: World) -> None:
+    for notice in notices if world.is_main else []:
+        print(f"notice: {notice}")
