@@ -41,7 +41,7 @@ class Restored:
 
     @classmethod
     def read(cls, where: str | Path, trust_code: bool = False, arch: dict | None = None) -> "Restored":
-        """Find and read a checkpoint; `arch`: the overrides. Raises ValueError where there is none, or it is damaged."""
+        """Find and read a checkpoint; `arch`: the overrides. Raises ValueError where none is there, or it is damaged."""
         file = find_checkpoint(where)
         return cls(file, read_checkpoint(file), trust_code, arch or {})
 

@@ -14,7 +14,6 @@ of latent episodes (dataset/latent_episodes.py) has files of its own.
 """
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -257,7 +256,7 @@ def write_split(split_dir: str | Path, arrays: Mapping[str, Any], vocab_size: in
 
 def _lives_in(array: Any, path: Path) -> bool:
     """Is it the whole array of that file, and no part or view of it?"""
-    if not isinstance(array, np.memmap) or not path.exists() or not os.path.samefile(array.filename, path):
+    if not isinstance(array, np.memmap) or not path.exists() or not path.samefile(array.filename):
         return False
     return array.flags.c_contiguous and array.shape == np.load(path, mmap_mode="r").shape
 
@@ -379,7 +378,7 @@ def new_dataset_directory(path: str | Path, needed_bytes: int, overwrite: bool =
         raise ValueError(f"{path} needs about {needed_bytes / 1e6:.0f} MB, and {path.parent} has {free / 1e6:.0f} MB "
                          "free; make some space or choose another folder")
     building = Path(tempfile.mkdtemp(prefix=f".{path.name}.building-", dir=path.parent))
-    os.chmod(building, 0o755)  # mkdtemp keeps others out; a dataset is for sharing
+    building.chmod(0o755)  # mkdtemp keeps others out; a dataset is for sharing
     try:
         yield building
         if path.exists():

@@ -115,7 +115,7 @@ def remove_clues(solution: Grid, clues: int, rng: random.Random) -> Grid:
 def _has_another(question: list[int], cell: int, digit: int) -> bool:
     """Has the question a solution with another digit in this blank cell? Cheaper than finding the known one again."""
     others = set(range(1, isqrt(len(question)) + 1)) - {digit}
-    return any(count_solutions(question[:cell] + [other] + question[cell + 1:], 1) for other in others)
+    return any(count_solutions([*question[:cell], other, *question[cell + 1:]], 1) for other in others)
 
 
 def orbit_key(solution: Grid) -> Hashable:

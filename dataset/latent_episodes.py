@@ -107,9 +107,9 @@ class EpisodeSet(RegressionSet):
         starts = (rows - self.puzzle_indices[episodes]) * self.stride
         transitions = np.minimum(self.files.lengths[episodes] - 1 - starts, W)
         frames = np.empty((len(rows), W + 1, D), np.float32)  # an example's inputs, and one more
-        for row, (episode, start, count) in enumerate(zip(episodes.tolist(), starts.tolist(), transitions.tolist())):
-            self.files.read(episode, start, frames[row, :count + 1])
-            frames[row, count + 1:] = 0.0
+        for row, (episode, start, steps) in enumerate(zip(episodes.tolist(), starts.tolist(), transitions.tolist())):
+            self.files.read(episode, start, frames[row, :steps + 1])
+            frames[row, steps + 1:] = 0.0
         place = first_not_finite(frames)
         if place is not None:
             file, row = self.files.paths[episodes[place[0]]], starts[place[0]] + place[1]

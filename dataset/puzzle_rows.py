@@ -11,7 +11,6 @@ Checkpoints and exports hold these names, and by them puzzles find their rows in
 data sets in which a name stands, a data set that is none of them finds the one that was listed first.
 """
 import json
-import os
 import zlib
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -78,7 +77,7 @@ class DataFolder:
 
     def is_same(self, other: "DataFolder") -> bool:
         """Whether it is the same data set: the same folder, or another one with the same contents."""
-        return os.path.samefile(self.path, other.path) or (
+        return Path(self.path).samefile(other.path) or (
             self.sizes == other.sizes and self.fingerprint == other.fingerprint)
 
 
@@ -245,7 +244,7 @@ def _names_of_old(fingerprints: dict[str, str], rows: int) -> list[str] | None:
     names: list[str] = []
     taken, seen = set(), set()
     for folder in map(DataFolder, fingerprints):
-        called, again = folder.called(), fingerprints[folder.path] in seen  # again: the rows before are those it trained
+        called, again = folder.called(), fingerprints[folder.path] in seen  # again: the rows before it trained
         own = [name if name is not None and (again or name not in taken) else folder.marked(i)
                for i, name in enumerate(called)]
         names += own[1:] if names and folder.has_blank else own

@@ -71,7 +71,10 @@ def write_gallery(tasks: dict[str, dict], answers: Sequence[Answer], metrics: di
 def _task(task: str, puzzle: dict, answers: Sequence[Answer], submission_K: int) -> Html:
     scored = [answer.solved_within(submission_K) for answer in answers if answer.truth_known]
     state = "unknown" if not scored else "solved" if all(scored) else "unsolved"
-    told = "no solution known" if not scored else state if len(scored) == 1 else f"{sum(scored)} of {len(scored)} solved"
+    if not scored:
+        told = "no solution known"
+    else:
+        told = state if len(scored) == 1 else f"{sum(scored)} of {len(scored)} solved"
     demonstrations = [tag("div", _grid(pair["input"]), tag("span", "→", class_="arrow"), _grid(pair["output"]),
                           class_="pair") for pair in puzzle["train"]]
     return tag("section", tag("div", tag("h2", task), tag("span", told, class_="mark"), class_="title"),

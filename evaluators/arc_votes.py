@@ -1,9 +1,9 @@
 """Votes on ARC answers: predictions of many augmentations of a test input, undone, hashed, counted and ranked.
 
-A prediction is a vote of confidence q for the *candidate* that it becomes when its augmentation is undone; one without a
-grid, whose first cell is no colour, votes for none (in the published code it is a candidate, `[]`). Only hashes
-are computed of most predictions: the hash of a restored grid is a bilinear form over the grid as predicted, in which
-the augmentation merely reorders the weights. One prediction of each candidate is kept, as predicted.
+A prediction is a vote of confidence q for the *candidate* that it becomes when its augmentation is undone. One without
+a grid, whose first cell is no colour, votes for none (in the published code it is a candidate, `[]`). Only hashes are
+computed of most predictions: the hash of a restored grid is a bilinear form over the grid as predicted, in which the
+augmentation merely reorders the weights. One prediction of each candidate is kept, as predicted.
 """
 from dataclasses import dataclass
 

@@ -55,8 +55,8 @@ class BackboneConfig(BaseModel):
     puzzle_emb_ndim: int = Field(ge=0)
     # positions P before the sequence that hold it; 0: as many as its width needs
     puzzle_emb_len: int = Field(ge=0)
-    # dtype of activations; auto: bfloat16 on CUDA, float32 elsewhere (floats are read and predicted in float32); float16
-    # evaluates old checkpoints and does not train, since it loses small gradients
+    # dtype of activations; auto: bfloat16 on CUDA, float32 elsewhere (floats are read and predicted in float32);
+    # float16 evaluates old checkpoints and does not train, since it loses small gradients
     forward_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     # N_sup, supervision (ACT) steps a puzzle gets at most
     halt_max_steps: int = Field(gt=0)

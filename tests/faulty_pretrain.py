@@ -25,7 +25,7 @@ import utils.checkpoint
 from utils.command_line import run_script
 
 FAULTS = {name.removeprefix("FAULT_"): value for name, value in os.environ.items() if name.startswith("FAULT_")}
-RANK, RANKS = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+RANK, RANKS = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 real_step, real_save = pretrain.train_step, utils.checkpoint._save
 
 
@@ -60,7 +60,7 @@ def set_read_only(directory: str, read_only: bool) -> None:
     if os.geteuid() == 0:
         subprocess.run(["chattr", "+i" if read_only else "-i", directory], check=True)
     else:
-        os.chmod(directory, 0o555 if read_only else 0o755)
+        Path(directory).chmod(0o555 if read_only else 0o755)
 
 
 def replace_loss(state):

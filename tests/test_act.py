@@ -27,7 +27,7 @@ def test_the_hash_is_a_bijection():
 def test_draws_are_uniform_and_independent_over_rows_draws_and_seeds():
     rows = torch.arange(100_000)
     draws = torch.stack([uniform(noise_keys(seed, rows), draw) for seed in (0, 1) for draw in (0, 1)])
-    assert ((0 <= draws) & (draws < 1)).all()
+    assert ((draws >= 0) & (draws < 1)).all()
     counts = torch.stack([torch.histc(d, 20, 0, 1) for d in draws])
     assert ((counts - 5000).square() / 5000).sum(1).max() < 60  # chi-square with 19 degrees of freedom, p < 1e-5
     assert (torch.corrcoef(draws) - torch.eye(4)).abs().max() < 0.02

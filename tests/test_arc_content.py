@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import random_arc_task
 
 from dataset.arc import COLOURS, augment
 from dataset.arc_content import augmented_keys, canonical_key, colour_sums, find_leaks
 from dataset.arc_tasks import Pair, Task, read_tasks
+from helpers import random_arc_task
 
 
 def task_of(pairs: list[Pair], name: str = "a", for_testing: bool = False) -> Task:
@@ -40,7 +40,7 @@ def test_augmentations_have_equal_keys_where_they_are_equal(seed):
     permutations = rng.permuted(np.tile(np.arange(COLOURS), (12, 1)), axis=1)[rng.integers(12, size=300)]
     keys = augmented_keys(colour_sums(pairs), transforms, permutations)
     contents = [content(augmented(pairs, *drawn)) for drawn in zip(transforms, permutations)]
-    first = {key: shown for key, shown in zip(keys.tolist(), contents)}
+    first = dict(zip(keys.tolist(), contents))
     assert [first[key] for key in keys.tolist()] == contents  # equal keys, equal contents
     assert len(first) == len(set(contents)) < 300
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import random_arc_task, write_arc_source
 
 from dataset.arc_tasks import read_tasks, source_files
+from helpers import random_arc_task, write_arc_source
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_a_file_a_task_is_read_as_the_combined_layout_is(prefix, tmp_path, for_t
     with pytest.raises(ValueError, match="nor is there a folder .*/data/c .*; subsets with this .*: a$"):
         read_tasks(str(data), "c", for_testing)
     (data.parent / "data_a_challenges.json").write_text("{}")
-    with pytest.raises(ValueError, match="subset a is there twice, as .*data_a_challenges.json and as the folder .*/a;"):
+    with pytest.raises(ValueError, match="subset a is there twice, as .*data_a_challenges.json and as the folder .*/a"):
         read_tasks(str(data), "a", for_testing)
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import random_arc_task, run_process, write_arc_source
 
 from dataset.arc import SIDE, decode_grid, encode_grid, invert_augmentation, parse_augmentation
 from dataset.build_arc_dataset import main
 from dataset.common import FIELDS, dataset_fingerprint
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
 from evaluators.arc import ARC
+from helpers import random_arc_task, run_process, write_arc_source
 
 ROOT = Path(__file__).resolve().parents[1]
 NUM_AUG = 20
@@ -120,7 +120,7 @@ def test_a_group_is_a_task_with_its_original_first_and_puzzles_that_differ(built
 
 def test_one_example_of_a_training_puzzle_stands_in_the_corner_and_the_others_anywhere(built):
     moved, still = [], []
-    for name, places, grids in puzzles(built, "train"):
+    for name, places, _ in puzzles(built, "train"):
         assert (0, 0) in places
         if name.startswith(("learn0", "learn3", "exam")):  # grids with much room
             moved += [place for place in places if place != (0, 0)]
@@ -221,7 +221,7 @@ def test_a_task_in_two_test_sets_must_be_the_same_in_both(subsets, tmp_path):
                                              test_set_mode=True), split="test")
     evaluator = ARC(str(built), data.metadata)
     evaluator.begin_eval()
-    for _, batch, count in data:
+    for _, batch, _ in data:
         evaluator.update_batch(batch, {"preds": batch["labels"].clamp(min=0), "q_halt_logits": torch.zeros(64)})
     assert evaluator.result(None, 0, 1, None)["pass@1"] == 1
 

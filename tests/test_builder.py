@@ -35,7 +35,7 @@ def test_a_build_tells_its_sources_arguments_and_counts(tmp_path, capsys):
 def test_a_build_that_fails_tells_and_leaves_nothing(tmp_path, capsys):
     parser = Parser("what it does")
     parser.add_argument("--output-dir")
-    with pytest.raises(OSError):
-        with building("some_builder", parser.parse_args(["--output-dir", str(tmp_path / "built")]), [], 0):
-            raise OSError("disk full")
+    options = parser.parse_args(["--output-dir", str(tmp_path / "built")])
+    with pytest.raises(OSError, match="disk full"), building("some_builder", options, [], 0):
+        raise OSError("disk full")
     assert not list(tmp_path.iterdir()) and capsys.readouterr().out == ""

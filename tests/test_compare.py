@@ -79,7 +79,8 @@ def test_it_writes_a_table_twice_and_a_picture(runs, tmp_path, capsys):
     assert printed == output.with_suffix(".md").read_text()
     assert printed.splitlines()[:4] == ["| lr | arch.L_cycles | ema | runs | steps | val/accuracy |",
                                         "| --- | --- | --- | --- | --- | --- |",
-                                        "| 0.001 | 2 | True | 2 | 20 | 0.7 ± 0.14 |", "| 2.0 | 1 | True | 1 | 20 | 0.7 |"]
+                                        "| 0.001 | 2 | True | 2 | 20 | 0.7 ± 0.14 |",
+                                        "| 2.0 | 1 | True | 1 | 20 | 0.7 |"]
     assert printed.endswith("\n±: standard deviation over the runs of a row.\n")
     rows = list(csv.DictReader(output.with_suffix(".csv").open()))
     assert [row["arch.L_cycles"] for row in rows] == ["2", "1", "1", "2"]

@@ -2,7 +2,6 @@
 import shutil
 
 import pytest
-import torch
 from torch import nn
 
 from helpers import TINY_ARCH, first_state, metric_lines, pretrain_config, write_tiny_dataset
@@ -83,7 +82,8 @@ def one_graph_a_depth(monkeypatch):
     """PyTorch's limit at one graph, so that few are needed to meet it, and meeting it an error. No code is generated,
     which takes long and changes no count."""
     import torch._dynamo
-    monkeypatch.setattr(Backbone, "compile", lambda self, **options: nn.Module.compile(self, backend="eager", **options))
+    monkeypatch.setattr(Backbone, "compile",
+                        lambda self, **options: nn.Module.compile(self, backend="eager", **options))
     monkeypatch.setattr("models.compiled.GRAPHS_A_DEPTH", 1)
     with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True, recompile_limit=1):
         yield

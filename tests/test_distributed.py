@@ -43,7 +43,8 @@ def test_ranks_sum_gather_and_agree(tmp_path):
         assert json.loads((tmp_path / f"rank{rank}.json").read_text()) == {
             "rank": rank, "size": 2, "is_main": rank == 0, "sums": [[[3, 3], [3, 3]], 10, [1, 5]],
             "uneven": None if rank else [[[1, 1]] * 3, [], [[0, 0], [0, 0], [1, 1]]],
-            "rows": [[0, 7], [0, 8], [1, 7], [1, 8]], "name": "name0", "metrics": {"loss": 3, "rows": 8}, "of_one": {"loss": 2}}
+            "rows": [[0, 7], [0, 8], [1, 7], [1, 8]], "name": "name0", "metrics": {"loss": 3, "rows": 8},
+            "of_one": {"loss": 2}}
 
 
 def test_alone_every_exchange_is_the_identity():

@@ -1,5 +1,4 @@
 """Faults, each in real processes: what docs/durability.md promises."""
-import os
 import random
 import re
 import signal
@@ -12,8 +11,7 @@ import pytest
 import torch
 
 from faulty_pretrain import set_read_only
-from helpers import (assert_equal, assert_same_run, metric_lines, run_script, start_script, wait_for,
-                     write_tiny_dataset)
+from helpers import assert_equal, assert_same_run, metric_lines, run_script, start_script, wait_for, write_tiny_dataset
 from test_resume import RUN
 from utils.checkpoint import read_checkpoint
 from utils.preemption import AT_LIMIT, GAVE_UP, STOPPED
@@ -57,11 +55,12 @@ def test_a_run_killed_again_and_again_ends_as_if_undisturbed(folder, kills, epoc
     whole = finished(folder, "whole", *longer)
     chance, run = random.Random(kills), folder / "killed"
     faults = {"FAULT_SLOW_DISK": "0.1", "FAULT_SLOW_STEP": "0.02"}
-    for kill in range(kills):
+    for _ in range(kills):
         before = steps_logged(run)
         process = start_script(SCRIPT, *words("killed", *longer, "checkpoint.resume=auto"), cwd=folder, **ONE_THREAD,
                                **faults)
-        wait_for(lambda: steps_logged(run) > before or "going on" in (folder / "stdout").read_text(), process)
+        wait_for(lambda before=before: steps_logged(run) > before
+                 or "going on" in (folder / "stdout").read_text(), process)
         time.sleep(chance.uniform(0, 1.0))
         process.kill()
         process.wait()
@@ -129,7 +128,7 @@ def test_a_run_whose_last_checkpoint_finds_the_disk_full_does_not_end_well(folde
 
 def test_a_step_that_outlasts_the_grace_is_given_up_and_the_last_checkpoint_is_unharmed(folder):
     process = start_script(SCRIPT, *words("run", "preempt_grace_s=1"), cwd=folder, **ONE_THREAD, FAULT_SLOW_STEP="1.6")
-    wait_for(lambda: (folder / "run" / "latest.txt").exists(), process)
+    wait_for((folder / "run" / "latest.txt").exists, process)
     newest = folder / "run" / "step_00000005.ckpt"
     contents = newest.read_bytes()
     time.sleep(0.3)
@@ -184,7 +183,7 @@ def test_torchrun_takes_a_run_up_again_where_one_process_dies(folder, undisturbe
 @pytest.mark.long
 def test_a_second_run_in_the_same_directory_is_refused(folder):
     first = start_script(SCRIPT, *words("run"), cwd=folder, **ONE_THREAD, FAULT_SLOW_STEP="4")
-    wait_for(lambda: (folder / "run" / "config.yaml").exists(), first)
+    wait_for((folder / "run" / "config.yaml").exists, first)
     for how in ("checkpoint.resume=auto", "checkpoint.overwrite=true"):
         second = run_script(SCRIPT, *words("run", how), cwd=folder, **ONE_THREAD)
         assert second.returncode == 2
@@ -226,7 +225,7 @@ def test_two_agents_on_one_machine_train_as_one_run(folder, undisturbed):
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     (folder / "second").mkdir()
-    os.symlink(folder / "data", folder / "second" / "data")
+    (folder / "second" / "data").symlink_to(folder / "data")
     options = ["--nnodes=2", f"--rdzv_endpoint=localhost:{port}", "--rdzv_id=test", "--local-addr=127.0.0.1"]
     agents = [start_script(SCRIPT, *words(str(folder / "run")), cwd=where, torchrun=options, **ONE_THREAD)
               for where in (folder, folder / "second")]

@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 import torch
 
+from dataset import build_arc_dataset
 from dataset.arc import (COLOURS, FIRST_COLOUR, SIDE, VOCAB_SIZE, augment, augmentation_name, decode_grid, encode_grid,
                          invert_augmentation, parse_augmentation)
-from dataset import build_arc_dataset
 from dataset.common import PuzzleDatasetMetadata
 from dataset.puzzle_dataset import load_metadata
 from evaluate import score
-from evaluators.arc import NO_PREDICTION, ARC
+from evaluators.arc import ARC, NO_PREDICTION
 from evaluators.arc_gallery import PALETTE, write_gallery
 from evaluators.arc_votes import ORIGINAL, Answer, Attempt, grid_hashes, restored
-from helpers import (ROOT, TINY_ARCH, evaluate_config, metric_lines, pretrain_config, random_arc_task, run_process, run_script,
-                     write_arc_source)
+from helpers import (ROOT, TINY_ARCH, evaluate_config, metric_lines, pretrain_config, random_arc_task, run_process,
+                     run_script, write_arc_source)
 from pretrain import train
 from utils.checkpoint import find_checkpoint
 from utils.distributed import World
@@ -526,9 +526,9 @@ def test_a_browser_draws_the_gallery_in_the_colours_of_arc(folder, tmp_path):
         [browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}",
          "--window-size=1240,1400", f"--screenshot={tmp_path / 'page.png'}", f"file://{tmp_path / 'gallery.html'}"],
-        capture_output=True, text=True, timeout=120)
+        capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     pixels = np.round(plt.imread(tmp_path / "page.png")[:, :, :3] * 255).astype(int)
-    drawn = {"#%02x%02x%02x" % tuple(colour) for colour in np.unique(pixels.reshape(-1, 3), axis=0)}
+    drawn = {"#{:02x}{:02x}{:02x}".format(*colour) for colour in np.unique(pixels.reshape(-1, 3), axis=0)}
     page = (tmp_path / "gallery.html").read_text()
     assert drawn >= {PALETTE[i] for i in range(COLOURS) if f'class="c{i}"' in page}

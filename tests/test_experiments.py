@@ -49,7 +49,7 @@ def test_a_quoted_score_comes_with_the_known_facts_and_the_differences_from_its_
     head = (ROOT / "config/experiment" / f"{experiment}.yaml").read_text().partition("\nd")[0]
     quotes = re.search(r"^#   published: (?!none)", head, re.MULTILINE) is not None
     assert quotes == (experiment in PUBLISHED)
-    assert not quotes or "#   facts" in head and re.search(r"^#   (facts, )?differs: ", head, re.MULTILINE)
+    assert not quotes or ("#   facts" in head and re.search(r"^#   (facts, )?differs: ", head, re.MULTILINE))
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

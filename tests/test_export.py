@@ -118,7 +118,8 @@ def test_classes_are_exported_under_their_published_names(name, published):
     (["arch.glu_norm=True", "arch.noise_scale=0.1"], "arch.glu_norm=True, arch.noise_scale=0.1"),
     (["arch.pos_encodings=rope2d"], "arch.pos_encodings=rope2d"),
     (["arch=eqr"], "arch.initial_state_std=1.0, arch.relaxation=0.95, arch.noise_scale=0.01"),
-    (["arch.puzzle_emb_ndim=0"], "arch.puzzle_emb_ndim=0 with puzzle_emb_len=16"), (["arch=urm"], "arch.name=recursive_reasoning.urm@URM"), ([REGRESSION], f"{REGRESSION}")])
+    (["arch.puzzle_emb_ndim=0"], "arch.puzzle_emb_ndim=0 with puzzle_emb_len=16"),
+    (["arch=urm"], "arch.name=recursive_reasoning.urm@URM"), ([REGRESSION], f"{REGRESSION}")])
 def test_what_the_published_code_would_not_compute_is_not_exported_for_it(overrides, unknown):
     settings = pretrain_config(*overrides).model_dump()
     with pytest.raises(ValueError, match=f"the published code has no {unknown}; use export=safetensors"):

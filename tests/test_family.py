@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import cache
 from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
@@ -133,15 +134,15 @@ def test_two_ranks_compute_what_one_process_does_and_a_saved_carry_goes_on_as_if
             again = step(head, saved_and_loaded(carry), batch)
             carry, _, outputs = step(head, carry, batch)
             logits.append(outputs["logits"])
-            whole, resumed, first, second = ([*out.values(), *tensors_of(c)]
-                                             for c, _, out in ((carry, 0, outputs), again, *ranks))
+            whole, resumed, upper, lower = ([*out.values(), *tensors_of(c)]
+                                            for c, _, out in ((carry, 0, outputs), again, *ranks))
             assert all(len(tensor) == 8 for tensor in whole)  # a row for each row of the batch
             assert all(torch.equal(a, b) for a, b in zip(whole, resumed))
-            joined = [torch.cat(parts) for parts in zip(first, second)]
+            joined = [torch.cat(parts) for parts in zip(upper, lower)]
             assert all(torch.allclose(a.float(), b.float(), atol=1e-3) for a, b in zip(whole, joined))
             assert torch.equal(whole[-1], joined[-1])  # the keys of the noise
             # Each step anew from the same state: untrained, six latents make 0.2 of a rounding in five steps.
-            halves = [carry.map(lambda t: t[first:first + 4]) for first in (0, 4)]
+            halves = [carry.map(itemgetter(slice(first, first + 4))) for first in (0, 4)]
     assert not any(torch.allclose(a, b, atol=1e-2) for a, b in pairwise(logits))
 
 
@@ -202,9 +203,8 @@ def test_published_keys_that_it_does_not_use_are_accepted_with_a_notice_and_chan
     set_keys = {key: {"mlp_t": True, "no_ACT_continue": True}.get(key, 3) for key in config.model_class.UNUSED_KEYS}
     notices = [notice for notice in arch_config(arch, **set_keys).notices() if "no effect" in notice]
     assert notices == [f"arch.{key} has no effect with arch.name={config.name}" for key in set_keys]
-    batch, losses = batch_of(), []
-    for head in (head_of(arch), head_of(arch, **set_keys)):
-        losses.append(step(head, head.initial_carry(batch), batch)[1])
+    batch = batch_of()
+    losses = [step(head, head.initial_carry(batch), batch)[1] for head in (head_of(arch), head_of(arch, **set_keys))]
     assert torch.equal(*losses)
 
 
@@ -213,7 +213,7 @@ def test_published_keys_that_it_does_not_use_are_accepted_with_a_notice_and_chan
     ("eqr", ("H_layers",)), ("hrm", ("puzzle_emb_len", "no_ACT_continue")),
     ("transformers_baseline", ("L_cycles", "L_layers", "mlp_t", "puzzle_emb_len", "no_ACT_continue"))])
 def test_no_other_key_goes_unused(arch, unused):
-    assert arch_config(arch).model_class.UNUSED_KEYS == unused
+    assert unused == arch_config(arch).model_class.UNUSED_KEYS
 
 
 def test_published_class_names_are_aliases():

@@ -50,7 +50,8 @@ def test_help_is_grouped_with_examples_and_the_choices(tmp_path):
     assert done.returncode == 0 and not done.stderr and not list(tmp_path.iterdir())
     titles = [line for line in done.stdout.splitlines() if re.match(r"[A-Z][\w, ]*$|\w+=…$", line)]
     assert titles == ["Data", "Training", "Optimizer", "Device and checks", "Logging",
-                      "Checkpoints, stopping and going on", "Architecture", "Loss", "arch=…", "experiment=…", "ablation=…"]
+                      "Checkpoints, stopping and going on", "Architecture", "Loss", "arch=…", "experiment=…",
+                      "ablation=…"]
     assert "    python pretrain.py experiment=demo_sudoku4 " in done.stdout
     assert re.search(r"^  sudoku_mlp +Sudoku-Extreme with 1,000", done.stdout, re.MULTILINE)
 
@@ -62,5 +63,5 @@ def test_evaluate_shows_what_it_takes_and_a_group_it_lacks_is_a_message(tmp_path
         done = run_script("evaluate.py", *words, cwd=tmp_path)
         assert done.returncode == 2 and not done.stdout
         group = "experiment" if "maze" in words[0] else "arch"
-        assert done.stderr == (f"error: {group}=… is a setting of pretrain.py; here the checkpoint says what was trained, "
-                               "and how\n")
+        assert done.stderr == (f"error: {group}=… is a setting of pretrain.py; here the checkpoint says what was "
+                               "trained, and how\n")

@@ -108,7 +108,7 @@ def test_the_loss_is_the_sum_over_rows_of_mean_cell_loss_and_halting_loss(loss_t
 
 def test_metrics_count_halted_rows_that_have_labels():
     head, batch = head_and_batch(halt_max_steps=1)  # all rows halt at once
-    carry, _, metrics, outputs, finished = one_step(head.eval(), batch)
+    _, _, metrics, outputs, finished = one_step(head.eval(), batch)
     assert finished and metrics["rows"] == 4 and metrics["count"] == 3 and metrics["steps"] == 3
     answered = batch["labels"] != IGNORE_LABEL_ID
     right = (outputs["preds"] == batch["labels"]) & answered

@@ -1,5 +1,6 @@
 """Optimizers against their formulas written out, and the schedule at the points that matter."""
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -92,7 +93,7 @@ def test_muon_trains_matrices_by_its_formula_and_the_rest_by_adamw_at_its_own_ra
 @pytest.mark.parametrize("floats", [False, True])
 @pytest.mark.parametrize("arch", sorted(path.stem for path in (ROOT / "config" / "arch").glob("*.yaml")))
 def test_the_matrices_of_an_architecture_are_the_linear_maps_in_its_blocks(arch, floats):
-    positions = [] if arch in ("transformers_baseline",) else ["arch.pos_encodings=learned"]
+    positions = [] if arch == "transformers_baseline" else ["arch.pos_encodings=learned"]
     config: ArchConfig = pretrain_config(f"arch={arch}", "arch.hidden_size=16", "arch.num_heads=2", *positions,
                                          *([REGRESSION] if floats else [])).arch
     data = RegressionMetadata(task_type="regression", seq_len=6, input_dim=3, target_dim=2, sets=["all"])
@@ -177,7 +178,7 @@ def test_the_rate_warms_up_and_falls_along_a_cosine():
     assert rates[59] == pytest.approx(2.0 * (0.1 + 0.9 * 0.5))
     assert rates[34] == pytest.approx(2.0 * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 4))))
     assert rates[109:] == pytest.approx([0.2] * 11)
-    assert all(a >= b for a, b in zip(rates[9:], rates[10:]))
+    assert all(a >= b for a, b in pairwise(rates[9:]))
 
 
 def test_each_group_warms_up_to_the_rate_it_was_built_with():

@@ -32,5 +32,5 @@ def test_a_warm_up_longer_than_the_run_is_said(tmp_path):
     train, test = load_data(pretrain_config(f"data_paths=[{write_tiny_dataset(tmp_path / 'data')}]",
                                             "global_batch_size=16"), World())
     *_, notice = outlook(World(), torch.float32, train, test, 6, [24], Limit(None, None, 24), warmup_steps=2000)
-    assert notice == ("notice: lr_warmup_steps=2000 is longer than the run, so the learning rate ends at 0.012 of lr; a "
-                      "tenth of the steps is usual")
+    assert notice == ("notice: lr_warmup_steps=2000 is longer than the run, so the learning rate ends at 0.012 of lr; "
+                      "a tenth of the steps is usual")

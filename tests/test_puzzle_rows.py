@@ -189,8 +189,8 @@ def test_training_goes_on_from_the_rows_of_the_same_names(data, run_dir, tmp_pat
     table = start_table(config_of(other, tmp_path / "x", f"load_checkpoint={run_dir}"))
     expected = [theirs[int(name[6:])] if name.startswith("puzzle") else theirs.mean(0) for name in names]
     assert torch.allclose(table, torch.stack([theirs[0], *expected]))
-    assert f"notice: 2 of the 10 puzzles of {other} have no embedding in {run_dir / 'best.ckpt'}; theirs start at the " \
-           "mean of those there\n" in capsys.readouterr().out
+    assert (f"notice: 2 of the 10 puzzles of {other} have no embedding in {run_dir / 'best.ckpt'}; theirs start at "
+            "the mean of those there\n") in capsys.readouterr().out
 
 
 def test_a_run_is_tested_on_another_build_with_the_rows_that_it_trains(data, run_dir, tmp_path, capsys):
@@ -301,8 +301,8 @@ def test_an_older_checkpoint_whose_data_are_gone_says_how_to_name_its_rows(data,
     old, own = old_version(run, tmp_path / "old"), scored(run)
     other = rebuilt(data, tmp_path / "other", shuffled_names())
     shutil.rmtree(first)
-    with pytest.raises(ValueError, match=f"old.ckpt does not say whose its 11 puzzle embeddings are, and they are not "
-                       f"those of {other}, which has 11; score the data set .* or put the identifiers.json of its data"):
+    with pytest.raises(ValueError, match="old.ckpt does not say whose its 11 puzzle embeddings are, and they are not "
+                       f"those of {other}, which has 11; score the data set .* or put the identifiers.json of its"):
         scored(old, f"data_paths=[{other}]")
     table = start_table(config_of(other, tmp_path / "x", f"load_checkpoint={old}"))
     theirs = read_checkpoint(old)["model_state"][TABLE]

@@ -177,8 +177,8 @@ def test_without_the_halting_head_training_takes_all_steps_and_no_continue_targe
                               sets=["all"])
     head, batch = arch.build_head(data, 4, World()).train(), float_batch()
     head.model.inner.q_head.bias.data = torch.tensor([9.0, 0.0])  # sure enough to halt at once
+    carry = head.initial_carry(batch)
     for step in (1, 2, 3):
-        carry = head.initial_carry(batch) if step == 1 else carry
         carry, outputs = head.model(carry, batch)
         assert carry.halted.all() == (keeps or step == 3)
     assert ("target_q_continue" in outputs) == (keeps and arch.short_name == "hrm")
@@ -234,7 +234,7 @@ def test_every_architecture_learns_floats_with_all_but_the_untrained_q_head(arch
     optimizer = torch.optim.AdamW(head.parameters(), lr=3e-3)
     carry, losses = head.initial_carry(batch), []
     for _ in range(25):
-        carry, loss, metrics, outputs, _ = head(carry=carry, batch=batch, return_keys=("preds",))
+        carry, loss, _, outputs, _ = head(carry=carry, batch=batch, return_keys=("preds",))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -259,7 +259,7 @@ def test_with_causal_attention_no_prediction_depends_on_a_later_input(arch, posi
         "forward_dtype": "float32", "batch_size": 4, "seq_len": 6, "latent_dim": 3, "output_dim": 2,
         "num_puzzle_identifiers": 4, "learns_halting": False})
     head, batch = ACTRegressionLossHead(model, **config.arch.loss.options).eval(), float_batch()
-    assert head.model.inner.P == prefix
+    assert prefix == head.model.inner.P
 
     def predictions(inputs: torch.Tensor) -> torch.Tensor:
         shown, finished = batch | {"inputs": inputs}, False

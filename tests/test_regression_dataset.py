@@ -114,7 +114,7 @@ def test_an_epoch_takes_one_example_of_a_group_and_all_of_a_puzzle(tmp_path):
 
 def test_an_npz_stands_in_for_an_npy_and_without_a_mask_all_is_observed(path):
     expected = opened(path).examples(range(64))
-    for field, save in (("inputs", lambda f, a: np.savez(f, a)), ("targets", lambda f, a: np.savez(f, x=a, targets=a)),
+    for field, save in (("inputs", np.savez), ("targets", lambda f, a: np.savez(f, x=a, targets=a)),
                         ("puzzle_indices", lambda f, a: np.savez_compressed(f, puzzle_indices=a))):
         save(path / "train" / f"all__{field}.npz", stored(path, field))
         (path / "train" / f"all__{field}.npy").unlink()

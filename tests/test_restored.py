@@ -55,7 +55,7 @@ def test_an_option_set_otherwise_is_typed_and_used(run_dir):
     ({"name": "recursive_reasoning.trm@Nothing"}, "recursive_reasoning.trm has no Nothing; it has TRM")])
 def test_a_wrong_option_is_refused_by_its_name(run_dir, arch, message):
     with pytest.raises(ValueError) as error:
-        Restored.read(run_dir, arch=arch).arch
+        _ = Restored.read(run_dir, arch=arch).arch
     assert message in str(error.value)
 
 

@@ -51,7 +51,7 @@ def test_a_model_that_knows_the_system_makes_no_error_and_the_baselines_make_the
     metrics = found.metrics()
     assert metrics["eval/rollout/model/one_step_rmse"] < 1e-6 and max(found.by_horizon["model"].rmse) < 1e-4
     # repeat the last: 2·sin(0.2·h) off in the plane, 0.1·identifier·h in the third feature
-    contexts, futures, identifiers = rollout_cases(test[0])
+    _, futures, identifiers = rollout_cases(test[0])
     for horizon in (1, 5, 10, 25):
         real = np.isfinite(futures[:, horizon - 1, 0])
         squares = 4 * np.sin(0.2 * horizon) ** 2 + (0.1 * identifiers[real] * horizon) ** 2

@@ -29,9 +29,9 @@ def test_a_directory_is_held_until_its_process_ends_however_it_ends(tmp_path):
             f"with claimed(Path({str(tmp_path)!r})):\n    print('held', flush=True); time.sleep(60)")
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(ValueError, match=f"{tmp_path} is in use by process {holder.pid} on .*choose another"):
-            with claimed(tmp_path):
-                pass
+        in_use = f"{tmp_path} is in use by process {holder.pid} on .*choose another"
+        with pytest.raises(ValueError, match=in_use), claimed(tmp_path):
+            pass
         holder.kill()
     with claimed(tmp_path):
         assert str(holder.pid) not in (tmp_path / ".lock").read_text()

@@ -216,8 +216,8 @@ def test_a_run_that_goes_back_is_a_new_one_linked_to_the_old_and_no_point_is_los
     assert done.returncode == 0, done.stderr
     new_id = (copy / "run" / "wandb_run_id.txt").read_text().strip()
     assert new_id != old_id == (copy / "run" / "superseded" / "1" / "wandb_run_id.txt").read_text().strip()
-    assert (f"Weights & Biases: a new run, {new_id}, since it goes back to step 4 of run {old_id}, which keeps its points"
-            ) in done.stdout
+    assert (f"Weights & Biases: a new run, {new_id}, since it goes back to step 4 of run {old_id}, which keeps its "
+            "points") in done.stdout
     assert_points(wandb_records(copy, old_id), old_lines)
     records = wandb_records(copy, new_id)
     assert_points(records, [line for line in metric_lines(copy / "run") if line["step"] > 4])

@@ -8,7 +8,6 @@ import sys
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -89,7 +88,7 @@ def test_a_name_in_a_checkpoint_imports_nothing(forged, here, change, capsys):
     sys.modules.pop("this", None)
     doors = [lambda: resume(run)] + ([lambda: scored(run)] if "evaluators" not in change else [])
     for door in doors:
-        with pytest.raises(ValueError, match=r"^.*\.ckpt: .*there is no module .*; if it is in a module of your own.*$"):
+        with pytest.raises(ValueError, match=r"^.*\.ckpt: .*there is no module .*; if it is in a module of your own"):
             door()
     assert not (here / "ran").exists() and "this" not in sys.modules
     assert "Zen" not in capsys.readouterr().out
@@ -99,7 +98,8 @@ def test_a_name_in_a_checkpoint_imports_nothing(forged, here, change, capsys):
     ({"arch__name": "layers@Linear"}, "is no class with Config and initial_carry"),
     ({"arch__name": "nothing"}, "must have the form module@Class"), ({"arch__name": 3}, "name=3: .*valid string"),
     ({"arch__loss__name": "losses@Nothing"}, "losses has no Nothing; it has ACTLossHead"),
-    ({"arch": 3}, "arch"), ({"data_paths": "x"}, "data_paths='x'"), ({"arch__loss": "x"}, "loss"), ({"evaluators": [{"name": "loop@evaluate"}]}, "begin_eval")])
+    ({"arch": 3}, "arch"), ({"data_paths": "x"}, "data_paths='x'"), ({"arch__loss": "x"}, "loss"),
+    ({"evaluators": [{"name": "loop@evaluate"}]}, "begin_eval")])
 def test_a_name_of_something_else_is_one_message(forged, change, message):
     run = forged(**change)
     doors = [lambda: resume(run)] + ([lambda: scored(run)] if "evaluators" not in change else [])

@@ -99,7 +99,7 @@ def test_overlap_is_counted_by_distinct_test_rows(capsys):
 
 def test_both_files_of_a_folder_are_needed(tmp_path):
     (tmp_path / "train.csv").touch()
-    with pytest.raises(ValueError, match=r"test\.csv does not exist; --source-dir must hold train\.csv and test\.csv, "):
+    with pytest.raises(ValueError, match=r"test\.csv does not exist; --source-dir must hold train\.csv and test\.csv"):
         source_files(str(tmp_path), "unused/repo")
     assert source_files(str(tmp_path), "unused/repo", ["train"]) == {"train": tmp_path / "train.csv"}
     (tmp_path / "test.csv").touch()

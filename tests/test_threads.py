@@ -10,7 +10,8 @@ from utils.threads import LEAST_WORK, usable_cpus
 
 
 @pytest.mark.parametrize("files, most", [
-    ({}, 10**6), ({"cpu.max": "max 100000"}, 10**6), ({"cpu.max": "250000 100000"}, 2), ({"cpu.max": "50000 100000"}, 1),
+    ({}, 10**6), ({"cpu.max": "max 100000"}, 10**6), ({"cpu.max": "250000 100000"}, 2),
+    ({"cpu.max": "50000 100000"}, 1),
     ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 10**6),
     ({"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 1)])
 def test_a_container_has_the_cpus_that_it_has_the_time_of(tmp_path, monkeypatch, files, most):
@@ -29,7 +30,7 @@ def told(*elements: int, **environment: str) -> list[str]:
             "    t.use_threads(elements)\n    assert t.told_threads().startswith(f'{torch.get_num_threads()} CPU')\n"
             "    print(t.told_threads())")
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "MKL_"))}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120,
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False,
                           env=variables | environment)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()

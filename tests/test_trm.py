@@ -39,8 +39,8 @@ def test_forward_loss_halting_and_gradients_agree_with_the_recording(shared, cas
 
 @pytest.mark.parametrize("case", CASES)
 def test_five_updates_agree_with_the_recording(shared, case):
-    """Both optimizers take signs, and where a gradient is 0 up to rounding, a processor's rounding decides which. So the
-    recording is to be what some rounding of the initial weights gives, the first being none."""
+    """Both optimizers take signs, and where a gradient is 0 up to rounding, a processor's rounding decides which. So
+    the recording is to be what some rounding of the initial weights gives, the first being none."""
     z = np.load(shared / "golden" / f"{case}.npz")
     assert any(five_updates_agree(z, rounding) for rounding in range(20))
 

@@ -26,8 +26,11 @@ USER_ERROR = 2  # exit status of a run that ended for bad input
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
-    """Advice on a key that does not exist: the one that goes by that name elsewhere, or the nearest one that does exist,
-    judged by its last part, then whole."""
+    """Advice on a key that does not exist.
+
+    It names the key that other projects call so, or the known key that is spelt most alike: first by the last part of
+    its name, then by the whole.
+    """
     known = list(known)
     if _is_group(key):
         return f"{key}=… is a setting of pretrain.py; here the checkpoint says what was trained, and how"
@@ -175,7 +178,8 @@ def _message(error: Exception, config_name: str) -> str:
         word = re.sub(r"^\+\+arch\.", "arch.", error.override)  # as it was typed: see `overrides_known_to_classes`
         return (f"cannot read the setting {word!r} ({reason}); "
                 + (f"write {quoted}" if (quoted := corrected(word)) else "settings are written key=value"))
-    ambiguous = re.match(r"Ambiguous value for argument '(.+)'\n", str(error))  # Hydra advises quotes that a shell takes
+    # Hydra's own advice here has quotes that a shell takes away.
+    ambiguous = re.match(r"Ambiguous value for argument '(.+)'\n", str(error))
     if ambiguous and (word := ambiguous[1]):
         as_list = shlex.quote(word.replace("=", "=[", 1) + "]")
         return f"{word} is several values; for one text write {corrected(word)}, for a list {as_list}; -m runs each"

@@ -46,7 +46,7 @@ def joined_world(device: str) -> Iterator[World]:
     Tensors on CUDA travel by NCCL, those on the CPU by gloo, so that what the hosts tell each other (a signal, a file
     name) waits for no GPU. Raises ConnectionError where another process of the run has ended.
     """
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     chosen = pick_device(device, local_rank)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
@@ -56,7 +56,7 @@ def joined_world(device: str) -> Iterator[World]:
     store, rank, size = next(dist.rendezvous("env://"))
     if os.environ.get("GROUP_WORLD_SIZE") == "1":  # several torchruns do not count restarts alike
         # PyTorch 2.13 keeps the store over a restart, and with it the addresses of the dead: look elsewhere in it.
-        store = dist.PrefixStore(f"restart{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        store = dist.PrefixStore(f"restart{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     # Likewise for the jobs of a multirun, which all ranks join in the same order: one could meet the last one's dead.
     store = dist.PrefixStore(f"job{next(_jobs)}", store)
     dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", store=store, rank=rank,

@@ -65,13 +65,13 @@ def _plain(value: object, above: Sequence[dict | list], key: str, file: Path):
         return found if isinstance(value, dict) else list(found.values())
     if isinstance(value, str) and "${" in value:
         return _referred_to(value, above, key, file)
-    if not isinstance(value, (str, int, float, type(None))) or isinstance(value, str) and not value.isprintable():
+    if not isinstance(value, (str, int, float, type(None))) or (isinstance(value, str) and not value.isprintable()):
         raise ValueError(f"{file}: {key}={value!r} is no plain text, number, true, false or null; correct it")
     return value
 
 
 def _checked_key(key: object, above: str, file: Path) -> str | int:
-    if isinstance(key, int) or isinstance(key, str) and key.isprintable():
+    if isinstance(key, int) or (isinstance(key, str) and key.isprintable()):
         return key
     raise ValueError(f"{file}: {above or 'the config'} has the key {key!r}, which is no plain text; correct it")
 
@@ -84,7 +84,7 @@ def _referred_to(text: str, above: Sequence[dict | list], key: str, file: Path):
         place = above[-len(match[1])] if match[1] else above[0]
         for part in match[2].split("."):
             place = place.get(part) if isinstance(place, dict) else None
-    if place is None or isinstance(place, (dict, list)) or isinstance(place, str) and "${" in place:
+    if place is None or isinstance(place, (dict, list)) or (isinstance(place, str) and "${" in place):
         raise ValueError(f"{file}: {key}={text!r} is not taken over; of a config in a file, only references to plain "
                          "values of its own are, such as ${arch.hidden_size}; write the value out")
     return _plain(place, above, key, file)

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from utils.distributed import all_gather_objects
 
-
 # Sums over all observed targets of a set, by feature, from which `means` makes rmse and r2.
 OVER_SET = ("observed", "squared_error", "target_sum", "target_square")
 

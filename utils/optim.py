@@ -11,7 +11,7 @@ from torch import Tensor
 class OptimConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    # optimizer of the network; TRM's and HRM's published scores are of adam_atan2, whose updates are about half of lion's
+    # optimizer of the network; TRM's and HRM's published scores are of adam_atan2, with updates about half of lion's
     optimizer: Literal["lion", "adamw", "adam_atan2", "muon"]
     # peak learning rate
     lr: float = Field(gt=0)

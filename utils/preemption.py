@@ -6,9 +6,11 @@ that the user set, of steps or of minutes, end a run in the same way.
             step()
             if stop.requested: save(); exit with STOPPED
 
-Exit statuses: STOPPED, the run is saved and can be resumed; AT_LIMIT, likewise, at the limit set; GAVE_UP, the step or
-the save outlasted the grace, or could not be saved, and the checkpoints written before are as they were. A second signal
-ends the process at once (128 + its number).
+Exit statuses:
+    STOPPED    the run is saved and can be resumed
+    AT_LIMIT   likewise, at the limit that the user set
+    GAVE_UP    the step or the save took longer than the grace, or the save failed; older checkpoints are unharmed
+A second signal ends the process at once, with the status 128 + its number.
 """
 import os
 import signal
@@ -23,8 +25,10 @@ SAME_REQUEST_S = 1.0  # Ctrl-C reaches a process under torchrun twice: from the 
 
 
 class Stopped(Exception):
-    """The run ends early, as asked: at a limit, or by a signal. Its message says where it stands; who can save it says in
-    `saved` that it is."""
+    """The run ends early, as asked, at a limit or by a signal. Its message says at which step.
+
+    `saved` is set where the state of that step is in a file.
+    """
 
     saved = False
 

@@ -46,7 +46,7 @@ class Pace:
     def of_first_steps(self) -> str | None:
         """What to say once, when the first steps are done and others are left; None at any other step."""
         done, left = self.step - self.first_step, self.last_step - self.step
-        if left <= 0 or done != FIRST_STEPS and not (done == 1 and left < FIRST_STEPS):
+        if left <= 0 or (done != FIRST_STEPS and not (done == 1 and left < FIRST_STEPS)):
             return None
         others = f", the {done - 1} after it {self.seconds_a_step:.3g} s each" if done > 1 else ""
         return (f"the first step took {self._first[0]:.3g} s{others}; at that pace the {left:,} left take "

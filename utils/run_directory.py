@@ -11,6 +11,7 @@ import shutil
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from utils.checkpoint import STEP_FILES, latest_name, read_checkpoint, step_file, write_atomically
@@ -51,7 +52,7 @@ def refuse_links(files: Iterable[Path], home: Path) -> None:
     from elsewhere, what is written to it would replace a file of the user's."""
     for file in files:
         if file.is_symlink() and not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(home)):
-            raise ValueError(f"{file} is a link to {os.readlink(file)}, outside of {home}, and would be written to; "
+            raise ValueError(f"{file} is a link to {file.readlink()}, outside of {home}, and would be written to; "
                              "replace it by the file itself, or remove it")
 
 
@@ -130,7 +131,7 @@ def restored_best(directory: Path, monitor: str | None, value: float | None) -> 
     logged = dict(evaluations(directory))
     for file in sorted(directory.glob(STEP_FILES)):
         if logged.get(int(file.stem.removeprefix("step_")), {}).get(monitor) == value:
-            write_atomically(directory / "best.ckpt", lambda copy: shutil.copyfile(file, copy))
+            write_atomically(directory / "best.ckpt", partial(shutil.copyfile, file))
             return value
     return None
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import torch  # noqa: E402
+import torch
 
 CHOSEN = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # by the user, or by torchrun; PyTorch heeds them
 LEAST_WORK = 2**15  # elements of a tensor that PyTorch gives to one thread
@@ -19,7 +19,7 @@ LEAST_WORK = 2**15  # elements of a tensor that PyTorch gives to one thread
 def use_threads(elements: int) -> None:
     """Compute tensors of so many elements on a sensible number of threads, unless the environment says how many."""
     if not any(os.environ.get(name) for name in CHOSEN):
-        of_machine = usable_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        of_machine = usable_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(max(1, min(of_machine, elements // LEAST_WORK)))
 
 
