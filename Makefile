@@ -1,6 +1,7 @@
 # make demo    a tiny network learns 4×4 Sudoku here, in minutes
 # make demo-regression, make demo-latents    likewise noisy oscillators, and a chaotic system
-# make test    the test suite; make test-long: those of its tests that take minutes
+# make test    make lint, and the test suite; make test-long: those of its tests that take minutes
+# make lint    ruff, and mypy as a ratchet; make lint-accept: what mypy finds now is what it may find from here on
 # All make the virtual environment they need; SEED=1 gives a demo another seed.
 PYTHON ?= python3
 SEED ?= 0
@@ -8,7 +9,7 @@ PY := .venv/bin/python
 DEMO_DATA := data/demo-sudoku4
 DEMO_RUN := checkpoints/demo/seed$(SEED)
 
-.PHONY: demo demo-regression demo-latents test test-long clean
+.PHONY: demo demo-regression demo-latents lint lint-accept test test-long clean
 demo: .venv/installed
 	@test -d $(DEMO_DATA) || $(PY) -m dataset.generate_sudoku --size 4 --train 16000 --test 512 --output-dir data/demo-sudoku4-csv --overwrite
 	@test -d $(DEMO_DATA) || $(PY) -m dataset.build_sudoku_dataset --source-dir data/demo-sudoku4-csv --output-dir $(DEMO_DATA)
@@ -41,7 +42,15 @@ demo-latents: .venv/installed
 	  '  errors by horizon, and one rollout: $(DEMO_RUN)-latents/evaluation/rollouts.png' \
 	  'README.md, "Regression and latents": your own episodes'
 
-test: .venv/installed
+lint: .venv/installed
+	@$(PY) -m ruff check --quiet .
+	@$(PY) -m mypy --no-error-summary | $(PY) -m mypy_baseline filter || \
+	  (echo 'mypy: mend the new errors above. Where errors are gone: make lint-accept, and commit .mypy-baseline.txt'; exit 1)
+
+lint-accept: .venv/installed
+	@$(PY) -m mypy | $(PY) -m mypy_baseline sync
+
+test: lint
 	@$(PY) -m pytest -q -n auto --dist worksteal
 
 test-long: .venv/installed
