@@ -23,7 +23,7 @@ demo: .venv/installed
 	  'Next, try' \
 	  '  .venv/bin/python evaluate.py checkpoint=$(DEMO_RUN) picture=7      another puzzle' \
 	  '  .venv/bin/python pretrain.py experiment=demo_sudoku4 arch.halt_max_steps=1 run_name=no-second-thoughts' \
-	  '  README.md, "Your own puzzles"'
+	  '  your own puzzles: docs/your-own-data.md'
 
 demo-regression: .venv/installed
 	@test -d data/demo-oscillators || $(PY) -m dataset.generate_oscillators --output-dir data/demo-oscillators
@@ -32,7 +32,7 @@ demo-regression: .venv/installed
 	@printf '%s\n' '' 'The course of damped oscillators, and how it goes on, from noisy readings with gaps.' \
 	  '  against ridge regression (rmse above): $(DEMO_RUN)-regression/evaluation/ridge.png' \
 	  '  a course found step by step:           $(DEMO_RUN)-regression/evaluation/solution_steps.png' \
-	  'README.md, "Regression and latents": your own data'
+	  'your own series: docs/regression-and-latents.md'
 
 demo-latents: .venv/installed
 	@test -d data/demo-lorenz || $(PY) -m dataset.generate_lorenz --output-dir data/demo-lorenz
@@ -40,7 +40,7 @@ demo-latents: .venv/installed
 	@$(PY) evaluate.py checkpoint=$(DEMO_RUN)-latents picture=0
 	@printf '%s\n' '' 'The Lorenz system, predicted on and on; the table above has the errors and those of two baselines.' \
 	  '  errors by horizon, and one rollout: $(DEMO_RUN)-latents/evaluation/rollouts.png' \
-	  'README.md, "Regression and latents": your own episodes'
+	  'your own episodes: docs/regression-and-latents.md'
 
 lint: .venv/installed
 	@$(PY) -m ruff check --quiet .

@@ -129,7 +129,7 @@ def test_evaluations_of_several_runs_are_told_apart_by_run_and_by_evaluation(tmp
 
 
 def test_ablations_are_one_multirun_and_one_table(tmp_path):
-    """As in README.md, but smaller: `config/ablation/` over `experiment=ablate_sudoku4`."""
+    """As in docs/recipes.md, but smaller: `config/ablation/` over `experiment=ablate_sudoku4`."""
     write_tiny_dataset(tmp_path / "data", seq_len=16, vocab_size=6)
     done = run_script("pretrain.py", "-m", "experiment=ablate_sudoku4", "ablation=none,one_latent", "seed=0,1",
                       "data_paths=[data]", "epochs=2", "arch.hidden_size=16", "arch.halt_max_steps=2", cwd=tmp_path)

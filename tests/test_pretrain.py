@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from config.schema import PretrainConfig
 from dataset import build_arc_dataset
+from documents import printed
 from helpers import (ROOT, TINY_ARCH, first_state, metric_lines, pretrain_config, random_arc_task, resume,
                      run_process, run_script, write_arc_source, write_tiny_dataset)
 from pretrain import load_data, train
@@ -429,10 +430,9 @@ def test_the_compiled_recursion_computes_what_the_plain_one_does(data, monkeypat
     assert losses("compile=True") == plain
 
 
-def readme_command(run_name: str) -> list[str]:
-    """The words of the published command line that ends in this run name."""
-    line, = re.findall(rf"^.*run_name={run_name} .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    return shlex.split(line)
+def published_command(run_name: str) -> list[str]:
+    """The words of the published command line that has this run name."""
+    return shlex.split(printed("docs/recipes.md", f"run_name={run_name} "))
 
 
 SHRINK = ["epochs=2", "eval_interval=1", "global_batch_size=16", "arch.hidden_size=16", "arch.num_heads=2",
@@ -441,7 +441,7 @@ SHRINK = ["epochs=2", "eval_interval=1", "global_batch_size=16", "arch.hidden_si
 
 def test_the_published_sudoku_command_trains_as_printed(tmp_path):
     write_tiny_dataset(tmp_path / "data" / "sudoku-extreme-1k-aug-1000", identifiers=False)
-    python, script, *overrides = readme_command("pretrain_mlp_t_sudoku")
+    python, script, *overrides = published_command("pretrain_mlp_t_sudoku")
     assert (python, script) == ("python", "pretrain.py")
     done = run_script(script, *overrides, *SHRINK, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -451,7 +451,7 @@ def test_the_published_sudoku_command_trains_as_printed(tmp_path):
 
 
 def torchrun_as_printed(run_name: str, folder: Path) -> None:
-    torchrun, *words = readme_command(run_name)
+    torchrun, *words = published_command(run_name)
     script = words.index("pretrain.py")
     words[script] = str(ROOT / "pretrain.py")
     launcher = shutil.which(torchrun, path=str(Path(os.sys.executable).parent))

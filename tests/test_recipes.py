@@ -1,4 +1,4 @@
-"""Every recipe printed in README.md and docs/ that a CPU can follow reaches what it says, for three seeds, as printed.
+"""Every recipe printed in docs/ that a CPU can follow reaches what it says, for three seeds, as printed.
 
 Each runs in a copy of the project, from a shell in which `python` is this one. `make test-long` runs them.
 """
@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from documents import commands, page, printed, write_examples
 from helpers import ROOT, random_arc_task, run_process, write_arc_source
 
 pytestmark = pytest.mark.long
 SEEDS = (0, 1, 2)
-README, OWN_MODEL = (ROOT / "README.md").read_text(), (ROOT / "docs" / "your-own-model.md").read_text()
+OWN_DATA, OWN_MODEL = "docs/your-own-data.md", "docs/your-own-model.md"
+REGRESSION, RECIPES = "docs/regression-and-latents.md", "docs/recipes.md"
 
 
 @pytest.fixture
@@ -41,23 +43,6 @@ def run_printed(commands: str, project: Path) -> str:
                        PATH=f"{project / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout
-
-
-def printed(text: str, *words: str) -> str:
-    """The command lines of a text that hold all the words, in order."""
-    lines = [line.strip() for line in re.findall(r"^ *(?:PYTHONPATH=. )?python .*$", text, re.MULTILINE)
-             if all(word in line for word in words)]
-    assert lines, words
-    return "\n".join(lines)
-
-
-def write_printed(text: str, project: Path, *names: str) -> None:
-    """Write the files of a text, whose first line is a comment that begins with their names."""
-    blocks = re.findall(r"^( *)```(?:python|yaml)\n *# ([\w/.]+)(.*?)```", text, re.MULTILINE | re.DOTALL)
-    files = {name: re.sub(f"^{indent}", "", f"# {name}{content}", flags=re.MULTILINE)
-             for indent, name, content in blocks}
-    for name in names:
-        (project / name).write_text(files[name])
 
 
 def evaluation(project: Path, run: str) -> dict[str, float]:
@@ -87,7 +72,7 @@ def test_the_demo_solves_sudokus_whose_grids_it_never_saw(make, project, seed):
 def test_the_demo_of_regression_halves_the_error_of_ridge_regression(make, project, seed):
     make("demo-regression", seed)
     metrics = evaluation(project, f"checkpoints/demo/seed{seed}-regression")
-    assert "has a\nroot mean squared error of 0.137 where ridge regression has 0.278" in README
+    assert "| 0.137 | ridge regression 0.278 |" in page(REGRESSION)
     assert metrics["val/rmse"] < 0.145 and metrics["eval/ridge/ridge_rmse"] == pytest.approx(0.278, abs=0.001)
 
 
@@ -95,38 +80,37 @@ def test_the_demo_of_regression_halves_the_error_of_ridge_regression(make, proje
 def test_the_demo_of_latents_predicts_a_chaotic_system_ten_steps_ahead(make, project, seed):
     make("demo-latents", seed)
     metrics = evaluation(project, f"checkpoints/demo/seed{seed}-latents")
-    assert "predictions, 0.7 to 1.2 by the seed, where the linear autoregression has 8.08" in README
+    assert "| 0.7 to 1.2 by the seed | linear autoregression 8.08 |" in page(REGRESSION)
     assert metrics["eval/rollout/model/rmse@10"] < 1.6
     assert metrics["eval/rollout/linear/rmse@10"] == pytest.approx(8.08, abs=0.01)
 
 
 def reversed_strings(project: Path) -> None:
-    write_printed(README, project, "my_dataset.py")
-    run_printed(printed(README, "my_dataset.py"), project)
+    write_examples(OWN_DATA, project, "my_dataset.py")
+    run_printed(printed(OWN_DATA, "my_dataset.py"), project)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_data_set_of_ones_own_is_learned(project, seed):
     reversed_strings(project)
-    run_printed(f"{printed(README, 'data/reverse')} checkpoint.path=run seed={seed}", project)
+    run_printed(f"{printed(OWN_DATA, 'data/reverse')} checkpoint.path=run seed={seed}", project)
     assert last_validation(project, "run")["val/exact_accuracy"] > 0.98
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_model_of_ones_own_learns_it_too(project, seed):
     reversed_strings(project)
-    write_printed(OWN_MODEL, project, "models/recursive_reasoning/gated.py", "config/arch/gated.yaml")
+    write_examples(OWN_MODEL, project, "models/recursive_reasoning/gated.py", "config/arch/gated.yaml")
     run_printed(f"{printed(OWN_MODEL, 'pretrain.py arch=gated')} seed={seed}", project)
     assert last_validation(project, "checkpoints/gated")["val/exact_accuracy"] > 0.98
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_series_of_ones_own_are_predicted_better_than_by_ridge_regression(project, seed):
-    write_printed(README, project, "my_series.py")
-    write_printed(README, project, "my_series.py")
-    run_printed(printed(README, "my_series.py"), project)
-    run_printed(f"{printed(README, '[data/walks]')} seed={seed}", project)
-    run_printed(printed(README, "checkpoints/walks evaluators"), project)
+    write_examples(REGRESSION, project, "my_series.py")
+    run_printed(printed(REGRESSION, "my_series.py"), project)
+    run_printed(f"{printed(REGRESSION, '[data/walks]')} seed={seed}", project)
+    run_printed(printed(REGRESSION, "checkpoints/walks evaluators"), project)
     metrics = evaluation(project, "checkpoints/walks")
     assert metrics["val/rmse"] < 0.5 * metrics["eval/ridge/ridge_rmse"]
     assert (project / "checkpoints" / "walks" / "evaluation" / "solution_steps.png").is_file()
@@ -134,11 +118,12 @@ def test_series_of_ones_own_are_predicted_better_than_by_ridge_regression(projec
 
 def test_supervision_steps_in_training_and_at_test_make_a_table_as_printed(project):
     """All commands of the section, at a width and a length that show nothing but that they run."""
-    section = README[README.index("## Ablations"):README.index("Augmentations in training, and training on")]
+    text = page(RECIPES)
+    section = text[text.index("## Ablations"):text.index("**Augmentations in training")]
     small = "arch.hidden_size=16 arch.num_heads=2 epochs=1"
-    commands = [line + (f" {small}" if "pretrain.py" in line else "") for line in printed(section, "").splitlines()
-                if "seed=0,1" not in line and "ablate-sudoku4/*" not in line]
-    run_printed("\n".join(commands), project)
+    lines = [line + (f" {small}" if "pretrain.py" in line else "") for line in commands(section)
+             if "seed=0,1" not in line and "checkpoints/ablate-sudoku4" not in line and "family.py" not in line]
+    run_printed("\n".join(lines), project)
     table = (project / "depth.md").read_text()
     assert len(re.findall(r"halt_max_steps_\d", table)) == 16 and (project / "depth.png").is_file()
 
@@ -151,6 +136,6 @@ def test_votes_of_augmentations_are_compared_as_printed(project, tmp_path):
     run_printed('python pretrain.py data_paths="[data/few]" arch.hidden_size=16 arch.num_heads=2 '
                 "arch.halt_max_steps=2 epochs=2 eval_interval=2 global_batch_size=4 use_wandb=false "
                 "checkpoint.path=checkpoints/PROJECT/RUN", project)
-    run_printed(printed(README, "votes_"), project)
+    run_printed(printed(RECIPES, "votes_"), project)
     table = (project / "votes.md").read_text()
     assert "pass@1" in table and "pass@2" in table

@@ -19,6 +19,7 @@ from dataset.common import RegressionMetadata, dataset_fingerprint
 from dataset.puzzle_rows import unpacked
 from dataset.regression_dataset import feature_statistics
 from evaluate import score
+from documents import examples, printed, write_examples
 from helpers import (REGRESSION, ROOT, TINY_ARCH, assert_same_run, evaluate_config, first_state, metric_lines,
                      pretrain_config, resume, run_process, run_script, tiny_config, write_tiny_dataset,
                      write_tiny_episodes, write_tiny_regression)
@@ -503,14 +504,13 @@ def test_normalised_weights_come_with_their_statistics(data, tmp_path):
     assert torch.equal(state.head.target_mean, read_checkpoint(run_dir / "best.ckpt")["model_state"]["target_mean"])
 
 
-def test_the_example_in_the_readme_runs_as_printed(tmp_path):
-    text = (ROOT / "README.md").read_text()
-    example, = re.findall(r"```python\n(# my_series.py.*?)```", text, re.DOTALL)
-    assert len(example.splitlines()) <= 20
-    (tmp_path / "my_series.py").write_text(example)
+def test_the_example_of_the_page_runs_as_printed(tmp_path):
+    page = "docs/regression-and-latents.md"
+    assert len(examples(page)["my_series.py"].splitlines()) <= 20
+    write_examples(page, tmp_path, "my_series.py")
     done = run_process([sys.executable, "my_series.py"], tmp_path, PYTHONPATH=str(ROOT))
     assert done.returncode == 0, done.stderr
-    words = {line.split()[1]: shlex.split(line)[2:] for line in re.findall(r"^python .*walks.*$", text, re.MULTILINE)}
+    words = {line.split()[1]: shlex.split(line)[2:] for line in printed(page, "checkpoints/walks").splitlines()}
     paths = [f"data_paths=[{tmp_path}/data/walks]", f"log_dir={tmp_path}", f"checkpoint.path={tmp_path}/walks",
              "epochs=2", "eval_interval=1"]
     run_dir = train(pretrain_config(*words["pretrain.py"], *paths), World())

@@ -1,14 +1,13 @@
 """The typed config: published names and defaults, every file composes, every wrong setting is named."""
-import re
 import shlex
 
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from config.schema import DERIVED_KEYS, EvaluateConfig, PretrainConfig
 from dataset.common import PuzzleDatasetMetadata, RegressionMetadata
-from helpers import ROOT, evaluate_config, pretrain_config
+from documents import printed
+from helpers import ROOT, pretrain_config
 from utils.command_line import flat_keys
 from utils.distributed import World
 
@@ -87,38 +86,16 @@ def test_every_ablation_is_a_change_of_the_same_run(ablation):
     assert all(plain[key] == changed[key] for key in plain.keys() - {"arch", "ema"})
 
 
-def readme_commands(script: str) -> list[list[str]]:
-    """The words behind `script` in every command line of the README that calls it."""
-    lines = re.findall(rf"^(?:  *)?(?:python|torchrun) .*{script} .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    words = [shlex.split(line) for line in lines]
-    return [line[line.index(script) + 1:] for line in words]
-
-
-def first_job(command: list[str]) -> list[str]:
-    """The overrides of the first of a multirun's jobs; of another command those it has."""
-    parsed = OverridesParser.create().parse_overrides([word for word in command if word != "-m" and "…" not in word])
-    return [f"{override.key_or_group}={next(override.sweep_string_iterator())}" if override.is_sweep_override()
-            else override.input_line for override in parsed]
-
-
-def test_the_commands_in_the_readme_parse():
-    commands = readme_commands("pretrain.py")
-    assert len(commands) >= 4
-    for command in commands:
-        pretrain_config(*first_job(command))
-    for command in readme_commands("evaluate.py"):
-        evaluate_config(*first_job(command))
-
-
 @pytest.mark.parametrize("run_name, experiment", [("pretrain_mlp_t_sudoku", "sudoku_mlp"),
                                                   ("pretrain_att_sudoku", "sudoku_att"),
                                                   ("pretrain_att_maze30x30", "maze"),
                                                   ("pretrain_att_arc1concept", "arc1")])
 def test_a_published_command_line_is_its_experiment_but_for_the_optimizer(run_name, experiment):
-    command, = (command for command in readme_commands("pretrain.py") if f"+run_name={run_name}" in command)
+    words = shlex.split(printed("docs/recipes.md", f"+run_name={run_name}"))
+    command = words[words.index("pretrain.py") + 1:]
     published, ours = pretrain_config(*command), pretrain_config(f"experiment={experiment}")
     assert published.run_name == run_name
-    assert (published.optimizer, ours.optimizer) == ("lion", "adam_atan2")  # as the README says
+    assert (published.optimizer, ours.optimizer) == ("lion", "adam_atan2")  # as the page says
     # the experiments check rules, and keep the best
     same = {"run_name": None, "evaluators": [], "checkpoint": {}, "optimizer": None}
     assert published.model_dump() | same == ours.model_dump() | same
