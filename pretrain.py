@@ -6,8 +6,8 @@
     python pretrain.py checkpoint.path=DIRECTORY checkpoint.resume=true      # go on with a run, bit for bit
 
 A step takes one global batch through one supervision step (see models/act.py), so gradients come after each of the
-N_sup refinements of an answer. What a step changes, and how it is saved, stands in train_state.py; what is promised of
-a run that is stopped or killed, in docs/durability.md.
+N_sup refinements of an answer. What a step changes, and how it is saved, stands in models/train_state.py; what is
+promised of a run that is stopped or killed, in docs/durability.md.
 """
 import platform
 import sys
@@ -30,11 +30,9 @@ from config.resume import Resumed, refuse_other_data, taken_up
 from config.schema import PretrainConfig
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
 from dataset.puzzle_rows import PuzzleRows, row_notices
-from dataset.regression_dataset import feature_statistics
 from evaluators.loop import evaluate, needed_outputs, refuse_unknown_metric
 from evaluators.protocol import Evaluator, build_evaluators
-from losses import ACTRegressionLossHead
-from train_state import TrainState, build_state, to_device, train_step
+from models.train_state import TrainState, build_state, to_device, train_step
 from utils.best import best_in_doubt, out_of_patience
 from utils.checkpoint import Checkpoints
 from utils.command_line import run_script
@@ -219,8 +217,7 @@ def build_head(config: PretrainConfig, data: PuzzleDataset, world: World, fresh:
     """The model in its loss head, with initial weights or, of a `fresh` run, those of `load_checkpoint`."""
     torch.manual_seed(config.seed)  # the same initial weights on every rank
     head = config.arch.build_head(data.metadata, data.local_batch_size, world)
-    if isinstance(head, ACTRegressionLossHead) and head.config.normalize:
-        head.set_normalization(feature_statistics(list(data.sets.values())))
+    head.prepare(list(data.sets.values()))
     if config.load_checkpoint is not None and fresh:
         Restored.read(config.load_checkpoint).start(head, config.arch, data, world)
     return head

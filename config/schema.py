@@ -14,12 +14,12 @@ from torch import nn
 
 from dataset.common import EpisodeMetadata, PuzzleDatasetMetadata, RegressionMetadata, SplitMetadata
 from evaluators.protocol import EVALUATOR_PARTS
+from models.train_state import TrainConfig
 from utils.checkpoint import CheckpointConfig
 from utils.command_line import CONFIG_DIR, describe_validation, flat_keys
-from utils.curriculum import Stage, check_order
+from utils.curriculum import check_order
 from utils.distributed import World
 from utils.hub import REPOSITORY
-from utils.optim import OptimConfig
 from utils.quoting import typed
 from utils.resolve import is_of, load_class
 from utils.run_log import LogConfig
@@ -216,7 +216,7 @@ class SharedConfig(BaseModel):
                                                  OverridesParser.create().parse_overrides(list(overrides))), imports))
 
 
-class PretrainConfig(SharedConfig, OptimConfig, LogConfig):
+class PretrainConfig(SharedConfig, TrainConfig, LogConfig):
     """`config/cfg_pretrain.yaml`."""
 
     arch: ArchConfig
@@ -228,10 +228,6 @@ class PretrainConfig(SharedConfig, OptimConfig, LogConfig):
     episode_window: int = Field(gt=0)
     # of latent episodes: transitions from the start of one example to that of the next; null: the window
     episode_stride: int | None = Field(gt=0)
-    # examples in a step, over all processes
-    global_batch_size: int = Field(gt=0)
-    # examples that a process computes at a time, its share of a step in several parts, to save memory; null: all
-    micro_batch_size: int | None = Field(gt=0)
     # epochs to train; an epoch takes one puzzle of each group
     epochs: int = Field(gt=0)
     # epochs between evaluations; null: one evaluation, at the end
@@ -240,14 +236,10 @@ class PretrainConfig(SharedConfig, OptimConfig, LogConfig):
     min_eval_interval: int = Field(ge=0)
     # evaluations without a better checkpoint.monitor after which the run ends, best.ckpt kept; null: it never does
     early_stop_patience: int | None = Field(gt=0)
-    # stages of shallower recursion that training begins with
-    depth_curriculum: list[Stage]
     # steps of the run after which it ends before its epochs are done, as if stopped: saved, to go on later
     max_steps: int | None = Field(gt=0)
     # minutes of training after which it likewise ends, counted from the start of this command
     max_minutes: float | None = Field(gt=0)
-    # number that decides initial weights, the order of the data and exploration
-    seed: int = Field(ge=0)
     checkpoint: CheckpointConfig
     # seconds after SIGTERM or SIGINT at which an unfinished step or save is given up (torchrun kills after 30)
     preempt_grace_s: float = Field(gt=0)
@@ -255,8 +247,6 @@ class PretrainConfig(SharedConfig, OptimConfig, LogConfig):
     on_nonfinite: Literal["stop", "skip"]
     # start from a checkpoint's weights, which are evaluated before step 1
     load_checkpoint: str | None
-    # compile the recursion; auto: on CUDA. DISABLE_COMPILE=1 in the environment overrules it
-    compile: bool | None
     # train without a look at the first batches
     skip_sanity_checks: bool
     # the published name of checkpoint.path

@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from dataset.example_set import ExampleSet
+
 HALTING_WEIGHT = 0.5  # as published
 
 
@@ -40,6 +42,9 @@ class LossHead(nn.Module):
     def model_options(cls, loss: LossConfig) -> dict[str, Any]:
         """Options that the model inside a head of these settings must be built with, whatever its own config says."""
         return {}
+
+    def prepare(self, sets: Sequence[ExampleSet]) -> None:
+        """Take what the head has to know of the training sets, before training starts. Nothing, unless overridden."""
 
     @property
     def puzzle_embedding(self):

@@ -10,6 +10,7 @@ evaluation only `arch.act_inference` has it do so.
 With `normalize`, the network sees inputs and targets of mean 0 and deviation 1 in each feature of the training data;
 loss and `halt_threshold` are in these units, predictions and all other metrics in those of the data.
 """
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from dataset.regression_dataset import RegressionSet, feature_statistics
 from losses.head import HALTING_WEIGHT, LossConfig, LossHead
 from utils.metrics import widest_float
 
@@ -72,8 +74,12 @@ class ACTRegressionLossHead(LossHead):
                 self.register_buffer(f"{field}_mean", torch.zeros(width))
                 self.register_buffer(f"{field}_std", torch.ones(width))
 
+    def prepare(self, sets: Sequence[RegressionSet]) -> None:
+        if self.config.normalize:
+            self.set_normalization(feature_statistics(sets))
+
     def set_normalization(self, statistics: dict[str, np.ndarray]) -> None:
-        """Take means and deviations of the training data, from `dataset.regression_dataset.feature_statistics`."""
+        """Take means and deviations as `dataset.regression_dataset.feature_statistics` gives them."""
         for name, value in statistics.items():
             getattr(self, name).copy_(torch.from_numpy(value))
 

@@ -17,8 +17,8 @@ from config.schema import EvaluateConfig, PretrainConfig
 from dataset.common import PuzzleDatasetMetadata, write_split
 from dataset.puzzle_dataset import PuzzleDataset
 from dataset.regression_dataset import write_regression_dataset
+from models.train_state import TrainState, build_state
 from pretrain import build_head, load_data, train
-from train_state import TrainState, build_state
 from utils.checkpoint import read_checkpoint
 from utils.command_line import overrides_known_to_classes
 from utils.distributed import World

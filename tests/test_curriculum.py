@@ -6,8 +6,8 @@ from torch import nn
 
 from helpers import TINY_ARCH, first_state, metric_lines, pretrain_config, write_tiny_dataset
 from models.backbone import Backbone
+from models.train_state import train_step
 from pretrain import load_data, train
-from train_state import train_step
 from utils.curriculum import Stage, cycles_at
 from utils.distributed import World
 

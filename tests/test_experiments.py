@@ -7,8 +7,8 @@ import pytest
 from config.resume import keys_of_file
 from config.schema import PretrainConfig
 from helpers import ROOT, pretrain_config, write_tiny_dataset, write_tiny_episodes, write_tiny_regression
+from models.train_state import to_device, train_step
 from pretrain import build_run
-from train_state import to_device, train_step
 from utils.distributed import World
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "config" / "experiment").glob("*.yaml"))

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from config.schema import PretrainConfig
 from dataset.puzzle_dataset import Batch, PuzzleDataset
 from dataset.puzzle_rows import taken_rows
 from models.act import Carry
@@ -15,11 +15,26 @@ from models.compiled import compile_recursion, should_compile
 from models.ema import EMA
 from models.sparse_embedding import SparseSignSGD
 from utils.checkpoint import load_weights, puzzle_table_rows
-from utils.curriculum import cycles_at
+from utils.curriculum import Stage, cycles_at
 from utils.distributed import World, all_reduce_sum_, gather_objects, gather_rows
 from utils.metrics import TrainMeter
-from utils.optim import build_optimizers, remember_peak_rates, set_learning_rates
+from utils.optim import OptimConfig, build_optimizers, remember_peak_rates, set_learning_rates
 from utils.random_state import random_states, set_random_states
+
+
+class TrainConfig(OptimConfig):
+    """What a training step is told of the config."""
+
+    # examples in a step, over all processes
+    global_batch_size: int = Field(gt=0)
+    # examples that a process computes at a time, its share of a step in several parts, to save memory; null: all
+    micro_batch_size: int | None = Field(gt=0)
+    # stages of shallower recursion that training begins with
+    depth_curriculum: list[Stage]
+    # number that decides initial weights, the order of the data and exploration
+    seed: int = Field(ge=0)
+    # compile the recursion; auto: on CUDA. DISABLE_COMPILE=1 in the environment overrules it
+    compile: bool | None
 
 
 @dataclass
@@ -90,7 +105,7 @@ class TrainState:
         self.carry = replace(self.carry, halted=torch.ones_like(self.carry.halted))
 
 
-def build_state(config: PretrainConfig, head: nn.Module, data: PuzzleDataset, world: World) -> TrainState:
+def build_state(config: TrainConfig, head: nn.Module, data: PuzzleDataset, world: World) -> TrainState:
     """What training starts with, around a loss head that has its first weights."""
     if config.micro_batch_size and data.local_batch_size % config.micro_batch_size:
         raise ValueError(f"micro_batch_size={config.micro_batch_size} does not divide the {data.local_batch_size} "
@@ -117,7 +132,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return {name: value.pin_memory().to(device, non_blocking=True) for name, value in batch.items()}
 
 
-def train_step(state: TrainState, batch: Batch, config: PretrainConfig, total_steps: int) -> dict[str, Tensor] | None:
+def train_step(state: TrainState, batch: Batch, config: TrainConfig, total_steps: int) -> dict[str, Tensor] | None:
     """One supervision step and one update by the gradient of the global batch. Returns the metrics' sums.
 
     None, with the state as it was, where loss or gradient is not finite.
@@ -141,7 +156,7 @@ def train_step(state: TrainState, batch: Batch, config: PretrainConfig, total_st
     return metrics
 
 
-def _accumulate_gradients(state: TrainState, batch: Batch, config: PretrainConfig) -> tuple[Carry, dict[str, Tensor]]:
+def _accumulate_gradients(state: TrainState, batch: Batch, config: TrainConfig) -> tuple[Carry, dict[str, Tensor]]:
     """Add this rank's part of the gradient, `micro_batch_size` rows at a time, which saves memory; since the loss is a
     sum over rows, that changes nothing but rounding. Returns the carry after the step and the metrics' sums."""
     rows = config.micro_batch_size or state.data.local_batch_size
