@@ -5,6 +5,7 @@
     python evaluate.py checkpoint=published/step_550 data_paths="[data/…]"      # with its all_config.yaml beside it
     python evaluate.py checkpoint=… evaluators="[{name: arc@ARC, gallery: 50}]" puzzle_identifiers=blank
     python evaluate.py checkpoint=… halt_max_steps=64 per_step=true             # deeper than trained; accuracy by depth
+    python evaluate.py checkpoint=… arch.act_inference=true arch.H_cycles=4     # any option of the architecture
     python evaluate.py checkpoint=… export=published                            # or safetensors, or hub
 """
 from pathlib import Path
@@ -130,27 +131,22 @@ def draw(head: nn.Module, data: PuzzleDataset, choice: int | str, rollouts: Roll
 
 
 def output_directory(config: EvaluateConfig, checkpoint: Path) -> Path:
-    """Beside the checkpoint, or for one from the hub, whose cache is not ours, in checkpoints/; named after what is
-    not as in training."""
+    """Where results go: beside the checkpoint, or for one from the hub, whose cache is not ours, in checkpoints/. The
+    folder's name tells what is set otherwise than in training."""
     if config.output_dir is not None:
         return Path(config.output_dir)
     hub = is_reference(config.checkpoint)
     run = Path("checkpoints", repository_of(config.checkpoint).replace("/", "--")) if hub else checkpoint.parent
-    folder = run / "_".join(["evaluation", *(f"{key}_{value}" if key != "puzzle_identifiers" else str(value)
-                                             for key, value in differences(config).items())])
+    folder = run / "_".join(["evaluation", *(
+        str(value) if key == "puzzle_identifiers" else f"{key.removeprefix('arch.')}_{value}"
+        for key, value in config.differences.items())])
     refuse_links([folder, *folder.rglob("*")], run)
     return folder
 
 
-def differences(config: EvaluateConfig) -> dict[str, str | int]:
-    """What is not as in training, said wherever metrics are."""
-    identifiers = {"puzzle_identifiers": config.puzzle_identifiers} if config.puzzle_identifiers != "own" else {}
-    return identifiers | ({"halt_max_steps": config.halt_max_steps} if config.halt_max_steps else {})
-
-
 def score(config: EvaluateConfig, world: World) -> dict[str, float]:
     """Metrics by flat name, on rank 0, where they are also written and printed."""
-    restored = Restored.read(config.checkpoint, config.trust_code, arch=config.arch_overrides)
+    restored = Restored.read(config.checkpoint, config.trust_code, config.arch_options)
     checkpoint = restored.file
     if config.export == "published":
         refuse_unpublished(restored.settings)
@@ -163,13 +159,13 @@ def score(config: EvaluateConfig, world: World) -> dict[str, float]:
         ablate_identifiers(head, data, config.puzzle_identifiers)
     output_dir = output_directory(config, checkpoint)
     evaluators = build_evaluators(config.named_evaluators, data)
-    curve = DepthCurve(head, head.model.config.halt_max_steps, world) if config.per_step else None
+    curve = DepthCurve(head, restored.arch.options["halt_max_steps"], world) if config.per_step else None
     metrics = evaluate(head, data, world, evaluators, config.eval_save_outputs, output_dir, curve=curve)
     by_step = curve.read() if curve else []
     rollouts = rollouts_of(config, restored, head, data, world)
     metrics |= rollouts.metrics() if rollouts else {}
     if world.is_main:
-        told = differences(config)
+        told = config.differences
         which = restored.kind_of_weights(config.use_ema)
         print(f"{checkpoint} ({', '.join([f'{which} weights', *(f'{k}={v}' for k, v in told.items())])}) on "
               f"{data.config.folders}")

@@ -32,7 +32,8 @@ settings, too, such as experiment=maze, and then shows their defaults."""),
     python evaluate.py checkpoint=checkpoints/PROJECT/RUN picture=slowest
     python evaluate.py checkpoint=checkpoints/PROJECT/RUN data_paths="[data/other]" evaluators="[{name: sudoku@Sudoku}]"
 
-The architecture is the checkpoint's. -m runs every combination of halt_max_steps=16,64."""),
+The architecture is the checkpoint's, and arch.KEY=VALUE sets an option of it otherwise. -m runs every combination of
+halt_max_steps=16,64."""),
 }
 
 
@@ -42,7 +43,7 @@ def help_text(cfg: DictConfig, config_name: str) -> str:
     parts = [usage]
     for title, keys in _sections(config_name):
         parts.append(_section(title, [line for key in keys for line in _settings(cfg, key, model)]))
-    if "arch" in cfg:
+    if model is PretrainConfig:
         parts += _of_architecture(cfg)
         parts += [_section(f"{group}=…", list(_choices(group))) for group in ("arch", "experiment", "ablation")]
     return "\n\n".join(parts)

@@ -8,10 +8,12 @@ What a path means, and how a file is read, stands in utils/checkpoint.py; whose 
 dataset/puzzle_rows.py.
 """
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -40,10 +42,12 @@ class Restored:
     overrides: dict = field(default_factory=dict)
 
     @classmethod
-    def read(cls, where: str | Path, trust_code: bool = False, arch: dict | None = None) -> "Restored":
-        """Find and read a checkpoint; `arch`: the overrides. Raises ValueError where none is there, or it is damaged."""
+    def read(cls, where: str | Path, trust_code: bool = False, arch: Mapping[str, Any] = MappingProxyType({})
+             ) -> "Restored":
+        """Find and read a checkpoint; `arch`: the overrides. Raises ValueError where none is there, or it is damaged.
+        """
         file = find_checkpoint(where)
-        return cls(file, read_checkpoint(file), trust_code, arch or {})
+        return cls(file, read_checkpoint(file), trust_code, dict(arch))
 
     @cached_property
     def settings(self) -> dict:

@@ -5,7 +5,7 @@ Every key stands in the YAML; an unknown or mistyped one is an error that names 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
@@ -24,6 +24,7 @@ from utils.quoting import typed
 from utils.resolve import is_of, load_class
 from utils.run_log import LogConfig
 
+M = TypeVar("M", bound=BaseModel)
 # a model's keys that the data decide
 DATA_KEYS = ("batch_size", *(PuzzleDatasetMetadata.MODEL_KEYS | RegressionMetadata.MODEL_KEYS))
 # those and the ones that the loss head decides: what no one can set, with where it comes from
@@ -326,7 +327,9 @@ class EvaluateConfig(SharedConfig):
     use_ema: bool
     # what the model is told of which puzzle it is: own: the truth; blank: nothing; shuffled: another test puzzle
     puzzle_identifiers: Literal["own", "blank", "shuffled"]
-    # supervision steps of each puzzle, N_sup; null: as in training
+    # options of the architecture to set otherwise than in training, one by one, as in arch.act_inference=true
+    arch: dict
+    # the short name of arch.halt_max_steps, the supervision steps N_sup of each puzzle; null: as in training
     halt_max_steps: int | None = Field(gt=0)
     # score the answers after each supervision step, too: steps.jsonl, accuracy against compute
     per_step: bool
@@ -344,16 +347,27 @@ class EvaluateConfig(SharedConfig):
     def _check(self):
         if (self.export == "hub") != (self.hub_repo is not None):
             raise ValueError("export=hub and hub_repo=owner/name go together; set both or neither")
+        if self.halt_max_steps and self.arch.get("halt_max_steps", self.halt_max_steps) != self.halt_max_steps:
+            raise ValueError(f"halt_max_steps={self.halt_max_steps} is the short name of arch.halt_max_steps, which is "
+                             f"{self.arch['halt_max_steps']}; set one of them")
         return self
 
     @property
-    def arch_overrides(self) -> dict:
-        """Options of the architecture that are set otherwise than in training."""
-        return {"halt_max_steps": self.halt_max_steps} if self.halt_max_steps else {}
+    def arch_options(self) -> dict:
+        """Options of the architecture that are set here, under the names that `ArchConfig.with_options` takes."""
+        return self.arch | ({"halt_max_steps": self.halt_max_steps} if self.halt_max_steps else {})
+
+    @property
+    def differences(self) -> dict:
+        """What is set otherwise than in training, by the name of the setting. It is told wherever metrics are."""
+        options = self.arch_options
+        loss = {f"loss.{key}": value for key, value in options.pop("loss", {}).items()}
+        short = {key: options.pop(key) for key in ("halt_max_steps",) if key in options}
+        identifiers = {"puzzle_identifiers": self.puzzle_identifiers} if self.puzzle_identifiers != "own" else {}
+        return identifiers | short | {f"arch.{key}": value for key, value in (options | loss).items()}
 
 
-def _validate(model: type[BaseModel], values: dict, keys: list[str], prefix: str = "",
-              origin: Origin = Origin()) -> BaseModel:
+def _validate(model: type[M], values: object, keys: list[str], prefix: str = "", origin: Origin = Origin()) -> M:
     try:
         return model.model_validate(values, context=origin)
     except ValidationError as error:

@@ -106,9 +106,9 @@ def _check_arrays(arrays: dict[str, np.ndarray | None], split_dir: Path, name: s
         refuse_field(split_dir, name, "target_mask", f"has shape {mask.shape}, and the targets {targets.shape}")
 
 
-def feature_statistics(sets: Sequence[RegressionSet]) -> dict[str, np.ndarray]:
+def feature_statistics(sets: Sequence[Any]) -> dict[str, np.ndarray]:
     """Mean and deviation (features,) of inputs and of observed targets, by `input_mean`, `input_std`, `target_mean`,
-    `target_std`; the deviation of a feature that never changes is 1."""
+    `target_std`; the deviation of a feature that never changes is 1. `sets`: of regression data or of episodes."""
     sums: dict[str, list] = {"input": [], "target": []}
     for example_set, sample in evenly_over(sets, STATISTICS_ROWS):
         for rows in np.array_split(sample, -(-len(sample) // CHUNK)):

@@ -1,11 +1,14 @@
 """The model in a checkpoint: restored from wherever it lies, with other options, with data."""
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from config.restored import Restored
-from helpers import TINY_ARCH, pretrain_config, tiny_batch, write_tiny_dataset
+from evaluate import score
+from helpers import TINY_ARCH, evaluate_config, pretrain_config, tiny_batch, write_tiny_dataset
 from pretrain import train
 from utils.distributed import World
 
@@ -57,6 +60,27 @@ def test_a_wrong_option_is_refused_by_its_name(run_dir, arch, message):
     with pytest.raises(ValueError) as error:
         _ = Restored.read(run_dir, arch=arch).arch
     assert message in str(error.value)
+
+
+def test_evaluate_sets_options_otherwise_and_tells_them(run_dir, tmp_path, capsys):
+    for file in ("best.ckpt", "config.yaml"):
+        shutil.copy(run_dir / file, tmp_path / file)
+    plain = score(evaluate_config(f"checkpoint={tmp_path}"), World())
+    deeper = score(evaluate_config(f"checkpoint={tmp_path}", "arch.H_cycles=4", "arch.halt_max_steps=5",
+                                   "arch.loss.halting_weight=0.0"), World())
+    assert (plain["val/steps"], deeper["val/steps"]) == (3, 5) and plain["val/loss"] != deeper["val/loss"]
+    told = {"halt_max_steps": 5, "arch.H_cycles": 4, "arch.loss.halting_weight": 0.0}
+    folder = tmp_path / "evaluation_halt_max_steps_5_H_cycles_4_loss.halting_weight_0.0"
+    assert json.loads((folder / "metrics.json").read_text()) == told | deeper
+    assert "best.ckpt (averaged weights, halt_max_steps=5, arch.H_cycles=4, arch.loss.halting_weight=0.0) on " \
+        in capsys.readouterr().out
+    short = score(evaluate_config(f"checkpoint={tmp_path}", "halt_max_steps=5", "arch.H_cycles=4",
+                                  "arch.loss.halting_weight=0.0"), World())
+    assert short == deeper
+    with pytest.raises(ValueError, match="halt_max_steps=5 is the short name of arch.halt_max_steps, which is 4"):
+        evaluate_config("checkpoint=x", "halt_max_steps=5", "arch.halt_max_steps=4")
+    with pytest.raises(ValueError, match="unknown key arch.H_cycels; did you mean arch.H_cycles"):
+        score(evaluate_config(f"checkpoint={tmp_path}", "arch.H_cycels=4"), World())
 
 
 def test_an_option_that_changes_the_shapes_of_weights_does_not_fit(run_dir):

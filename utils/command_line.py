@@ -33,7 +33,8 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     """
     known = list(known)
     if _is_group(key):
-        return f"{key}=… is a setting of pretrain.py; here the checkpoint says what was trained, and how"
+        one = "; single options of it are set as in arch.act_inference=true" if key == "arch" else ""
+        return f"{key}=… is a setting of pretrain.py; here the checkpoint says what was trained, and how{one}"
     if here := name_here(key, known):
         return f"unknown key {key}; here it is called {here}"
     last_parts = {full.rpartition(".")[2]: full for full in sorted(known, key=len, reverse=True)}

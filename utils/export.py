@@ -102,7 +102,7 @@ class Export:
         arch, state = self.settings["arch"], self.state.values()
         model = arch["name"].partition("@")[0].rpartition(".")[2]
         scored = typed("data_paths", list(self.scored_on))
-        scores = "\n".join(f"| {markdown_text(name)} | {value if isinstance(value, str) else format(value, '.6g')} |"
+        scores = "\n".join(f"| {markdown_text(name)} | {_cell(value)} |"
                            for name, value in self.metrics.items())
         trained = _data_rows("trained on", self.trained_on or dict.fromkeys(self.settings["data_paths"], "unknown"))
         return f"""---
@@ -143,6 +143,10 @@ python pretrain.py load_checkpoint=hf://{repository} {scored} arch={model}
 {OmegaConf.to_yaml(OmegaConf.create(self.settings)).strip()}
 ```
 """
+
+
+def _cell(value: float | str | bool) -> str:
+    return markdown_text(str(value)) if isinstance(value, (str, bool)) else format(value, ".6g")
 
 
 def published_name(name: str) -> str:
