@@ -1,30 +1,25 @@
 """Data sets as batches: an endless, seeded training stream and padded test batches, sharded by rank.
 
-Training: each epoch is a permutation of the groups; from each group one puzzle at random, its examples in random order;
-of latent episodes it is a permutation of all examples. The examples of all epochs form one stream, packed into global
-batches across epoch boundaries. The stream is a function of the seed alone; its cursor (epoch, offset) is all there is
-to save.
+Training: the stream of dataset/train_stream.py, packed into global batches across the ends of epochs.
 
 Testing: every example once, in order, set by set; the last batch is padded.
 
     for set_name, batch, examples_in_global_batch in PuzzleDataset(config, split="test"): ...
 """
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from dataset.common import (FIELDS, IGNORE_LABEL_ID, EpisodeMetadata, PuzzleDatasetMetadata, SplitMetadata,
-                            check_integers, check_puzzles, first_foreign_token, load_metadata)
-from dataset.example_set import ExampleSet, count, field_file, load_field, refuse_field, say_once
+from dataset.common import EpisodeMetadata, SplitMetadata, load_metadata
+from dataset.example_set import ExampleSet, count, say_once
 from dataset.latent_episodes import holds_episodes, open_episodes
 from dataset.puzzle_rows import PuzzleRows
+from dataset.puzzle_set import load_puzzle_set
 from dataset.regression_dataset import load_regression_set
+from dataset.train_stream import TrainStream, WindowStream
 
 Batch = dict[str, Tensor]
 
@@ -61,41 +56,6 @@ class PuzzleDatasetConfig(BaseModel):
         return self.global_batch_size // self.num_replicas
 
 
-@dataclass
-class PuzzleSet(ExampleSet):
-    """The arrays of one set of puzzles, inputs and labels memory-mapped."""
-
-    inputs: np.ndarray  # (N, L)
-    labels: np.ndarray  # (N, L)
-
-    def fields(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """int32 tokens; raises ValueError for one beyond the vocabulary."""
-        inputs, labels = self._tokens("inputs", rows), self._tokens("labels", rows)
-        if self.metadata.ignore_label_id is not None:
-            labels[labels == self.metadata.ignore_label_id] = IGNORE_LABEL_ID
-        return {"inputs": inputs, "labels": labels}
-
-    def padding(self) -> dict[str, int]:
-        return {"inputs": self.metadata.pad_id, "labels": IGNORE_LABEL_ID,
-                "puzzle_identifiers": self.metadata.blank_identifier_id}
-
-    def answered(self) -> bool:
-        """Is there an answer to any example?"""
-        ignored, rows = self.metadata.ignore_label_id, 1024  # at a time, of which the first mostly tell
-        return any((self.labels[first:first + rows] != ignored).any() for first in range(0, len(self), rows))
-
-    def _tokens(self, field: str, rows: np.ndarray) -> np.ndarray:
-        tokens = getattr(self, field)[rows].astype(np.int32)
-        place = first_foreign_token(tokens, self.metadata.vocab_size,
-                                    self.metadata.ignore_label_id if field == "labels" else None)
-        if place is not None:
-            row, column = place
-            raise ValueError(f"{field_file(self.split_dir, self.name, field)}: row {rows[row]}, position {column} "
-                             f"holds {tokens[row, column]}, but vocab_size is {self.metadata.vocab_size} (tokens 0 to "
-                             f"{self.metadata.vocab_size - 1}); mend the array, or vocab_size in dataset.json")
-        return tokens
-
-
 def open_split(config: PuzzleDatasetConfig, path: str, split: str) -> tuple[SplitMetadata, list[ExampleSet]]:
     """Metadata and sets of one data set's split, whatever it holds."""
     is_main = config.rank == 0
@@ -106,28 +66,12 @@ def open_split(config: PuzzleDatasetConfig, path: str, split: str) -> tuple[Spli
         sets = [load_regression_set(path, split, name, metadata, is_main) for name in metadata.sets]
         count(metadata, sets)
         return metadata, sets
-    sets = [load_set(path, split, name, metadata) for name in metadata.sets]
+    sets = [load_puzzle_set(path, split, name, metadata) for name in metadata.sets]
     for puzzle_set in sets:
         if is_main and split == "test" and not puzzle_set.answered():
             say_once(f"notice: {path} has no solutions, its test set {puzzle_set.name} being without labels: val/… is "
                      "not reported of it, and cannot choose best.ckpt")
     return metadata, sets
-
-
-def load_set(path: str, split: str, name: str, metadata: PuzzleDatasetMetadata) -> PuzzleSet:
-    """Open one set's arrays and check that they fit together."""
-    split_dir = Path(path) / split
-    arrays = {field: load_field(split_dir, name, field, mapped=field in ("inputs", "labels")) for field in FIELDS}
-    for field in ("inputs", "labels"):
-        check_integers(arrays[field], 2, partial(refuse_field, split_dir, name, field))
-    check_puzzles(arrays, len(arrays["inputs"]), metadata.num_puzzle_identifiers,
-                  partial(refuse_field, split_dir, name))
-    expected = len(arrays["inputs"]), metadata.seq_len
-    for field in ("inputs", "labels"):
-        if arrays[field].shape != expected:
-            refuse_field(split_dir, name, field, f"expected shape {expected} by inputs and seq_len of dataset.json, "
-                                                 f"found {arrays[field].shape}")
-    return PuzzleSet(path, split_dir, name, metadata, **arrays)
 
 
 def merged_metadata(metadata: dict[str, SplitMetadata]) -> SplitMetadata:
@@ -146,73 +90,6 @@ def merged_metadata(metadata: dict[str, SplitMetadata]) -> SplitMetadata:
     return first.model_copy(update={
         "total_groups": sum(m.total_groups for m in every), "total_puzzles": puzzles,
         "mean_puzzle_examples": sum(m.mean_puzzle_examples * m.total_puzzles for m in every) / max(puzzles, 1)})
-
-
-class TrainStream:
-    """Row numbers of the training examples, over all sets, as one endless seeded stream with a cursor."""
-
-    def __init__(self, sets: Sequence[ExampleSet], seed: int):
-        self.seed, self.epoch, self.offset = seed, 0, 0
-        self.examples_per_epoch = self._take_up(sets)
-        self._order = self._epoch_order()
-
-    def _take_up(self, sets: Sequence[ExampleSet]) -> float:
-        """Returns the examples to be expected in an epoch, which differ where a group's puzzles differ in size."""
-        self.starts, self.sizes, self.group_starts, self.group_sizes = self._concatenated(sets)
-        mean_sizes = np.add.reduceat(self.sizes, self.group_starts) / self.group_sizes
-        return float(mean_sizes.sum())
-
-    @staticmethod
-    def _concatenated(sets: Sequence[ExampleSet]):
-        """First row and size of every puzzle, first puzzle and size of every group, numbered over all sets."""
-        rows = np.cumsum([0] + [len(s) for s in sets])
-        puzzles = np.cumsum([0] + [len(s.puzzle_identifiers) for s in sets])
-        return (np.concatenate([s.puzzle_indices[:-1] + r for s, r in zip(sets, rows)]),
-                np.concatenate([np.diff(s.puzzle_indices) for s in sets]),
-                np.concatenate([s.group_indices[:-1] + p for s, p in zip(sets, puzzles)]),
-                np.concatenate([np.diff(s.group_indices) for s in sets]))
-
-    def _epoch_order(self) -> np.ndarray:
-        """Rows of this epoch in order; a function of (seed, epoch)."""
-        random = np.random.default_rng((self.seed, self.epoch))
-        groups = random.permutation(len(self.group_starts))
-        puzzles = self.group_starts[groups] + random.integers(self.group_sizes[groups])
-        sizes = self.sizes[puzzles]
-        place = np.repeat(np.arange(len(puzzles)), sizes)  # of each example's puzzle in this epoch
-        within = np.arange(len(place)) - (np.cumsum(sizes) - sizes)[place]
-        rows = self.starts[puzzles][place] + within
-        return rows[np.lexsort((random.random(len(rows)), place))]
-
-    def take(self, count: int) -> np.ndarray:
-        """The next `count` row numbers; moves the cursor."""
-        parts = []
-        while count:
-            part = self._order[self.offset:self.offset + count]
-            parts.append(part)
-            self.offset += len(part)
-            count -= len(part)
-            if self.offset == len(self._order):
-                self.epoch, self.offset = self.epoch + 1, 0
-                self._order = self._epoch_order()
-        return np.concatenate(parts)
-
-    def state_dict(self) -> dict[str, int]:
-        return {"epoch": self.epoch, "offset": self.offset}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.epoch, self.offset = state["epoch"], state["offset"]
-        self._order = self._epoch_order()
-
-
-class WindowStream(TrainStream):
-    """The same where an epoch is every example once: of 10 million, the order of an epoch takes 80 MB."""
-
-    def _take_up(self, sets: Sequence[ExampleSet]) -> float:
-        self.examples = sum(map(len, sets))
-        return float(self.examples)
-
-    def _epoch_order(self) -> np.ndarray:
-        return np.random.default_rng((self.seed, self.epoch)).permutation(self.examples)
 
 
 class PuzzleDataset(torch.utils.data.IterableDataset):

@@ -6,8 +6,6 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from dataset.example_set import ExampleSet
-
 HALTING_WEIGHT = 0.5  # as published
 
 
@@ -43,7 +41,7 @@ class LossHead(nn.Module):
         """Options that the model inside a head of these settings must be built with, whatever its own config says."""
         return {}
 
-    def prepare(self, sets: Sequence[ExampleSet]) -> None:
+    def prepare(self, sets: Sequence[Any]) -> None:
         """Take what the head has to know of the training sets, before training starts. Nothing, unless overridden."""
 
     @property

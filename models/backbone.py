@@ -142,7 +142,7 @@ class Backbone(nn.Module):
         self.dtype = getattr(torch, config.forward_dtype)
         self.scale = math.sqrt(D)
         if config.latent_dim:
-            self.embed_tokens = OuterLinear(config.latent_dim, D, bias=True)
+            self.embed_tokens: nn.Module = OuterLinear(config.latent_dim, D, bias=True)
             with torch.no_grad():
                 self.embed_tokens.weight /= self.scale  # as an embedding's, which `embed` scales up
             self.lm_head = OuterLinear(D, config.output_dim, bias=True)

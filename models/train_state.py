@@ -113,7 +113,7 @@ def build_state(config: TrainConfig, head: nn.Module, data: PuzzleDataset, world
     head.requires_grad_(not config.freeze_weights)
     if should_compile(config.compile, world.device):
         compile_recursion(head, depths=1 + len(config.depth_curriculum))
-    optimizers = []
+    optimizers: list[torch.optim.Optimizer] = []
     if head.puzzle_embedding is not None:
         optimizers.append(SparseSignSGD(head.puzzle_embedding, config.puzzle_emb_lr, config.puzzle_emb_weight_decay))
     if not config.freeze_weights:

@@ -56,21 +56,6 @@ def test_an_epoch_takes_one_puzzle_of_each_group_and_all_its_examples_once(path)
     assert puzzles_taken == set(range(7)) and len(orders) > 50
 
 
-def test_each_puzzle_of_a_group_is_as_likely(tmp_path):
-    data = dataset(write_tiny_dataset(tmp_path / "data", train=[[1, 1, 1], [1]]), batch=2)
-    identifiers = drawn(data, 3000)["puzzle_identifiers"]
-    counts = np.bincount(identifiers, minlength=5)
-    assert counts[0] == 0 and counts[4] == 3000 and np.abs(counts[1:4] - 1000).max() < 4 * 26  # 4 deviations
-
-
-def test_the_stream_is_a_function_of_the_seed_whatever_the_batch(path):
-    whole = drawn(dataset(path, batch=1), 240)
-    for batch in (2, 3, 16, 120):
-        other = drawn(dataset(path, batch=batch), 240 // batch)
-        assert all(np.array_equal(whole[name], other[name]) for name in whole)
-    assert not np.array_equal(whole["inputs"], drawn(dataset(path, batch=1, seed=4), 240)["inputs"])
-
-
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_share_each_batch_in_order(path, ranks):
     whole = dataset(path, batch=8)
@@ -78,16 +63,6 @@ def test_ranks_share_each_batch_in_order(path, ranks):
     for _ in range(10):
         batch, shares = whole.next_batch(), [part.next_batch() for part in parts]
         assert all(torch.equal(batch[name], torch.cat([share[name] for share in shares])) for name in batch)
-
-
-def test_the_stream_goes_on_from_its_cursor(path):
-    data = dataset(path, batch=3)
-    drawn(data, 7)
-    cursor = json.loads(json.dumps(data.stream.state_dict()))
-    expected = drawn(data, 20)
-    other = dataset(path, batch=3)
-    other.stream.load_state_dict(cursor)
-    assert all(np.array_equal(expected[name], value) for name, value in drawn(other, 20).items())
 
 
 def test_looks_at_examples_leave_the_stream_where_it_is(path):

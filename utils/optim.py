@@ -1,7 +1,7 @@
 """Optimizers of the network's weights and the learning-rate schedule. (The puzzle table has its own, beside it.)"""
 import math
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -80,7 +80,7 @@ def build_optimizers(parameters: Iterable[Tensor], matrices: Iterable[Tensor], c
         return [torch.optim.Muon(matrices, config.lr, config.weight_decay, momentum=config.muon_momentum,
                                  ns_steps=config.muon_ns_steps, adjust_lr_fn=config.muon_scale),
                 torch.optim.AdamW(others, **settings | {"lr": config.adamw_lr, "weight_decay": decay_of_others})]
-    groups = [{"params": parameters}]
+    groups: list[dict[str, Any]] = [{"params": parameters}]
     if config.weight_decay_on == "matrices":
         groups = [{"params": matrices}, {"params": others, "weight_decay": decay_of_others}]
     if config.optimizer == "lion":
