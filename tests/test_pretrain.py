@@ -443,7 +443,7 @@ def test_the_published_sudoku_command_trains_as_printed(tmp_path):
     write_tiny_dataset(tmp_path / "data" / "sudoku-extreme-1k-aug-1000", identifiers=False)
     python, script, *overrides = published_command("pretrain_mlp_t_sudoku")
     assert (python, script) == ("python", "pretrain.py")
-    done = run_script(script, *overrides, *SHRINK, cwd=tmp_path)
+    done = run_script(script, *overrides, *SHRINK, cwd=tmp_path, fresh=True)
     assert done.returncode == 0, done.stderr
     run_dir = tmp_path / "checkpoints" / "sudoku-extreme-1k-aug-1000-trm" / "pretrain_mlp_t_sudoku"
     assert (run_dir / "step_00000008.ckpt").is_file() and (run_dir / "train_vs_val_loss.png").is_file()
