@@ -5,7 +5,7 @@ from pathlib import Path
 from helpers import ROOT
 
 # pages whose commands must work today; docs/LOG.md tells what was run when it was written
-PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
+PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))
                if path.name != "LOG.md")
 PROGRAMS = r"(?:PYTHONPATH=\S+ )?(?:python|torchrun|make|pip) "
 

@@ -43,7 +43,8 @@ def test_every_link_leads_to_a_file_and_a_heading_that_are_there(name):
 def test_every_page_is_listed_in_both_readmes():
     for path in {*PAGES, "docs/LOG.md"} - {"README.md", "docs/README.md"}:
         assert f"]({path})" in page("README.md"), f"README.md does not link {path}"
-        assert f"]({path.removeprefix('docs/')})" in page("docs/README.md"), f"docs/README.md does not link {path}"
+        if path.startswith("docs/"):
+            assert f"]({path.removeprefix('docs/')})" in page("docs/README.md"), f"docs/README.md does not link {path}"
 
 
 def test_the_readme_is_short():
