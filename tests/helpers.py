@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import runpy
+import socket
 import subprocess
 import sys
 import tempfile
@@ -219,27 +220,43 @@ def script_command(script: str, *overrides: str, ranks: int = 1, torchrun: Seque
     return [*launcher, str(ROOT / script), *overrides]
 
 
-def run_script(script: str, *overrides: str, cwd: Path, ranks: int = 1, seconds: float = 300, fresh: bool = False,
-               **environment: str | None) -> subprocess.CompletedProcess:
-    """A script in processes of its own: forked from one in which PyTorch is loaded already, which saves seconds, or, on
-    several ranks or where asked for by `fresh`, started as a user does."""
-    if fresh or ranks > 1 or sys.platform != "linux":
-        return run_process(script_command(script, *overrides, ranks=ranks), cwd, seconds, **environment)
+def run_script(script: str, *overrides: str, cwd: Path, ranks: int = 1, torchrun: Sequence[str] = (),
+               seconds: float = 300, fresh: bool = False, **environment: str | None) -> subprocess.CompletedProcess:
+    """A script in a process of its own, or several. They are forked from one in which PyTorch is loaded already, which
+    saves seconds for each; `fresh` or options of torchrun: started as a user does, several by torchrun."""
+    if fresh or torchrun or sys.platform != "linux":
+        command = script_command(script, *overrides, ranks=ranks, torchrun=torchrun)
+        return run_process(command, cwd, seconds, **environment)
     variables = {name: value for name, value in (os.environ | environment).items() if value is not None}
     with tempfile.TemporaryDirectory() as folder:
-        out, err = Path(folder) / "stdout", Path(folder) / "stderr"
-        process = FORKS.Process(target=_script_in_fork, args=(script, overrides, cwd, variables, out, err))
-        process.start()
-        process.join(seconds)
-        if process.is_alive():
+        streams = [(Path(folder) / f"stdout{rank}", Path(folder) / f"stderr{rank}") for rank in range(ranks)]
+        port = free_port()
+        processes = [FORKS.Process(target=_script_in_fork, args=(
+            script, overrides, cwd, variables | (_as_torchrun_says(rank, ranks, port) if ranks > 1 else {}), *files))
+            for rank, files in enumerate(streams)]
+        for process in processes:
+            process.start()
+        ends = time.monotonic() + seconds
+        for process in processes:
+            process.join(ends - time.monotonic())
+        late = [process for process in processes if process.is_alive()]
+        for process in late:
             process.kill()
             process.join()
-            raise subprocess.TimeoutExpired(script, seconds, out.read_bytes(), err.read_bytes())
-        return subprocess.CompletedProcess([script, *overrides], process.exitcode, out.read_text(), err.read_text())
+        out, err = ("".join(file.read_text() for file in files) for files in zip(*streams))
+    if late:
+        raise subprocess.TimeoutExpired(script, seconds, out, err)
+    status = next((process.exitcode for process in processes if process.exitcode), 0)
+    return subprocess.CompletedProcess([script, *overrides], status, out, err)
 
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["helpers", "evaluate", "matplotlib.pyplot", "pandas", "wandb"])
+
+
+def _as_torchrun_says(rank: int, ranks: int, port: int) -> dict[str, str]:
+    return {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks),
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
 
 
 def _script_in_fork(script: str, overrides: Sequence[str], cwd: Path, variables: dict[str, str], out: Path, err: Path):
@@ -254,6 +271,12 @@ def _script_in_fork(script: str, overrides: Sequence[str], cwd: Path, variables:
         runpy.run_path(sys.argv[0], run_name="__main__")
     finally:
         atexit._run_exitfuncs()
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
 
 
 def start_script(script: str, *overrides: str, cwd: Path, ranks: int = 1, torchrun: Sequence[str] = (),

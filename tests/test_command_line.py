@@ -55,7 +55,7 @@ def test_debug_shows_the_traceback(tmp_path):
 def test_a_bad_array_is_one_message_under_torchrun_too(tmp_path):
     data = write_tiny_dataset(tmp_path / "data")
     (data / "test" / "all__labels.npy").unlink()
-    done = run_script("pretrain.py", "data_paths=[data]", *QUICK, cwd=tmp_path, ranks=2, OMP_NUM_THREADS="1")
+    done = run_script("pretrain.py", "data_paths=[data]", *QUICK, cwd=tmp_path, ranks=2, fresh=True)
     assert done.returncode != 0
     assert done.stderr.count("error: data/test/all__labels.npy is missing; build the data set again") == 1
     assert done.stderr.count("Traceback") <= 1 and "train_state.py" not in done.stderr  # torchrun's own

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from faulty_pretrain import set_read_only
-from helpers import assert_equal, assert_same_run, metric_lines, run_script, start_script, wait_for, write_tiny_dataset
+from helpers import (assert_equal, assert_same_run, free_port, metric_lines, run_script, start_script, wait_for,
+                     write_tiny_dataset)
 from test_resume import RUN
 from utils.checkpoint import read_checkpoint
 from utils.preemption import AT_LIMIT, GAVE_UP, STOPPED
@@ -221,12 +222,9 @@ def test_batches_that_are_not_finite_are_left_out_but_not_for_ever(folder):
 @pytest.mark.long
 def test_two_agents_on_one_machine_train_as_one_run(folder, undisturbed):
     """As two machines would be started (docs/durability.md), with one process each."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
     (folder / "second").mkdir()
     (folder / "second" / "data").symlink_to(folder / "data")
-    options = ["--nnodes=2", f"--rdzv_endpoint=localhost:{port}", "--rdzv_id=test", "--local-addr=127.0.0.1"]
+    options = ["--nnodes=2", f"--rdzv_endpoint=localhost:{free_port()}", "--rdzv_id=test", "--local-addr=127.0.0.1"]
     agents = [start_script(SCRIPT, *words(str(folder / "run")), cwd=where, torchrun=options, **ONE_THREAD)
               for where in (folder, folder / "second")]
     assert [agent.wait(200) for agent in agents] == [0, 0], (folder / "stderr").read_text()

@@ -443,7 +443,8 @@ def test_two_processes_train_and_score_as_one(data, episodes, kind, tmp_path):
 
 def test_a_command_prints_the_table_of_rollouts_and_draws_one_by_number(episodes, tmp_path):
     run_dir = train(config_of(episodes, "drawn", REGRESSION, *WINDOWS, "epochs=1"), World())
-    done = run_script("evaluate.py", f"checkpoint={run_dir}", "picture=0", f"output_dir={tmp_path}", cwd=tmp_path, fresh=True)
+    done = run_script("evaluate.py", f"checkpoint={run_dir}", "picture=0", f"output_dir={tmp_path}", cwd=tmp_path,
+                      fresh=True)
     assert done.returncode == 0, done.stderr
     header, *lines = done.stdout[done.stdout.index("  rmse "):].splitlines()
     assert re.findall(r"one step|open loop @\d+", header) == ["one step", *(f"open loop @{h}" for h in (1, 5, 10, 25))]

@@ -347,7 +347,7 @@ def test_two_processes_stop_and_go_on_together_bit_for_bit(tmp_path):
     common = ["data_paths=[data]", *RUN, "optimizer=adamw"]
     done = run_script("pretrain.py", *common, "checkpoint.path=whole", ranks=2, cwd=tmp_path, **ONE_THREAD)
     assert done.returncode == 0, done.stderr
-    for fault, status in (("TERM:7", 1), ("", 0)):  # 1: of torchrun
+    for fault, status in (("TERM:7", STOPPED), ("", 0)):
         done = run_script("tests/faulty_pretrain.py", "checkpoint.path=parts", "checkpoint.resume=auto", *common,
                           ranks=2, cwd=tmp_path, FAULT_SIGNAL=fault, **ONE_THREAD)
         assert done.returncode == status, done.stderr
