@@ -181,7 +181,7 @@ def score(config: EvaluateConfig, world: World) -> dict[str, float]:
             export(config, Export(
                 restored.weights(config.use_ema), restored.settings, restored.steps, which, restored.fingerprints,
                 {path: data.rows.folders[path].fingerprint for path in data.config.dataset_paths}, told | metrics,
-                restored.puzzle_names), output_dir)
+                restored.puzzle_names, restored.metadata.facts() if restored.metadata else None), output_dir)
     return metrics
 
 

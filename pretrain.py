@@ -285,8 +285,9 @@ def claimed_for_run(run_dir: Path, config: PretrainConfig, world: World, resumed
 def run_facts(state: TrainState, world: World) -> dict:
     """What a checkpoint says of the run besides its state."""
     versions = {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
+    facts = {"versions": versions, "data_metadata": state.data.metadata.facts()}
     has_table = state.head.puzzle_embedding is not None
-    return {"versions": versions} | (state.data.rows.facts(has_table) if world.is_main else {"data_fingerprints": {}})
+    return facts | (state.data.rows.facts(has_table) if world.is_main else {"data_fingerprints": {}})
 
 
 def open_log(run: Run, resumed: Resumed | None) -> RunLog:

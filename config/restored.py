@@ -1,8 +1,9 @@
 """A checkpoint read once, and the model in it: from a run, a file, an export, or `hf://owner/name` on the hub.
 
-    restored = Restored.read("checkpoints/PROJECT/RUN")
+    restored = Restored.read("checkpoints/PROJECT/RUN", arch={"act_inference": True})
+    head = restored.head()           # as it was trained; the file tells the sizes, so no data are needed
     data = restored.open_data(restored.test_paths, "test", World(), batch_size=64)
-    head = restored.head(data, World())
+    head = restored.head(data)       # with a row of the puzzle table for each puzzle of these data
 
 What a path means, and how a file is read, stands in utils/checkpoint.py; whose the rows of a puzzle table are, in
 dataset/puzzle_rows.py.
@@ -15,16 +16,22 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from config.schema import ArchConfig
+from dataset.common import SplitMetadata, metadata_of
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
 from dataset.puzzle_rows import fingerprints_in, load_by_name, names_in
-from utils.checkpoint import (CONFIG_NAMES, find_checkpoint, puzzle_table_rows, read_checkpoint, settings_of,
-                              weights_of)
+from utils.checkpoint import (CONFIG_NAMES, find_checkpoint, load_weights, puzzle_table_rows, read_checkpoint,
+                              refuse_misfit, settings_of, weights_of)
+from utils.command_line import describe_validation
 from utils.distributed import World
 
+ALONE = World()  # one process on the CPU
 SLOW_ON_CPU = ("bfloat16", "float16")
+MOST_UNSAVED = 1 << 28  # bytes of a model's buffers that no file holds, such as those of rotary positions
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,18 @@ class Restored:
         """"averaged" or "stored"."""
         return "averaged" if use_ema and self.payload.get("ema_state") else "stored"
 
+    @cached_property
+    def metadata(self) -> SplitMetadata | None:
+        """What is known of the data trained on, the sizes that the model was built with among it. None in published
+        files and in those of older versions."""
+        if "data_metadata" not in self.payload:
+            return None
+        try:
+            return metadata_of(self.payload["data_metadata"])
+        except ValueError as error:
+            said = describe_validation(error, ()) if isinstance(error, ValidationError) else error
+            raise ValueError(f"{self.file}: its data_metadata are not those of a data set: {said}") from error
+
     @property
     def fingerprints(self) -> dict[str, str]:
         """Fingerprints by path of the data sets trained on; empty where the file does not say."""
@@ -114,12 +133,47 @@ class Restored:
             global_batch_size=batch_size or settings["global_batch_size"], rank=world.rank, num_replicas=world.size,
             episode_window=settings.get("episode_window", 1), episode_stride=settings.get("episode_stride")), split)
 
-    def head(self, data: PuzzleDataset, world: World, use_ema: bool = True) -> nn.Module:
-        """The loss head with its model and weights. Its puzzle table has a row for each puzzle of the data, and the
-        embedding of the puzzle of that name in the checkpoint."""
-        head = self._arch_for(world).build_head(data.metadata, data.local_batch_size, world)
+    def head(self, data: PuzzleDataset | None = None, world: World = ALONE, use_ema: bool = True) -> nn.Module:
+        """The loss head with its model and weights.
+
+        Without data it is the one that was trained, with its puzzle table as stored. (An older or a published file does
+        not tell the sizes of its model. Then the data are the test data of the run, which must be there.) With data,
+        its puzzle table has a row for each of their puzzles: the embedding of the puzzle of that name.
+
+        Raises ValueError where weights, architecture and sizes do not fit together.
+        """
+        arch = self._arch_for(world)
+        if data is None and self.metadata is not None:
+            return self._head_as_stored(arch, self.metadata, world, use_ema)
+        data = self._data_of_run(world) if data is None else data
+        head = arch.build_head(data.metadata, data.local_batch_size, world)
         tell(load_by_name(head, self.weights(use_ema), self.payload, self.file, data, trains=False), world)
         return head
+
+    def _head_as_stored(self, arch: ArchConfig, metadata: SplitMetadata, world: World, use_ema: bool) -> nn.Module:
+        """The head of sizes that the file tells. They are compared with its tensors before memory is taken for them."""
+        weights = self.weights(use_ema)
+        try:
+            with torch.device("meta"):  # tensors there have shapes, and no memory
+                planned = arch.build_head(metadata, 1, World(device=torch.device("meta")))
+        except RuntimeError as error:
+            raise ValueError(f"{self.file}: a model of the sizes that stand in it cannot be planned "
+                             f"({str(error).partition(chr(10))[0]}); restore it for a data set") from error
+        refuse_misfit(planned.state_dict(), weights, self.file)
+        unsaved = sum(buffer.nbytes for name, buffer in planned.named_buffers() if name not in weights)
+        if unsaved > MOST_UNSAVED:
+            raise ValueError(f"{self.file}: with seq_len={metadata.seq_len} the model would take "
+                             f"{unsaved / 1e9:.1f} GB besides its weights; restore it for a data set")
+        head = arch.build_head(metadata, 1, world)
+        load_weights(head, weights, self.file)
+        return head
+
+    def _data_of_run(self, world: World) -> PuzzleDataset:
+        try:
+            return self.open_data(self.test_paths, "test", world)
+        except ValueError as error:
+            raise ValueError(f"{self.file} does not tell the sizes of its model, and the data of its run do not "
+                             f"either: {error}") from error
 
     def _arch_for(self, world: World) -> ArchConfig:
         """The architecture; on a CPU it computes in float32 where the run had 16 bits, which are many times slower

@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 FIELDS = ("inputs", "labels", "puzzle_identifiers", "puzzle_indices", "group_indices")
 MOST_IDENTIFIER = np.iinfo(np.int32).max  # of puzzles
+MOST_POSITIONS = 1 << 20  # in a sequence whose length a checkpoint tells: a board of 1024 x 1024
 BLANK_IDENTIFIER = "<blank>"
 BLOCK_ROWS = 1 << 16  # looked at at a time
 IDENTIFIER_NAMES = "identifiers.json"  # in a data set's folder, and beside exported weights
@@ -70,6 +71,10 @@ class SplitMetadata(BaseModel):
     def model_sizes(self) -> dict[str, int]:
         """What the data decide of a model's config."""
         return {key: getattr(self, of_data) for key, of_data in self.MODEL_KEYS.items()}
+
+    def facts(self) -> dict[str, Any]:
+        """All of it as plain values, for a checkpoint. `metadata_of` reads them again."""
+        return {"holds": self.KIND} | self.model_dump()
 
     def batch_fields(self) -> dict[str, "BatchField"]:
         """What a batch holds."""
@@ -152,6 +157,9 @@ class RegressionMetadata(SplitMetadata):
                 "target_mask": BatchField(targets, "bool"),
                 "puzzle_identifiers": BatchField((), "int32", self.num_puzzle_identifiers)}
 
+    def facts(self) -> dict[str, Any]:
+        return super().facts() | {"flat": self.flat}  # which dataset.json leaves to the arrays
+
     @property
     def inputs_shape(self) -> str:
         return f"(N, {', '.join(map(str, self.row_shape(self.input_dim)))})"
@@ -169,6 +177,22 @@ class EpisodeMetadata(RegressionMetadata):
 
 
 METADATA = {"classification": PuzzleDatasetMetadata, "regression": RegressionMetadata}  # by task_type
+DESCRIPTIONS = {cls.KIND: cls for cls in (PuzzleDatasetMetadata, RegressionMetadata, EpisodeMetadata)}
+
+
+def metadata_of(facts: object) -> SplitMetadata:
+    """The metadata that `SplitMetadata.facts` told. Raises ValueError for anything else, and for impossible sizes."""
+    if not isinstance(facts, dict):
+        raise ValueError(f"a {type(facts).__name__} does not describe data")
+    found = next((cls for kind, cls in DESCRIPTIONS.items() if kind == facts.get("holds")), None)
+    if found is None:
+        raise ValueError(f"holds={facts.get('holds')!r}, and there are {', '.join(DESCRIPTIONS)}")
+    metadata = found.model_validate(facts)
+    for key, size in metadata.model_sizes().items():
+        most = MOST_POSITIONS if key == "seq_len" else MOST_IDENTIFIER
+        if not 0 < size <= most:
+            raise ValueError(f"{key}={size} is not from 1 to {most}")
+    return metadata
 
 
 def load_metadata(path: str | Path, split: str) -> SplitMetadata:

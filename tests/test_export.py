@@ -97,8 +97,9 @@ def test_safetensors_are_readable_without_us_and_say_what_they_are(run_dir, tmp_
     assert_equal(load_file(folder / "model.safetensors"), weights_of(read_checkpoint(run_dir / "best.ckpt"), True))
     fingerprint = {str(run_dir.parent / "data"): dataset_fingerprint(run_dir.parent / "data")}
     assert json.loads((folder / "metadata.json").read_text()) == {
-        "step": 4, "data_fingerprints": fingerprint, "weights": "averaged", "scored_on": fingerprint,
-        "metrics": metrics}
+        "step": 4, "data_fingerprints": fingerprint,
+        "data_metadata": read_checkpoint(run_dir / "best.ckpt")["data_metadata"],
+        "weights": "averaged", "scored_on": fingerprint, "metrics": metrics}
     assert OmegaConf.load(folder / "config.yaml") == OmegaConf.load(run_dir / "config.yaml")
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[:len(whole) // 2])

@@ -1,15 +1,22 @@
-"""The model in a checkpoint: restored from wherever it lies, with other options, with data."""
+"""The model in a checkpoint: restored from wherever it lies, with data and without, and with other options."""
 import json
+import resource
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
 
 from config.restored import Restored
+from config.schema import ArchConfig
 from evaluate import score
-from helpers import TINY_ARCH, evaluate_config, pretrain_config, tiny_batch, write_tiny_dataset
+from helpers import (REGRESSION, TINY_ARCH, evaluate_config, pretrain_config, tiny_batch, tiny_metadata,
+                     write_tiny_dataset, write_tiny_episodes, write_tiny_regression)
 from pretrain import train
+from test_hub import cached
+from utils.checkpoint import read_checkpoint
 from utils.distributed import World
 
 QUICK = [*TINY_ARCH, "evaluators=[]", "global_batch_size=16", "epochs=1", "use_wandb=false", "ema=True", "ema_rate=0.5",
@@ -25,16 +32,120 @@ def run_dir(tmp_path_factory) -> Path:
 
 
 def restored_head(restored: Restored, **options) -> torch.nn.Module:
-    """The head, for the data of its run."""
+    """The head, for the test data of its run."""
     data = restored.open_data(restored.test_paths, "test", World())
-    return restored.head(data, World(), **options)
+    return restored.head(data, **options)
 
 
-def logits(head: torch.nn.Module, batch: dict) -> torch.Tensor:
+def logits(head: torch.nn.Module, batch: dict, name: str = "logits") -> torch.Tensor:
     """After one supervision step."""
     head.eval()
     with torch.no_grad():
-        return head(carry=head.initial_carry(batch), batch=batch, return_keys=["logits"])[3]["logits"]
+        return head(carry=head.initial_carry(batch), batch=batch, return_keys=[name])[3][name]
+
+
+def without_data(restored: Restored, monkeypatch) -> torch.nn.Module:
+    """The head, where no data set can be opened."""
+    with monkeypatch.context() as patched:
+        patched.setattr(Restored, "open_data", None)
+        return restored.head()
+
+
+def written_layouts(run_dir: Path, folder: Path) -> dict[str, Path]:
+    """The run, a file of it, and its export."""
+    score(evaluate_config(f"checkpoint={run_dir}", "export=safetensors", f"output_dir={folder}"), World())
+    return {"run": run_dir, "file": run_dir / "step_00000004.ckpt", "export": folder / "safetensors",
+            "file of export": folder / "safetensors" / "model.safetensors"}
+
+
+def test_a_head_needs_no_data_and_is_the_same_with_them(run_dir, tmp_path, monkeypatch):
+    batch = tiny_batch(identifiers=60)
+    expected = logits(restored_head(Restored.read(run_dir)), batch)
+    for where, path in written_layouts(run_dir, tmp_path).items():
+        head = without_data(Restored.read(path), monkeypatch)
+        assert torch.equal(logits(head, batch), expected), where
+        assert torch.equal(logits(restored_head(Restored.read(path)), batch), expected), where
+    stored = without_data(Restored.read(run_dir), monkeypatch).puzzle_embedding.weights
+    assert stored.any() and len(stored) == len(Restored.read(run_dir).puzzle_names) == 65
+
+
+def test_so_it_does_from_the_hub(run_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    export = written_layouts(run_dir, tmp_path)["export"]
+    cached(tmp_path / "cache", {file.name: file for file in export.iterdir()})
+    head = without_data(Restored.read("hf://owner/name"), monkeypatch)
+    batch = tiny_batch(identifiers=60)
+    assert torch.equal(logits(head, batch), logits(restored_head(Restored.read(run_dir)), batch))
+
+
+def test_a_file_without_sizes_takes_those_of_the_data(run_dir, shared, tmp_path, monkeypatch):
+    """Of an older version, and published."""
+    old = tmp_path / "old.ckpt"
+    payload = read_checkpoint(run_dir / "best.ckpt")
+    del payload["data_metadata"]
+    torch.save(payload, old)
+    batch = tiny_batch(identifiers=60)
+    assert torch.equal(logits(Restored.read(old).head(), batch), logits(Restored.read(run_dir).head(), batch))
+    score(evaluate_config(f"checkpoint={run_dir}", "export=published", f"output_dir={tmp_path}"), World())
+    published = Restored.read(tmp_path / "published")
+    assert published.metadata is None and Restored.read(run_dir).metadata.seq_len == 6
+    assert torch.equal(logits(published.head(), batch), logits(Restored.read(run_dir).head(), batch))
+
+    theirs = Restored.read((shared / "interop" / "sudoku4" / "checkpoint").resolve())
+    monkeypatch.chdir(shared / "interop")  # whose config names the data so
+    data = theirs.open_data(["sudoku4"], "test", World())
+    batch = data.examples(range(4))
+    assert torch.equal(logits(theirs.head(), batch), logits(theirs.head(data), batch))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="step_550 does not tell the sizes of its model, .*: no data set at sudoku4"):
+        theirs.head()
+
+
+def test_a_head_of_regression_and_of_episodes_needs_no_data(tmp_path, monkeypatch):
+    for name, write, options in (
+            ("sequences", write_tiny_regression, ["arch.loss.normalize=true"]),
+            ("flat", lambda path: write_tiny_regression(path, inputs=np.ones((64, 3)), targets=np.ones((64, 2)),
+                                                        mask=None), []),
+            ("episodes", write_tiny_episodes, ["episode_window=4", "arch.causal=true"])):
+        data = write(tmp_path / name)
+        run = train(pretrain_config(f"data_paths=[{data}]", f"checkpoint.path={tmp_path / name / 'run'}", REGRESSION,
+                                    f"log_dir={tmp_path}", *QUICK, "arch.puzzle_emb_ndim=0", *options), World())
+        restored = Restored.read(run)
+        batch = restored.open_data([str(data)], "test", World()).first_batch()
+        with_data, alone = restored_head(restored), without_data(restored, monkeypatch)
+        assert torch.equal(*(logits(head, batch, "preds") for head in (with_data, alone))), name
+        assert restored.metadata == restored.open_data([str(data)], "train", World()).metadata, name
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"vocab_size": 2**31 - 1}, r"does not fit this model: .*embed_tokens.embedding_weight is \(5, 16\), expected "
+                                r"\(2147483647, 16\)"),
+    ({"num_puzzle_identifiers": 10**9}, r"puzzle_emb.weights is \(65, 16\), expected \(1000000000, 16\)"),
+    ({"seq_len": 10**9}, "data_metadata .*: seq_len=1000000000 is not from 1 to 1048576"),
+    ({"vocab_size": 0}, "vocab_size=0 is not from 1"), ({"holds": "x"}, "holds='x', and there are puzzles, regression"),
+    ({"holds": []}, r"holds=\[\]"),
+    ({"seq_len": "long"}, "not those of a data set: seq_len='long': Input should be a valid integer"),
+    (None, "a NoneType does not describe data"), ([1], "a list does not describe data")])
+def test_sizes_in_a_file_that_are_not_those_of_its_tensors_take_no_memory(run_dir, tmp_path, change, message):
+    payload = read_checkpoint(run_dir / "best.ckpt")
+    payload["data_metadata"] = payload["data_metadata"] | change if isinstance(change, dict) else change
+    torch.save(payload, tmp_path / "forged.ckpt")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=message):
+        Restored.read(tmp_path / "forged.ckpt").head()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB on Linux, bytes elsewhere
+
+
+def test_a_sequence_that_no_tensor_tells_of_may_be_long_but_not_beyond_measure(run_dir, tmp_path):
+    payload = read_checkpoint(run_dir / "best.ckpt")
+    payload["config"]["arch"] |= {"hidden_size": 1024, "num_heads": 1}
+    payload["data_metadata"]["seq_len"] = 2**20
+    planned = ArchConfig.of_file(payload["config"]["arch"], tmp_path, False).build_head(
+        tiny_metadata(num_puzzle_identifiers=65), 1, World())
+    torch.save(payload | {"model_state": planned.state_dict(), "ema_state": None}, tmp_path / "forged.ckpt")
+    with pytest.raises(ValueError, match="with seq_len=1048576 the model would take 8.6 GB besides its weights"):
+        Restored.read(tmp_path / "forged.ckpt").head()
 
 
 def test_an_option_set_otherwise_is_typed_and_used(run_dir):

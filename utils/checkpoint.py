@@ -15,7 +15,7 @@ import re
 import shutil
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -27,6 +27,7 @@ from torch import Tensor
 from utils.hub import downloaded, is_reference
 from utils.foreign import plain_settings, read_settings
 
+# A version changes where an older program would misread a newer file, or the reverse; an added key changes nothing.
 FORMAT_VERSION = 2  # 1: without random states, meters and the carries of all ranks; gives its weights, not its run
 COMPILED_PREFIX = "_orig_mod."  # what torch.compile puts before every name in published checkpoints
 PUZZLE_TABLE = "puzzle_emb.weights"
@@ -273,7 +274,7 @@ def _read_safetensors(path: str | Path) -> dict:
         header = file.metadata() or {}
         payload = {"model_state": {name: file.get_tensor(name) for name in file.keys()}}
     facts = json.loads(header.get("facts", "{}"))
-    payload |= {key: facts[key] for key in ("step", "data_fingerprints") if key in facts}
+    payload |= {key: facts[key] for key in ("step", "data_fingerprints", "data_metadata") if key in facts}
     return payload | ({"config": json.loads(header["config"])} if "config" in header else {})
 
 
@@ -322,6 +323,12 @@ def load_weights(module: torch.nn.Module, state: dict[str, Tensor], source: str 
             taken = state[name][puzzle_rows.clamp(min=0)]
             taken[puzzle_rows < 0] = state[name].mean(0)
             state = state | {name: taken}
+    refuse_misfit(own, state, source)
+    module.load_state_dict(state)
+
+
+def refuse_misfit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Raise ValueError where a state has other names or shapes than a module's own, saying which."""
     problems = [f"{name} is missing" for name in own.keys() - state.keys()]
     problems += [f"{name} is unknown to this architecture" for name in state.keys() - own.keys()]
     problems += [f"{name} is {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
@@ -330,4 +337,3 @@ def load_weights(module: torch.nn.Module, state: dict[str, Tensor], source: str 
         raise ValueError(f"{source} does not fit this model: {'; '.join(sorted(problems)[:5])}"
                          + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
                          + ". Check arch=… and the data set against the run that wrote it")
-    module.load_state_dict(state)

@@ -5,7 +5,8 @@
     hub/          the same, and the model card README.md
 
 Beside the weights stands identifiers.json, as in a data set: the name of the puzzle whose embedding each row of the
-puzzle table is. Each is read again by `checkpoint=` and `load_checkpoint=`, as the folder or as the file in it.
+puzzle table is. Each is read again by `checkpoint=` and `load_checkpoint=`, as the folder or as the file in it. The
+published layout has no place for the metadata of the data, so a model comes out of it only where the data are.
 """
 import json
 import shlex
@@ -53,6 +54,8 @@ class Export:
     metrics: dict[str, float | str]
     # of the rows of the puzzle table; None: unknown
     puzzle_names: list[str] | None = None
+    # `SplitMetadata.facts` of the data trained on, with the sizes of the model; None: unknown
+    data_metadata: dict | None = None
 
     def write(self, layout: str, folder: Path, repository: str | None) -> None:
         """Write the files of a layout: published, safetensors, or hub for that repository."""
@@ -77,6 +80,7 @@ class Export:
         from safetensors.torch import save_file
 
         facts = {"step": self.step, "data_fingerprints": self.trained_on}
+        facts |= {"data_metadata": self.data_metadata} if self.data_metadata else {}
         header = {"format": "pt", "config": json.dumps(self.settings), "facts": json.dumps(facts)}
         tensors = {name: tensor.contiguous() for name, tensor in self.state.items()}
         write_atomically(folder / SAFETENSORS, lambda file: save_file(tensors, file, header))
