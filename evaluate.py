@@ -19,19 +19,19 @@ from torch import nn
 from config.help import help_text
 from config.restored import Restored
 from config.schema import EvaluateConfig
-from dataset.build_maze_dataset import TOKEN_NAMES as MAZE_TOKENS
-from dataset.common import IGNORE_LABEL_ID, EpisodeMetadata, PuzzleDatasetMetadata
+from dataset.common import IGNORE_LABEL_ID, EpisodeMetadata
+from dataset.kinds.kind import kind_of
 from dataset.puzzle_dataset import PuzzleDataset
-from dataset.symmetry import BOXES
 from evaluators.loop import DepthCurve, evaluate, trace
 from evaluators.protocol import build_evaluators
 from evaluators.rollout import Rollouts, roll_out, rollout_starts
 from utils.best import best_in_doubt
+from utils.boards import plot_solution_steps
 from utils.command_line import run_script
 from utils.distributed import World, joined_world
 from utils.export import Export, refuse_unpublished
 from utils.hub import is_reference, repository_of, upload
-from utils.plots import board_shape, plot_predictions, plot_rollouts, plot_sequence_steps, plot_solution_steps
+from utils.plots import plot_predictions, plot_rollouts, plot_sequence_steps
 from utils.run_directory import refuse_links
 from utils.strict_json import as_json
 
@@ -79,25 +79,18 @@ def refuse_picture(data: PuzzleDataset, choice: int | str) -> None:
     data.examples([number])
 
 
-def token_names(metadata: PuzzleDatasetMetadata) -> list[str] | None:
-    """Of the puzzles that are told by their size and vocabulary, Sudokus and mazes."""
-    rows, columns = board_shape(metadata.seq_len)
-    if rows == columns and rows in BOXES and metadata.vocab_size == rows + 2:
-        return ["", "", *map(str, range(1, rows + 1))]
-    return list(MAZE_TOKENS) if rows == columns and metadata.vocab_size == len(MAZE_TOKENS) else None
-
-
-def draw_solution(head: nn.Module, data: PuzzleDataset, choice: int | str, world: World, picture: Path) -> None:
+def draw_solution(head: nn.Module, data: PuzzleDataset, choice: int | str, world: World, picture: Path,
+                  trust_code: bool) -> None:
     """Draw a test example, by number or, of the first ones, the slowest: solved in the end, after the most steps."""
-    batch = data.examples(range(min(WATCHED, data.num_examples)) if choice == "slowest" else [choice])
-    batch = {name: value.to(world.device) for name, value in batch.items()}
+    numbers = range(min(WATCHED, data.num_examples)) if choice == "slowest" else [int(choice)]
+    batch = {name: value.to(world.device) for name, value in data.examples(numbers).items()}
     preds, q_halt = trace(head, batch)
     asked = batch["labels"] != IGNORE_LABEL_ID
     solved = ((preds == batch["labels"]) | ~asked).all(-1) & asked.any(-1)  # (steps, B)
     row = int((solved[-1] * (~solved).sum(0)).argmax())
     plot_solution_steps(batch["inputs"][row].cpu().numpy(), preds[:, row].cpu().numpy(),
                         batch["labels"][row].cpu().numpy(), torch.sigmoid(q_halt[:, row]).tolist(), picture,
-                        token_names(data.metadata))
+                        kind_of(data.set_of(numbers[row]), trust_code).look())
     print(f"picture: {picture}")
 
 
@@ -119,15 +112,17 @@ def draw_regression(head: nn.Module, data: PuzzleDataset, choice: int | str, wor
 
 
 def draw(head: nn.Module, data: PuzzleDataset, choice: int | str, rollouts: Rollouts | None, world: World,
-         output_dir: Path) -> None:
+         output_dir: Path, trust_code: bool) -> None:
     """What there is to see of such data: rollouts, a sequence, or a puzzle being solved."""
     if rollouts:
         plot_rollouts({who: errors.rmse for who, errors in rollouts.by_horizon.items()}, rollouts.truth, rollouts.shown,
                       output_dir / "rollouts.png")
         print(f"picture: {output_dir / 'rollouts.png'}")
         return
-    draw_one = draw_regression if data.metadata.task_type == "regression" else draw_solution
-    draw_one(head, data, choice, world, output_dir / "solution_steps.png")
+    if data.metadata.task_type == "regression":
+        draw_regression(head, data, choice, world, output_dir / "solution_steps.png")
+    else:
+        draw_solution(head, data, choice, world, output_dir / "solution_steps.png", trust_code)
 
 
 def output_directory(config: EvaluateConfig, checkpoint: Path) -> Path:
@@ -158,7 +153,7 @@ def score(config: EvaluateConfig, world: World) -> dict[str, float]:
     if config.puzzle_identifiers != "own":
         ablate_identifiers(head, data, config.puzzle_identifiers)
     output_dir = output_directory(config, checkpoint)
-    evaluators = build_evaluators(config.named_evaluators, data)
+    evaluators = build_evaluators(config.named_evaluators, data, config.trust_code)
     curve = DepthCurve(head, restored.arch.options["halt_max_steps"], world) if config.per_step else None
     metrics = evaluate(head, data, world, evaluators, config.eval_save_outputs, output_dir, curve=curve)
     by_step = curve.read() if curve else []
@@ -176,7 +171,7 @@ def score(config: EvaluateConfig, world: World) -> dict[str, float]:
         if rollouts:
             print(rollouts.table())
         if config.picture is not None:
-            draw(head, data, config.picture, rollouts, world, output_dir)
+            draw(head, data, config.picture, rollouts, world, output_dir, config.trust_code)
         if config.export is not None:
             export(config, Export(
                 restored.weights(config.use_ema), restored.settings, restored.steps, which, restored.fingerprints,

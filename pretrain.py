@@ -203,7 +203,7 @@ def build_run(config: PretrainConfig, world: World, resumed: Resumed | None) -> 
         state.load_state_dict(resumed.payload, resumed.file, world)
         for loaded in ("model_state", "ema_state", "optimizer_states", "carry"):
             del resumed.payload[loaded]  # or memory would hold it twice
-    evaluators = build_evaluators(config.named_evaluators, test_data)
+    evaluators = build_evaluators(config.named_evaluators, test_data, config.trust_code)
     needed_outputs(state.head, evaluators, config.eval_save_outputs)  # or the first evaluation would find out
     refuse_unknown_metric(config.checkpoint.monitor, state.head, test_data, evaluators)  # likewise
     directory = name_run(config)

@@ -170,7 +170,7 @@ def _checked_task(task: str, subset: str, puzzle: dict, for_testing: bool, where
     for kind in filter(KINDS.__contains__, puzzle):  # the file's order is the order of the examples
         for number, pair in enumerate(puzzle[kind], 1):
             grids = [NO_ANSWER if kind == "test" and side not in pair and side == "output" else
-                     _checked_grid(pair.get(side), f"{where}, {kind} {side} {number}") for side in ("input", "output")]
+                     checked_grid(pair.get(side), f"{where}, {kind} {side} {number}") for side in ("input", "output")]
             if for_testing or grids[1].size:
                 pairs[kind if for_testing else "train"].append(tuple(grids))
     for split, listed in pairs.items():
@@ -179,7 +179,7 @@ def _checked_task(task: str, subset: str, puzzle: dict, for_testing: bool, where
     return Task(task, subset, {kind: puzzle[kind] for kind in puzzle if kind in KINDS}, pairs)
 
 
-def _checked_grid(rows, where: str) -> np.ndarray:
+def checked_grid(rows, where: str) -> np.ndarray:
     """(h, w) uint8 colours of a list of rows."""
     if not rows or not isinstance(rows, list) or not all(row and isinstance(row, list) for row in rows):
         raise ValueError(f"{where}: the grid is missing, empty or no list of rows")

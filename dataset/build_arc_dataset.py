@@ -258,7 +258,7 @@ def write_dataset(folder: Path, groups: list[Group], args: argparse.Namespace, m
     counts = {}
     for split, arrays in fields.items():
         arrays |= split_indices(groups, identifiers, split)
-        metadata = write_split(folder / split, arrays, VOCAB_SIZE, len(names))
+        metadata = write_split(folder / split, arrays, VOCAB_SIZE, len(names), kind="arc")
         counts[split] = {"groups": metadata.total_groups, "puzzles": metadata.total_puzzles, "examples": rows[split]}
     write_json(folder / "identifiers.json", names, indent=None)
     write_json(folder / "test_puzzles.json",

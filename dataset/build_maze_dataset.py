@@ -22,13 +22,13 @@ if not __package__:  # run as a script: imports start at the project root
 import numpy as np
 
 from dataset.builder import run
+from dataset.kinds.kind import NO_TOKEN
+from dataset.kinds.maze import CHARACTERS, FREE, GOAL, PATH, START, Maze, are_paths
 from dataset.source_csv import SourceRows, Split, builder_parser, read_splits, warn_of_overlap, write_dataset
 from dataset.splitting import variant_keys
 from dataset.symmetry import dihedral_indices
 
-CHARACTERS = "# SGo"
-WALL, FREE, START, GOAL, PATH = range(1, 6)  # tokens
-TOKEN_NAMES = ("padding", "wall", "free", "start", "goal", "path")
+VOCAB_SIZE = len(CHARACTERS) + 1
 CHUNK = 4096  # mazes whose paths are followed at a time
 
 
@@ -41,36 +41,13 @@ def maze_side(rows: SourceRows) -> int:
     return side
 
 
-def parse_tokens(characters: np.ndarray) -> np.ndarray:
-    """uint8 characters as tokens 1 to 5; 0 for any other character."""
-    table = np.zeros(256, np.uint8)
-    table[list(CHARACTERS.encode())] = np.arange(1, len(CHARACTERS) + 1)
-    return table[characters]
-
-
-def are_paths(answers: np.ndarray) -> np.ndarray:
-    """(N,) booleans: do the marked cells of an answer (N, H, W) form one 4-connected path from S to G?
-
-    They do if, moving only over them, G is as many moves from S as there are marks, and one.
-    """
-    marked = np.pad(answers >= START, ((0, 0), (1, 1), (1, 1)))
-    reached = np.pad(answers == START, ((0, 0), (1, 1), (1, 1)))
-    goal = np.pad(answers == GOAL, ((0, 0), (1, 1), (1, 1)))
-    expected = marked.sum(axis=(1, 2)) - 1
-    moves = np.zeros(len(answers), int)
-    for _ in range(expected.max(initial=0)):
-        moves += ~(reached & goal).any(axis=(1, 2))
-        near = reached[:, :-2, 1:-1] | reached[:, 2:, 1:-1] | reached[:, 1:-1, :-2] | reached[:, 1:-1, 2:]
-        reached[:, 1:-1, 1:-1] |= near & marked[:, 1:-1, 1:-1]
-    return (moves == expected) & (reached & goal).any(axis=(1, 2))
-
-
 def checked_mazes(rows: SourceRows) -> SourceRows:
     """The rows with characters turned into tokens. ValueError naming the line of the first bad row."""
     side = maze_side(rows)
-    question, answer = parse_tokens(rows.question), parse_tokens(rows.answer)
-    rows.require(((question >= WALL) & (question <= GOAL)).all(axis=1), "the question may hold only '#', ' ', 'S', 'G'")
-    rows.require((answer >= WALL).all(axis=1), "the answer may hold only '#', ' ', 'S', 'G', 'o'")
+    kind = Maze(side * side, VOCAB_SIZE)
+    question, answer = kind.tokens_of(rows.question), kind.tokens_of(rows.answer)
+    rows.require((question <= GOAL).all(axis=1), "the question may hold only '#', ' ', 'S', 'G'")
+    rows.require((answer != NO_TOKEN).all(axis=1), "the answer may hold only '#', ' ', 'S', 'G', 'o'")
     for token, name in ((START, "S"), (GOAL, "G")):
         rows.require((question == token).sum(axis=1) == 1, f"the question must hold exactly one {name}")
     rows.require(((answer == question) | ((answer == PATH) & (question == FREE))).all(axis=1),
@@ -100,7 +77,7 @@ def build(args: argparse.Namespace) -> None:
     warn_of_overlap(train.question[:, views].reshape(-1, side * side), test.question, "mazes")
     splits = {"train": Split(len(train.lines), len(views), partial(fill_split, train, views)),
               "test": Split(len(test.lines), 1, partial(fill_split, test, views[:1]))}
-    write_dataset("build_maze_dataset", args, files, splits, seq_len=side * side, vocab_size=len(CHARACTERS) + 1)
+    write_dataset("build_maze_dataset", args, files, splits, "maze", seq_len=side * side, vocab_size=VOCAB_SIZE)
 
 
 def main(argv: list[str] | None = None) -> None:

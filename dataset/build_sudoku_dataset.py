@@ -20,11 +20,12 @@ if not __package__:  # run as a script: imports start at the project root
 import numpy as np
 
 from dataset.builder import at_least, run
+from dataset.kinds.kind import NO_TOKEN
+from dataset.kinds.sudoku import BLANK, Sudoku, valid_grids
 from dataset.source_csv import SourceRows, Split, builder_parser, read_splits, warn_of_overlap, write_dataset
 from dataset.splitting import in_chunks, joined, row_keys
 from dataset.symmetry import BOXES, random_sudoku_symmetries, sudoku_keys
 
-ILLEGAL = 255
 CHUNK = 4096  # rows worked on at a time: their arrays stay in the cache, and memory does not grow with the data
 
 
@@ -38,33 +39,16 @@ def sudoku_size(rows: SourceRows) -> int:
     return sizes[length]
 
 
-def parse_digits(characters: np.ndarray, size: int) -> np.ndarray:
-    """uint8 characters as digits: 0 for a blank, ILLEGAL for what is none of '.', '0' to str(size)."""
-    table = np.full(256, ILLEGAL, np.uint8)
-    table[ord(".")] = 0
-    table[ord("0"):ord("0") + size + 1] = np.arange(size + 1)
-    return table[characters]
-
-
-def valid_grids(grids: np.ndarray, box: tuple[int, int]) -> np.ndarray:
-    """(N,) booleans: does a grid (N, n²) of integers hold each of 1 to n once in every row, column and box?"""
-    height, width = box
-    size = height * width
-    digits = np.where((grids >= 1) & (grids <= size), grids, 0).astype(np.uint16)
-    bits = np.left_shift(np.uint16(1), digits.T)  # cells first: each reduction runs along N
-    boxes = bits.reshape(size // height, height, size // width, width, -1).swapaxes(1, 2)
-    units = [bits.reshape(size, size, -1), bits.reshape(size, size, -1).swapaxes(0, 1), boxes.reshape(size, size, -1)]
-    full = (1 << (size + 1)) - 2
-    return np.logical_and.reduce([np.bitwise_or.reduce(unit, axis=1) == full for unit in units]).all(axis=0)
-
-
 def checked_puzzles(rows: SourceRows) -> SourceRows:
-    """The rows with characters turned into digits. ValueError naming the line of the first bad row."""
+    """The rows with characters turned into digits, 0 for a blank. ValueError naming the line of the first bad row."""
     size = sudoku_size(rows)
-    question, answer = parse_digits(rows.question, size), parse_digits(rows.answer, size)
-    rows.require((question != ILLEGAL).all(axis=1), f"the question may hold only 1 to {size}, and '.' or 0 for a blank")
-    rows.require(((answer != ILLEGAL) & (answer != 0)).all(axis=1), f"the answer may hold only 1 to {size}")
-    valid = [valid_grids(answer[start:start + CHUNK], BOXES[size]) for start in range(0, len(answer), CHUNK)]
+    kind = Sudoku(size * size, size + 2)
+    question, answer = kind.tokens_of(rows.question), kind.tokens_of(rows.answer)
+    rows.require((question != NO_TOKEN).all(axis=1),
+                 f"the question may hold only 1 to {size}, and '.' or 0 for a blank")
+    rows.require(((answer != NO_TOKEN) & (answer != BLANK)).all(axis=1), f"the answer may hold only 1 to {size}")
+    question, answer = question - BLANK, answer - BLANK
+    valid = [valid_grids(answer[start:start + CHUNK], kind.box) for start in range(0, len(answer), CHUNK)]
     rows.require(np.concatenate(valid), "the answer repeats a digit in a row, column or box")
     rows.require(((question == 0) | (question == answer)).all(axis=1),
                  "the answer contradicts a digit of the question")
@@ -115,7 +99,7 @@ def build(args: argparse.Namespace) -> None:
     warn_of_overlap(train.answer, test.answer, "solution grids")
     splits = {"train": Split(len(train.lines), 1 + args.num_aug, partial(fill_split, train, args.num_aug, args.seed)),
               "test": Split(len(test.lines), 1, partial(fill_split, test, 0, args.seed))}
-    write_dataset("build_sudoku_dataset", args, files, splits, seq_len=size * size, vocab_size=size + 2)
+    write_dataset("build_sudoku_dataset", args, files, splits, "sudoku", seq_len=size * size, vocab_size=size + 2)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -16,7 +16,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -105,6 +105,20 @@ class PuzzleDatasetMetadata(SplitMetadata):
     ignore_label_id: int | None
     # number of tokens V; every input and label is below it
     vocab_size: int
+    # kind of puzzle, the name of a file in dataset/kinds/ or module@Class; None: it is told by the data
+    kind: str | None = None
+    # (V,) name of each token, for people; "" is an empty cell; None: those of the kind
+    token_names: list[str] | None = None
+
+    @model_validator(mode="after")
+    def _names_are_those_of_the_tokens(self):
+        names = self.token_names
+        if names is not None and len(names) != self.vocab_size:
+            raise ValueError(f"token_names has {len(names)} names, and vocab_size is {self.vocab_size}; name every one")
+        for name in names or ():
+            if not name.isprintable():
+                raise ValueError(f"the token name {name!r} cannot be printed; choose another")
+        return self
 
     def batch_fields(self) -> dict[str, BatchField]:
         cells = BatchField((self.seq_len,), "int32", self.vocab_size)
@@ -235,9 +249,10 @@ def open_field(split_dir: str | Path, field: str, shape: tuple[int, ...], set_na
 
 
 def write_split(split_dir: str | Path, arrays: Mapping[str, Any], vocab_size: int, num_puzzle_identifiers: int = 1,
-                set_name: str = "all", ignore_label_id: int | None = 0, overwrite: bool = False
-                ) -> PuzzleDatasetMetadata:
-    """Write one split with one set. `arrays` maps each of `FIELDS` to its array; pad and blank identifier are 0.
+                set_name: str = "all", ignore_label_id: int | None = 0, overwrite: bool = False,
+                kind: str | None = None, token_names: Sequence[str] | None = None) -> PuzzleDatasetMetadata:
+    """Write one split with one set. `arrays` maps each of `FIELDS` to its array; pad and blank identifier are 0. `kind`
+    and `token_names` say what the tokens mean (`PuzzleDatasetMetadata`).
 
     `inputs` and `labels` are integers (N, L), or N rows of any lengths: the shorter ones are filled up at their end,
     `inputs` with the pad token, `labels` with `ignore_label_id`, which is not scored, and a notice says so. Raises
@@ -267,14 +282,15 @@ def write_split(split_dir: str | Path, arrays: Mapping[str, Any], vocab_size: in
     metadata = PuzzleDatasetMetadata(
         pad_id=0, ignore_label_id=ignore_label_id, blank_identifier_id=0, vocab_size=vocab_size, seq_len=seq_len,
         num_puzzle_identifiers=num_puzzle_identifiers, total_groups=len(arrays["group_indices"]) - 1,
-        mean_puzzle_examples=examples / puzzles, total_puzzles=puzzles, sets=[set_name])
+        mean_puzzle_examples=examples / puzzles, total_puzzles=puzzles, sets=[set_name], kind=kind,
+        token_names=None if token_names is None else list(token_names))
     split_dir.mkdir(parents=True, exist_ok=True)
     for file in replaced:  # first, so that what is half written has no dataset.json, and maps of the old stay whole
         file.unlink()
     for field in FIELDS:
         if field not in in_place:
             np.save(files[field], arrays[field])
-    write_json(split_dir / "dataset.json", metadata.model_dump())
+    write_json(split_dir / "dataset.json", metadata.model_dump(exclude_defaults=True))  # no `kind: null`
     return metadata
 
 

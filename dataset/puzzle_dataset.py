@@ -177,6 +177,10 @@ class PuzzleDataset(torch.utils.data.IterableDataset):
                              f"{self.config.folders} has {self.num_examples}, numbered from 0")
         return self._tensors(self._fetch(np.asarray(numbers)))
 
+    def set_of(self, number: int) -> ExampleSet:
+        """The set that an example is in, by its number over all sets."""
+        return list(self.sets.values())[int(np.searchsorted(self._set_ends, number, side="right"))]
+
     def first_batch(self) -> Batch:
         """The first rows as stored, padded to this rank's batch; leaves the stream where it is."""
         rows = np.arange(min(self.local_batch_size, self.num_examples))

@@ -218,23 +218,23 @@ class Split:
 
 
 def write_dataset(builder: str, args: argparse.Namespace, files: dict[str, Path], splits: dict[str, Split],
-                  seq_len: int, vocab_size: int) -> None:
-    """Write and report a data set of puzzles without embeddings of their own (identifier 0, the blank)."""
+                  kind: str, seq_len: int, vocab_size: int) -> None:
+    """Write and report a data set of puzzles of a kind, without embeddings of their own (identifier 0, the blank)."""
     needed = sum(split.puzzles * (2 * seq_len + 12) for split in splits.values())  # 12: three int32 a puzzle
     with building(builder, args, files.values(), needed) as (folder, counts):
         for name, split in splits.items():
-            _write_split(folder / name, split, seq_len, vocab_size)
+            _write_split(folder / name, split, kind, seq_len, vocab_size)
             counts[name] = {"groups": split.groups, "puzzles": split.puzzles, "examples": split.puzzles}
         write_json(folder / "identifiers.json", [BLANK_IDENTIFIER])
 
 
-def _write_split(split_dir: Path, split: Split, seq_len: int, vocab_size: int) -> None:
+def _write_split(split_dir: Path, split: Split, kind: str, seq_len: int, vocab_size: int) -> None:
     arrays = {name: open_field(split_dir, name, (split.puzzles, seq_len)) for name in ("inputs", "labels")}
     split.fill(arrays["inputs"], arrays["labels"])
     arrays["puzzle_identifiers"] = np.zeros(split.puzzles, np.int32)
     arrays["puzzle_indices"] = np.arange(split.puzzles + 1, dtype=np.int32)
     arrays["group_indices"] = np.arange(0, split.puzzles + 1, split.copies, dtype=np.int32)
-    write_split(split_dir, arrays, vocab_size)
+    write_split(split_dir, arrays, vocab_size, kind=kind)
 
 
 def write_csv(path: Path, source: str, rows: Iterable[tuple[str, str, int]]) -> None:

@@ -47,20 +47,34 @@ def compose(first: np.ndarray, then: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class SudokuSymmetries:
-    """B symmetries, one a row of the grids that they are applied to."""
+class Symmetries:
+    """B symmetries, one for each row that they are applied to: cells change places, and tokens are renamed."""
 
     # (B, L) index permutations of the cells
     positions: np.ndarray
-    # (B, n + 1) uint8, the digit that takes the place of each digit; a blank, 0, stays one
-    digits: np.ndarray
+    # (B, V) uint8, the token that takes the place of each token
+    tokens: np.ndarray
 
-    def apply(self, grids: np.ndarray) -> np.ndarray:
-        """(B, L) digits, 0 for a blank."""
-        return np.take_along_axis(self.digits, np.take_along_axis(grids, self.positions, axis=1), axis=1)
+    def apply(self, boards: np.ndarray) -> np.ndarray:
+        """(B, L) tokens. Negative ones, which say that no answer is asked for, are moved and not renamed."""
+        moved = np.take_along_axis(boards, self.positions, axis=1)
+        if moved.dtype.kind == "u":
+            return np.take_along_axis(self.tokens, moved, axis=1)
+        renamed = np.take_along_axis(self.tokens, moved.clip(0), axis=1)
+        return np.where(moved < 0, moved, renamed.astype(moved.dtype))
 
-    def inverse(self) -> "SudokuSymmetries":
-        return SudokuSymmetries(invert(self.positions), invert(self.digits).astype(np.uint8))
+    def invert(self, boards: np.ndarray) -> np.ndarray:
+        """The (B, L) tokens that `apply` made these from."""
+        return self.inverse().apply(boards)
+
+    def inverse(self) -> "Symmetries":
+        return Symmetries(invert(self.positions), invert(self.tokens).astype(np.uint8))
+
+
+def random_dihedral(count: int, side: int, vocab_size: int, rng: np.random.Generator) -> Symmetries:
+    """`count` uniform draws of the 8 rotations and reflections of a square; each of the V tokens keeps its name."""
+    names = np.tile(np.arange(vocab_size, dtype=np.uint8), (count, 1))
+    return Symmetries(dihedral_indices(side)[rng.integers(8, size=count)], names)
 
 
 def sudoku_keys(puzzles: np.ndarray, box: tuple[int, int]) -> np.ndarray:
@@ -91,8 +105,8 @@ def mix_bits(numbers: np.ndarray) -> np.ndarray:
     return numbers ^ (numbers >> np.uint64(31))
 
 
-def random_sudoku_symmetries(count: int, box: tuple[int, int], rng: np.random.Generator) -> SudokuSymmetries:
-    """`count` uniform draws for boxes of (rows, columns).
+def random_sudoku_symmetries(count: int, box: tuple[int, int], rng: np.random.Generator) -> Symmetries:
+    """`count` uniform draws for boxes of (rows, columns); the tokens are the digits 0 to n, where 0 is a blank.
 
     Each takes the same amount of the random stream, so that drawing in chunks gives what one large draw would.
     """
@@ -107,7 +121,7 @@ def random_sudoku_symmetries(count: int, box: tuple[int, int], rng: np.random.Ge
     positions = (rows * row_stride)[:, :, None] + (columns * column_stride)[:, None, :]
     digits = np.zeros((count, size + 1), np.uint8)
     digits[:, 1:] = np.argsort(digit_keys, axis=1) + 1
-    return SudokuSymmetries(positions.reshape(count, size * size), digits)
+    return Symmetries(positions.reshape(count, size * size), digits)
 
 
 def _permuted_lines(keys: np.ndarray, thickness: int) -> np.ndarray:

@@ -22,17 +22,16 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from dataset.arc import COLOURS, FIRST_COLOUR, SEPARATOR, SIDE, VOCAB_SIZE, decode_grid, encode_grid, parse_augmentation
+from dataset.arc import COLOURS, FIRST_COLOUR, SEPARATOR, VOCAB_SIZE, decode_grid, encode_grid, parse_augmentation
 from dataset.arc_tasks import NO_ANSWER, read_json, read_test_puzzles
 from dataset.common import PuzzleDatasetMetadata
-from dataset.example_set import ExampleSet
+from dataset.kinds.arc import SIZES
 from evaluators.arc_gallery import write_gallery
 from evaluators.arc_votes import ORIGINAL, Answer, Attempt, Grid, Votes, candidate_keys, grid_hashes
 from utils.command_line import describe_validation
 from utils.distributed import broadcast_object, decided_by_main
 from utils.foreign import spreadsheet_text
 
-SIZES = SIDE * SIDE, VOCAB_SIZE  # cells and tokens
 NO_PREDICTION = [[0, 0], [0, 0]]  # submitted where no grid was predicted
 STAND_IN = [[0]]  # for each answer, in data sets that were built without solutions by the published code
 
@@ -73,12 +72,6 @@ class ARC:
         self._number_test_inputs()
         self._number_identifiers(names)
         self.votes = Votes()
-
-    @classmethod
-    def suits(cls, test_set: ExampleSet) -> bool:
-        """Are these ARC tasks?"""
-        sizes = test_set.metadata.seq_len, test_set.metadata.vocab_size
-        return sizes == SIZES and (Path(test_set.path) / "test_puzzles.json").is_file()
 
     def _unknown_answers(self) -> list[str]:
         """What there is to say of them. Answers that are all stand-ins are taken away."""

@@ -4,17 +4,15 @@ An evaluator sees every test example with the model's outputs after the last sup
 """
 import inspect
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from dataset.common import PuzzleDatasetMetadata
 from dataset.example_set import ExampleSet, say_once
-from utils.distributed import all_reduce_sum_
+from dataset.kinds.kind import RULES, Kind, kind_of
 from utils.resolve import load_class
 
 
@@ -43,70 +41,21 @@ class Evaluator(Protocol):
         """
 
 
-# The evaluators of puzzles that are told by their data: each has `suits(test_set)`.
-BY_KIND = ("arc@ARC", "sudoku@Sudoku", "maze@Maze")
-LOOKED_AT = 16  # examples that tell whether data obey rules
+def build_evaluators(configs: Sequence[dict] | None, dataset, trust_code: bool = False
+                     ) -> dict[str, tuple[str, Evaluator]]:
+    """For each config and each test data set, the prefix of its metrics, the path of the data, and the evaluator.
 
-
-class RuleCheck:
-    """Base of evaluators that check rules row by row: subclasses map (inputs, preds) to named booleans (B,)."""
-
-    required_outputs = {"preds"}
-
-    def __init__(self, data_path: str, eval_metadata: PuzzleDatasetMetadata):
-        self.side = round(eval_metadata.seq_len**0.5)
-        if self.side**2 != eval_metadata.seq_len:
-            raise ValueError(f"{type(self).__name__} needs square grids; {data_path} has {eval_metadata.seq_len} "
-                             "cells; use evaluators=[]")
-        self.begin_eval()
-
-    @classmethod
-    def suits(cls, test_set: ExampleSet) -> bool:
-        """Are these such puzzles: do the labels of the first ones obey the rules?"""
-        try:
-            rules = cls(test_set.path, test_set.metadata)
-        except ValueError:  # grids of another size
-            return False
-        first = test_set.fetch(np.arange(min(len(test_set), LOOKED_AT)))
-        inputs, labels = first["inputs"], first["labels"]
-        return bool((labels >= 0).all()) and all(passed.all() for passed in rules.check(inputs, labels).values())
-
-    def begin_eval(self) -> None:
-        self.counts: dict[str, int] = {}
-        self.examples = 0
-
-    def update_batch(self, batch: dict[str, Tensor], outputs: dict[str, Tensor]) -> None:
-        inputs, preds = batch["inputs"].cpu().numpy(), outputs["preds"].cpu().numpy()
-        for name, passed in self.check(inputs, preds).items():
-            self.counts[name] = self.counts.get(name, 0) + int(passed.sum())
-        self.examples += len(inputs)
-
-    def check(self, inputs: np.ndarray, preds: np.ndarray) -> dict[str, np.ndarray]:
-        raise NotImplementedError
-
-    def names(self) -> Sequence[str]:
-        raise NotImplementedError
-
-    def result(self, save_path: Path | None, rank: int, world_size: int, group) -> dict[str, float] | None:
-        sums = torch.tensor([self.examples] + [self.counts.get(name, 0) for name in self.names()], dtype=torch.float32)
-        all_reduce_sum_([sums])
-        examples, *counts = sums.tolist()
-        return {name: count / max(examples, 1) for name, count in zip(self.names(), counts)} if rank == 0 else None
-
-
-def build_evaluators(configs: Sequence[dict] | None, dataset) -> dict[str, tuple[str, Evaluator]]:
-    """For each config and each test data set, its metrics' prefix and (data path, evaluator). None: the evaluators of
-    the kind of puzzle that each data set holds, where there is one.
-
-    The prefix is `eval/<module>`, with the folder's name behind it where there are several data sets. What would come
-    again has a number: `eval/arc` and `eval/arc2`. That is said, and what evaluators have to say of their data.
+    `configs`: `{"name": "module@Class", option: value}` each; None: for each data set the evaluator of its kind of
+    puzzle, if there is one. `trust_code`: a data set may name a kind outside this project (`kind_of`).
+    The prefix is `eval/<module>` or, with several data sets, `eval/<module>/<folder>`. A prefix that would come again
+    gets a number, such as `eval/arc2`, and a notice says so. Evaluators' own notices are printed, too.
     """
     sets = {test_set.path: test_set for test_set in dataset.sets.values()}
-    by_kind = configs is None
-    configs = [{"name": name} for name in BY_KIND] if by_kind else configs
-    modules, folders = [config["name"].partition("@")[0] for config in configs], [Path(path).name for path in sets]
+    wanted = _by_kind(sets, trust_code) if configs is None else [(config, list(sets)) for config in configs]
+    modules = [config["name"].partition("@")[0] for config, _ in wanted]
+    folders = [Path(path).name for path in sets]
     built, notices = {}, []
-    for config, module, numbered in zip(configs, modules, distinct(modules)):
+    for (config, paths), module, numbered in zip(wanted, modules, distinct(modules)):
         options = {key: value for key, value in config.items() if key != "name"}
         evaluator_class = load_class(config["name"], "evaluators", EVALUATOR_PARTS, anywhere=True)  # a typed config's
         try:
@@ -114,7 +63,7 @@ def build_evaluators(configs: Sequence[dict] | None, dataset) -> dict[str, tuple
         except TypeError as error:
             raise ValueError(f"evaluators: {config['name']} does not take these options: {error}") from error
         for (path, test_set), folder, own_folder in zip(sets.items(), folders, distinct(folders)):
-            if by_kind and not (test_set.metadata.task_type == "classification" and evaluator_class.suits(test_set)):
+            if path not in paths:
                 continue
             prefix = f"eval/{numbered}" + (f"/{own_folder}" if len(sets) > 1 else "")
             if (module, folder) != (numbered, own_folder):
@@ -126,6 +75,19 @@ def build_evaluators(configs: Sequence[dict] | None, dataset) -> dict[str, tuple
         for notice in notices:
             say_once(f"notice: {notice}")
     return built
+
+
+def _by_kind(sets: Mapping[str, ExampleSet], trust_code: bool) -> list[tuple[dict, list[str]]]:
+    """The config of each evaluator that a kind of puzzle in `sets`, by path, has, and the paths of that kind."""
+    wanted: dict[tuple[str, type[Kind]], tuple[dict, list[str]]] = {}
+    for path, test_set in sets.items():
+        if not isinstance(test_set.metadata, PuzzleDatasetMetadata):
+            continue
+        kind = kind_of(test_set, trust_code)
+        if kind.evaluator:
+            config = {"name": kind.evaluator} | ({"kind": kind} if kind.evaluator == RULES else {})
+            wanted.setdefault((kind.evaluator, type(kind)), (config, []))[1].append(path)
+    return list(wanted.values())
 
 
 def distinct(names: Sequence[str]) -> list[str]:

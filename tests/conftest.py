@@ -24,6 +24,18 @@ def shared() -> Path:
 
 
 @pytest.fixture
+def drawn(monkeypatch) -> list:
+    """The figures that are saved; kept open so that they can be looked at."""
+    from utils.plots import pyplot  # here: most tests draw nothing
+
+    figures = []
+    monkeypatch.setattr(pyplot(), "close", figures.append)
+    yield figures
+    monkeypatch.undo()
+    pyplot().close("all")
+
+
+@pytest.fixture
 def limited_file_size():
     """A context in which no file can grow beyond so many bytes: what a full disk does, without filling one."""
     @contextmanager

@@ -296,6 +296,13 @@ def wait_for(condition: Callable[[], Any], process: subprocess.Popen, seconds: f
     return value
 
 
+def is_picture(file: Path) -> bool:
+    """Is it a PNG that is not all of one colour?"""
+    import matplotlib.image  # here: most tests draw nothing
+
+    return file.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and np.ptp(matplotlib.image.imread(file)) > 0.5
+
+
 def metric_lines(run_dir: Path, timed: bool = False) -> list[dict]:
     """The lines of a run's metrics.jsonl; `timed`: with the time of each, which no two runs have in common."""
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]

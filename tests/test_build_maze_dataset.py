@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from dataset import generate_maze, source_csv
-from dataset.build_maze_dataset import are_paths, main, parse_tokens
+from dataset.build_maze_dataset import main
 from dataset.common import FIELDS, PuzzleDatasetMetadata, dataset_fingerprint
+from dataset.kinds.maze import Maze, are_paths
 from dataset.source_csv import write_csv
 from dataset.symmetry import dihedral, inverse_dihedral
 
@@ -98,12 +99,12 @@ def test_augmentation_is_the_default_and_the_subsample_follows_the_seed(source, 
 ])
 def test_paths(answer, is_path):
     grid = np.array([list(row.encode()) for row in answer.split("/")])
-    assert are_paths(parse_tokens(grid)[None]).tolist() == [is_path]
+    assert are_paths(Maze(4, 6).tokens_of(grid)[None]).tolist() == [is_path]
 
 
 def test_paths_of_many_mazes_at_once():
     answers = np.frombuffer(b"SooG" b"So G" b"GS  ", np.uint8).reshape(3, 1, 4)
-    assert are_paths(parse_tokens(answers)).tolist() == [True, False, True]
+    assert are_paths(Maze(4, 6).tokens_of(answers)).tolist() == [True, False, True]
 
 
 @pytest.mark.parametrize("question, answer, problem", [

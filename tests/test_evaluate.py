@@ -9,14 +9,13 @@ import pytest
 import torch
 
 from config.schema import PretrainConfig
-from dataset.build_maze_dataset import TOKEN_NAMES as MAZE_TOKENS
 from dataset.common import write_split
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
-from evaluate import ablate_identifiers, score, token_names
+from evaluate import ablate_identifiers, score
 from helpers import (TINY_ARCH, evaluate_config, metric_lines, pretrain_config, run_script, tiny_metadata,
                      write_tiny_dataset)
 from pretrain import train
-from utils import plots
+from utils import boards
 from utils.checkpoint import read_checkpoint
 from utils.distributed import World
 
@@ -197,12 +196,13 @@ def test_a_runs_own_folders_keep_their_identifiers(tmp_path):
 @pytest.mark.parametrize("choice", ["0", "9", "slowest"])
 def test_a_puzzle_is_drawn_step_by_step(fresh, choice, monkeypatch):
     drawn = []
-    monkeypatch.setattr("evaluate.plot_solution_steps", lambda *a: (drawn.append(a), plots.plot_solution_steps(*a)))
+    monkeypatch.setattr("evaluate.plot_solution_steps", lambda *a: (drawn.append(a), boards.plot_solution_steps(*a)))
     scored(fresh, f"picture={choice}")
-    (question, steps, answer, confidence, picture, names), = drawn
+    (question, steps, answer, confidence, picture, look), = drawn
     assert picture == fresh / "evaluation" / "solution_steps.png" and plt.imread(picture).std() > 0.01
     inputs = np.load(Path(read_checkpoint(fresh / "best.ckpt")["config"]["data_paths"][0]) / "test" / "all__inputs.npy")
-    assert names is None and steps.shape == (3, 9) and len(confidence) == 3 and all(0 < c < 1 for c in confidence)
+    assert look.names == [*"01234"] and steps.shape == (3, 9)
+    assert len(confidence) == 3 and all(0 < c < 1 for c in confidence)
     if choice != "slowest":
         assert np.array_equal(question, inputs[int(choice)]) and np.array_equal(answer, question[::-1])
 
@@ -244,18 +244,11 @@ def test_a_sequence_whose_answer_is_shorter_than_the_question_is_scored_and_draw
     run_dir = train(config_of(tmp_path / "cube", "run", "epochs=1"), World())
     monkeypatch.setattr("evaluate.trace", lambda head, batch: (batch["labels"][None].clamp(min=0), torch.zeros(1, 6)))
     drawn = []
-    monkeypatch.setattr("evaluate.plot_solution_steps", lambda *a: (drawn.append(a), plots.plot_solution_steps(*a)))
+    monkeypatch.setattr("evaluate.plot_solution_steps", lambda *a: (drawn.append(a), boards.plot_solution_steps(*a)))
     scored(run_dir, "picture=slowest")
     answer = drawn[0][2]
     assert len(answer) == 24 and (answer[11:] == -100).all() and answer[0] >= 7
     assert plt.imread(run_dir / "evaluation" / "solution_steps.png").std() > 0.01
-
-
-@pytest.mark.parametrize("seq_len, vocab_size, names", [
-    (16, 6, ["", "", *"1234"]), (81, 11, ["", "", *"123456789"]), (100, 6, list(MAZE_TOKENS)), (16, 10, None),
-    (6, 6, None), (900, 12, None)])
-def test_sudokus_and_mazes_are_told_by_size_and_vocabulary(seq_len, vocab_size, names):
-    assert token_names(tiny_metadata(seq_len=seq_len, vocab_size=vocab_size)) == names
 
 
 def step_lines(folder: Path) -> list[dict[str, float]]:

@@ -1,6 +1,5 @@
 """The evaluation loop against the recorded evaluation, and rule checks against grids made by hand."""
 import json
-from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,9 @@ from dataset.common import PuzzleDatasetMetadata, write_split
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
 from dataset.puzzle_rows import PuzzleRows
 from evaluators.loop import evaluate, supervision_steps, trace
-from evaluators.maze import Maze, shortest_moves
+from evaluators.maze import Maze
 from evaluators.protocol import build_evaluators, distinct
+from evaluators.rules import Rules
 from evaluators.sudoku import Sudoku
 from helpers import tiny_config, write_tiny_dataset
 from losses import ACTLossHead
@@ -309,15 +309,6 @@ def test_sudoku_rules():
                     {"solved": 0, "valid": 0, "clues_kept": 1}, {"solved": 0, "valid": 0, "clues_kept": 1}]
 
 
-def test_sudoku_counts_every_valid_grid():
-    """Of all 24^4 grids whose rows are permutations, 288 are 4×4 Sudokus."""
-    rows = np.array(list(permutations(range(2, 6)))).reshape(24, 4)
-    numbers = np.stack(np.meshgrid(*[np.arange(24)] * 4), -1).reshape(-1, 4)
-    grids = rows[numbers].reshape(-1, 16)
-    checked = Sudoku("path", metadata(16)).check(np.ones_like(grids), grids)
-    assert checked["solved"].sum() == checked["valid"].sum() == 288 and checked["clues_kept"].all()
-
-
 MAZE = "S  #/ #  /   G/# ##"
 
 
@@ -343,38 +334,19 @@ def test_a_detour_is_a_path_and_no_solution():
     assert scores(Maze("path", metadata(9)), inputs, preds) == [{"solved": 0, "path": 1, "map_kept": 1}]
 
 
-def test_shortest_moves_against_relaxation():
-    random = np.random.default_rng(0)
-    mazes = np.where(random.random((200, 7, 7)) < 0.35, 1, 2)
-    for maze in mazes:
-        start, goal = random.choice(49, 2, replace=False)
-        maze.flat[start], maze.flat[goal] = 3, 4
-
-    def relaxed(maze: np.ndarray) -> float:
-        distance = np.where(maze == 3, 0.0, np.inf)
-        for _ in range(49):
-            for (r, c), token in np.ndenumerate(maze):
-                near = [distance[y, x] for y, x in ((r - 1, c), (r + 1, c), (r, c - 1), (r, c + 1))
-                        if 0 <= y < 7 and 0 <= x < 7]
-                if token != 1:
-                    distance[r, c] = min(distance[r, c], 1 + min(near))
-        return distance[maze == 4].item()
-
-    expected = [relaxed(maze) for maze in mazes[:40]]
-    assert shortest_moves(mazes[:40]).tolist() == expected and np.isinf(expected).any() and max(
-        d for d in expected if np.isfinite(d)) > 8
-    assert np.array_equal(shortest_moves(mazes), [shortest_moves(maze[None])[0] for maze in mazes])
-
-
-def test_the_shortest_paths_of_real_mazes_solve_them(shared):
-    lines = (shared / "data" / "maze" / "test.csv").read_text().splitlines()[1:101]
-    inputs, labels = (np.stack([cells(line.split(",")[column], "?# SGo") for line in lines]) for column in (1, 2))
-    assert Maze("path", metadata(900)).check(inputs, labels)["solved"].all()
-
-
-def test_rules_need_squares():
-    with pytest.raises(ValueError, match=r"Sudoku needs square grids; data/strings has 12 cells; use evaluators=\[\]$"):
+def test_rules_need_boards_of_their_size():
+    remedy = r"; or use evaluators=\[\]$"
+    with pytest.raises(ValueError, match=f"^Sudoku cannot check data/strings: .* square .* 12 .*{remedy}"):
         Sudoku("data/strings", metadata(12))
-    known = "Sudoku knows grids of side 4, 6, 9; data/squares has side 5"
-    with pytest.raises(ValueError, match=rf"{known}; use evaluators=\[\]$"):
+    with pytest.raises(ValueError, match=f"data/squares: Sudoku has 16, 36, 81 cells, and these are 25{remedy}"):
         Sudoku("data/squares", metadata(25))
+
+
+def test_rules_of_any_kind_are_checked_by_its_name():
+    named = metadata(16).model_copy(update={"kind": "sudoku"})
+    for evaluator in (Rules("path", named), Rules("path", metadata(16), "sudoku")):
+        assert list(evaluator.names()) == ["solved", "valid", "clues_kept"]
+    for kind, problem in ((None, "dataset.json names no kind"), ("sequence", "Sequence has no rules"),
+                          ("chess", "there is no module dataset.kinds.chess")):
+        with pytest.raises(ValueError, match=f"^Rules cannot check path: {problem}.*evaluators=.*$"):
+            Rules("path", metadata(16), kind)

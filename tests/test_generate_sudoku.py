@@ -4,7 +4,7 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 
-from dataset.build_sudoku_dataset import valid_grids
+from dataset.kinds.sudoku import valid_grids
 from dataset.generate_sudoku import CLUES, count_solutions, main, orbit_key, solutions
 from dataset.symmetry import BOXES, random_sudoku_symmetries
 from helpers import generated

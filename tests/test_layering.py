@@ -69,12 +69,15 @@ def test_every_source_file_stands_in_the_tree_and_has_a_test():
             continue
         assert file.name in tree, f"docs/tree.md has no line for {path}"
         tested_as = {"loop": "evaluators", "protocol": "evaluators", "sudoku": "evaluators", "maze": "evaluators",
+                     "rules": "evaluators",
                      "classification": "losses", "train_state": "resume",
                      "head": "losses", "example_set": "puzzle_dataset", "puzzle_set": "puzzle_dataset",
                      "arc_votes": "evaluator_arc", "arc_gallery": "evaluator_arc"}.get(
                          file.stem, file.stem)
         if path.startswith("models/recursive_reasoning/") and file.stem != "trm":
             tested_as = "family"
+        if path.startswith("dataset/kinds/"):
+            tested_as = "kinds"
         if path == "evaluators/arc.py":  # test_arc.py is that of dataset/arc.py
             tested_as = "evaluator_arc"
         assert (ROOT / "tests" / f"test_{tested_as}.py").is_file(), f"{path} has no test file"

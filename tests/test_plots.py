@@ -1,33 +1,16 @@
-"""Pictures: what is drawn, read back from the axes, and files that are pictures."""
+"""Curves: what is drawn, read back from the axes, and files that are pictures."""
 import json
 
-import matplotlib
 import numpy as np
 import pytest
 
-from dataset.build_maze_dataset import TOKEN_NAMES
+from helpers import is_picture
 from utils import plots
-
-matplotlib.use("Agg")
-
-
-@pytest.fixture
-def drawn(monkeypatch) -> list:
-    """The figures that are saved; kept open so that they can be looked at."""
-    pyplot, figures = plots._pyplot(), []
-    monkeypatch.setattr(pyplot, "close", figures.append)
-    yield figures
-    monkeypatch.undo()
-    pyplot.close("all")
 
 
 def write_metrics(path, *lines: dict):
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
-
-
-def is_picture(path) -> bool:
-    return path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and np.ptp(matplotlib.image.imread(path)) > 0.5
 
 
 def test_curves_hold_every_logged_point(tmp_path, drawn):
@@ -80,116 +63,6 @@ def test_labels_of_any_length_do_not_overlap(tmp_path, drawn, count):
     assert len(boxes) == count and all(above.y0 >= below.y1 for above, below in zip(boxes, boxes[1:]))
     curves, _ = drawn[0].axes
     assert all(box.x0 > curves.get_window_extent().x1 for box in boxes)
-
-
-def texts(axis) -> dict[tuple[int, int], tuple[str, str]]:
-    """Text and colour by (row, column)."""
-    return {(int(t.get_position()[1]), int(t.get_position()[0])): (t.get_text(), t.get_color()) for t in axis.texts}
-
-
-def test_a_small_puzzle_is_digits_with_clues_and_mistakes_told_apart(tmp_path, drawn):
-    question = np.array([2, 1, 1, 3])  # digit d is token d + 1, 1 is a blank
-    answer = np.array([2, 3, 4, 3])
-    steps = np.array([[2, 4, 4, 2], answer])
-    plots.plot_solution_steps(question, steps, answer, [0.25, 0.995], tmp_path / "picture.png", ["", "", *"123"])
-    assert is_picture(tmp_path / "picture.png")
-    puzzle, first, second, truth = drawn[0].axes
-    assert [axis.get_title() for axis in (puzzle, first, second, truth)] == [
-        "puzzle", "step 1: 2 wrong\nbelief 0.25", "step 2: solved\nbelief 0.99", "answer"]
-    assert texts(puzzle) == {(0, 0): ("1", "black"), (1, 1): ("2", "black")}
-    assert texts(first) == {(0, 0): ("1", "black"), (0, 1): ("3", "tab:red"), (1, 0): ("3", "tab:green"),
-                            (1, 1): ("1", "tab:red")}  # a clue that the model changed is a mistake
-    assert texts(second)[0, 1] == ("2", "tab:green") and texts(truth)[1, 0] == ("3", "tab:green")
-
-
-def test_where_no_solution_is_known_none_is_drawn_and_nothing_is_called_solved(tmp_path, drawn):
-    question = np.array([2, 1, 1, 3])
-    plots.plot_solution_steps(question, question[None], np.full(4, -100), [0.01], tmp_path / "picture.png")
-    titles = [axis.get_title() for axis in drawn[0].axes]
-    assert titles == ["puzzle", "step 1: no solution known\nbelief 0.01"]
-
-
-def test_a_sequence_is_rows_of_cells_whose_tokens_are_their_numbers(tmp_path, drawn):
-    question, answer = np.arange(40) % 12, np.arange(40)[::-1] % 12
-    answer[7:] = -100  # no answer is asked for
-    step = np.where(answer < 0, 1, answer)
-    step[3] = 11
-    plots.plot_solution_steps(question, np.stack([step, question]), answer, [0.5, 0.5], tmp_path / "picture.png")
-    assert is_picture(tmp_path / "picture.png")
-    puzzle, first, second, truth = drawn[0].axes
-    assert len(puzzle.patches) == 40 and puzzle.get_xlim() == (0, 20)
-    assert texts(puzzle) == {divmod(i, 20): (str(i % 12), "black") for i in range(40)}
-    assert texts(first)[0, 2] == ("1", "tab:green") and texts(first)[0, 3] == ("11", "tab:red")
-    assert texts(first)[1, 0] == ("1", "0.5") and first.get_title().startswith("step 1: 1 wrong")
-    assert second.get_title().startswith("step 2: 7 wrong") and len(texts(truth)) == 7
-
-
-@pytest.mark.parametrize("cells, shape", [(1, (1, 1)), (11, (1, 11)), (24, (1, 24)), (81, (9, 9)), (31, (2, 16)),
-                                          (900, (30, 30)), (901, (31, 30))])
-def test_cells_are_a_square_or_rows_of_at_most_thirty(cells, shape):
-    assert plots.board_shape(cells) == shape
-
-
-def test_of_a_long_sequence_cells_without_an_answer_have_no_colour_and_no_frame(tmp_path, drawn):
-    question = np.arange(310) % 5
-    answer = np.where(np.arange(310) < 300, question, -100)
-    step = answer.copy()
-    step[[2, 305]] = 7
-    plots.plot_solution_steps(question, np.stack([step, question]), answer, [0.5, 0.5], tmp_path / "picture.png")
-    first, second, truth = drawn[0].axes[1:4]
-    assert [(int(line.get_ydata()[0]), int(line.get_xdata()[0])) for line in first.lines] == [(0, 2)]
-    assert not second.lines and truth.images[0].get_array().mask.sum() == 10 + 11 * 29 - 310
-    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == [
-        *(f"token {i}" for i in (0, 1, 2, 3, 4, 7)), "wrong cell"]
-
-
-def test_a_copied_question_shows_its_wrong_cells(tmp_path, drawn):
-    question = np.full(100, 2)
-    answer = np.where(np.arange(100) == 42, 5, question)
-    plots.plot_solution_steps(question, question[None], answer, [0.5], tmp_path / "picture.png", TOKEN_NAMES)
-    assert [len(axis.lines) for axis in drawn[0].axes[:3]] == [0, 1, 0]
-
-
-def test_a_large_puzzle_is_colours_with_wrong_cells_marked(tmp_path, drawn):
-    random = np.random.default_rng(0)
-    question, answer = random.integers(1, 6, (2, 400))
-    step = answer.copy()
-    step[[7, 45]] = 9
-    plots.plot_solution_steps(question, step[None], answer, [0.5], tmp_path / "picture.png")
-    assert is_picture(tmp_path / "picture.png")
-    puzzle, prediction, truth = drawn[0].axes[:3]
-    assert np.array_equal(prediction.images[0].get_array(), step.reshape(20, 20))
-    marks = {(int(line.get_ydata()[0]), int(line.get_xdata()[0])) for line in prediction.lines}
-    assert marks == {(0, 7), (2, 5)} and not puzzle.lines and not truth.lines
-    legend, = drawn[0].legends
-    assert [text.get_text() for text in legend.get_texts()] == [*(f"token {i}" for i in (1, 2, 3, 4, 5, 9)),
-                                                                "wrong cell"]
-
-
-def test_a_mazes_colours_are_named(tmp_path, drawn):
-    maze = np.tile([1, 2, 3, 4, 5], 20)
-    plots.plot_solution_steps(maze, maze[None], maze, [0.5], tmp_path / "picture.png", TOKEN_NAMES)
-    legend, = drawn[0].legends
-    shown = drawn[0].axes[0].images[0]
-    named = {text.get_text(): mark.get_color() for text, mark in zip(legend.get_texts(), legend.legend_handles)}
-    assert list(named) == ["wall", "free", "start", "goal", "path", "wrong cell"]
-    for token, name in enumerate(TOKEN_NAMES):
-        assert name == "padding" or named[name] == shown.cmap(shown.norm(token))
-
-
-@pytest.mark.parametrize("vocab_size", [12, 23])
-def test_the_legend_has_the_colours_of_the_cells_whatever_their_number(tmp_path, drawn, vocab_size):
-    grid = np.arange(900) % vocab_size
-    plots.plot_solution_steps(grid, grid[None], grid, [0.5], tmp_path / "picture.png")
-    shown, (legend,) = drawn[0].axes[0].images[0], drawn[0].legends
-    for token, mark in enumerate(legend.legend_handles[:vocab_size]):
-        assert mark.get_color() == shown.cmap(shown.norm(shown.get_array().flat[token]))
-
-
-def test_many_steps_fill_rows(tmp_path, drawn):
-    grid = np.full(16, 2)
-    plots.plot_solution_steps(grid, np.tile(grid, (16, 1)), grid, [0.5] * 16, tmp_path / "picture.png")
-    assert sum(bool(axis.get_title()) for axis in drawn[0].axes) == 18 and len(drawn[0].axes) == 18
 
 
 def test_of_regression_the_second_panel_is_the_squared_error(tmp_path, drawn):

@@ -5,9 +5,9 @@ from random import Random
 import numpy as np
 import pytest
 
-from dataset.build_sudoku_dataset import valid_grids
+from dataset.kinds.sudoku import valid_grids
 from dataset.generate_sudoku import solutions
-from dataset.symmetry import (BOXES, DIHEDRAL_INVERSE, SudokuSymmetries, compose, dihedral, dihedral_indices,
+from dataset.symmetry import (BOXES, DIHEDRAL_INVERSE, Symmetries, compose, dihedral, dihedral_indices,
                               inverse_dihedral, invert, random_sudoku_symmetries, sudoku_keys)
 
 # where cell (row, column) of the result comes from in a grid of `height` rows and `width` columns
@@ -64,8 +64,8 @@ def test_sudoku_draws_reach_every_symmetry_and_keep_units_together(size, arrange
     expected = set(units(size))
     for position in positions[:200]:
         assert {frozenset(position[list(unit)]) for unit in expected} == expected
-    assert len(np.unique(draws.digits, axis=0)) == (24 if size == 4 else 720)
-    assert (draws.digits[:, 0] == 0).all()
+    assert len(np.unique(draws.tokens, axis=0)) == (24 if size == 4 else 720)
+    assert (draws.tokens[:, 0] == 0).all()
 
 
 def test_9x9_draws_keep_units_together_and_transpose_half_the_time():
@@ -85,9 +85,9 @@ def test_apply_and_inverse():
     moved = symmetries.apply(grids)
     assert moved.dtype == np.uint8
     for row, cell in ((0, 0), (7, 33), (49, 80)):
-        assert moved[row, cell] == symmetries.digits[row, grids[row, symmetries.positions[row, cell]]]
+        assert moved[row, cell] == symmetries.tokens[row, grids[row, symmetries.positions[row, cell]]]
     np.testing.assert_array_equal(symmetries.inverse().apply(moved), grids)
-    assert isinstance(symmetries.inverse().inverse(), SudokuSymmetries)
+    assert isinstance(symmetries.inverse().inverse(), Symmetries)
     np.testing.assert_array_equal(symmetries.inverse().inverse().positions, symmetries.positions)
 
 
@@ -105,7 +105,7 @@ def test_drawing_in_chunks_gives_the_same_symmetries():
     rng = np.random.default_rng(5)
     chunks = [random_sudoku_symmetries(count, BOXES[9], rng) for count in (1, 60, 39)]
     np.testing.assert_array_equal(whole.positions, np.concatenate([chunk.positions for chunk in chunks]))
-    np.testing.assert_array_equal(whole.digits, np.concatenate([chunk.digits for chunk in chunks]))
+    np.testing.assert_array_equal(whole.tokens, np.concatenate([chunk.tokens for chunk in chunks]))
 
 
 def test_the_4x4_grids_form_two_orbits():

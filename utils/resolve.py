@@ -39,6 +39,22 @@ def load_class(name: str, package: str, parts: Sequence[str] = (), anywhere: boo
     return found
 
 
+def load_only_class(module_name: str, package: str, base: type) -> type:
+    """The subclass of `base` that stands in a module of `package`, where there is only one. Raises ValueError saying
+    what there is instead."""
+    inside = f"{package}.{module_name}"
+    module = _imported(inside, module_name) if re.fullmatch(IDENTIFIER, module_name) else None
+    if module is None:
+        there_are = [name for name in _modules(package) if f"{package}.{name}" != base.__module__]
+        raise ValueError(f"there is no module {inside}; there are {', '.join(there_are)}")
+    found = [value for _, value in inspect.getmembers(module, inspect.isclass)
+             if issubclass(value, base) and value is not base and value.__module__ == inside]
+    if len(found) != 1:
+        raise ValueError(f"{inside} has {', '.join(c.__name__ for c in found) or 'no such class'}; name one of its "
+                         f"classes as {module_name}@Class")
+    return found[0]
+
+
 def is_of(found: type, package: str) -> bool:
     """Does a class stand in this package, so that its name alone leads to it?"""
     return found.__module__.partition(".")[0] == package

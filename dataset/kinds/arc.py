@@ -1,0 +1,85 @@
+"""ARC: grids of ten colours, at most 30×30, in a square of 30×30 tokens (dataset/arc.py says how).
+
+Tokens: 0 padding, 1 end of the grid, colour + 2. Text: JSON, a list of rows of colours 0 to 9.
+"""
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dataset.arc import (COLOURS, FIRST_COLOUR, PAD, SIDE, VOCAB_SIZE, augment, decode_grid, encode_grid,
+                         invert_augmentation)
+from dataset.arc_tasks import checked_grid
+from dataset.common import IGNORE_LABEL_ID
+from dataset.example_set import ExampleSet
+from dataset.kinds.kind import Kind, puzzle_metadata
+
+SIZES = SIDE * SIDE, VOCAB_SIZE  # cells and tokens
+
+
+@dataclass(frozen=True)
+class ARCSymmetries:
+    """B augmentations, one for each row: a grid is recoloured, then rotated or reflected, and stands in the upper left
+    corner of the square again."""
+
+    # (B,) dihedral transforms, numbered as in dataset/symmetry.py
+    transforms: np.ndarray
+    # (B, 10) uint8, the new colour of each old one
+    permutations: np.ndarray
+
+    def apply(self, tokens: np.ndarray) -> np.ndarray:
+        """(B, 900) inputs or labels. Raises ValueError for a grid that does not stand in the upper left corner, as some
+        of a training split do."""
+        if ((tokens >= FIRST_COLOUR).any(1) & (tokens[:, 0] < FIRST_COLOUR)).any():
+            raise ValueError("a grid does not stand in the upper left corner of its square, and cannot be turned there")
+        return self._changed(tokens, augment)
+
+    def invert(self, tokens: np.ndarray) -> np.ndarray:
+        """(B, 900) predictions, of which only the grid in the upper left corner is kept."""
+        return self._changed(tokens, invert_augmentation)
+
+    def _changed(self, tokens: np.ndarray, change: Callable[..., np.ndarray]) -> np.ndarray:
+        changed = np.zeros_like(tokens)
+        for row, transform, permutation in zip(range(len(tokens)), self.transforms.tolist(), self.permutations):
+            changed[row] = encode_grid(change(decode_grid(tokens[row]), transform, permutation))
+        not_asked = (tokens < 0).any(1, keepdims=True)  # in labels as loaded, in place of padding
+        return np.where(not_asked & (changed == PAD), IGNORE_LABEL_ID, changed) if not_asked.any() else changed
+
+
+class ARC(Kind):
+    """900 cells, 12 tokens."""
+
+    names = ("padding", "end", *map(str, range(COLOURS)))
+    colours = ("#ffffff", "#dddddd", "#000000", "#0074d9", "#ff4136", "#2ecc40", "#ffdc00", "#aaaaaa", "#f012be",
+               "#ff851b", "#7fdbff", "#870c25")  # of the colours 0 to 9 as ARC's own pages draw them
+    evaluator = "arc@ARC"
+    as_text = False
+
+    def __init__(self, seq_len: int, vocab_size: int, token_names: Sequence[str] | None = None):
+        if (seq_len, vocab_size) != SIZES:
+            raise ValueError(f"ARC has {SIZES[0]} cells and {SIZES[1]} tokens, not {seq_len} and {vocab_size}")
+        super().__init__(seq_len, vocab_size, token_names)
+
+    def symmetries(self, count: int, rng: np.random.Generator) -> ARCSymmetries:
+        """One of the 8 rotations and reflections and one of the 10! permutations of the colours each."""
+        return ARCSymmetries(rng.integers(8, size=count),
+                             rng.permuted(np.tile(np.arange(COLOURS, dtype=np.uint8), (count, 1)), axis=1))
+
+    def parse(self, text: str) -> np.ndarray:
+        try:
+            rows = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"the line is not JSON ({error}); write a grid as [[0, 1], [2, 3]]") from error
+        return encode_grid(checked_grid(rows, "the line")).astype(np.int32)
+
+    def format(self, tokens: np.ndarray) -> str:
+        return json.dumps(decode_grid(tokens).tolist())
+
+    @classmethod
+    def recognises(cls, examples: ExampleSet) -> bool:
+        """ARC data sets have the sizes of ARC and a test_puzzles.json."""
+        metadata = puzzle_metadata(examples)
+        sizes = metadata.seq_len, metadata.vocab_size
+        return sizes == SIZES and (Path(examples.path) / "test_puzzles.json").is_file()

@@ -1,0 +1,55 @@
+"""Sudoku: every row, column and box holds each digit once. The sizes are those of `BOXES` in dataset/symmetry.py.
+
+Tokens: 0 padding, 1 blank, digit + 1. Text: a character a cell, row by row, `.` or `0` for a blank.
+"""
+from collections.abc import Sequence
+
+import numpy as np
+
+from dataset.kinds.kind import Kind, side_of
+from dataset.symmetry import BOXES, Symmetries, random_sudoku_symmetries
+
+DIGITS = "123456789"
+BLANK = 1  # token; digit d is token d + 1
+
+
+class Sudoku(Kind):
+    """n×n cells, n digits, n + 2 tokens."""
+
+    also_read = {"0": "."}
+    blank = BLANK
+    box: tuple[int, int]
+    evaluator = "sudoku@Sudoku"
+    as_text = True
+
+    def __init__(self, seq_len: int, vocab_size: int, token_names: Sequence[str] | None = None):
+        self.size = side_of(seq_len, self)
+        if self.size not in BOXES:
+            raise ValueError(f"{self} has {', '.join(str(n * n) for n in BOXES)} cells, and these are {seq_len}")
+        self.box = BOXES[self.size]
+        self.alphabet = "." + DIGITS[:self.size]
+        super().__init__(seq_len, vocab_size, token_names)
+
+    def rules(self, inputs: np.ndarray, preds: np.ndarray) -> dict[str, np.ndarray]:
+        """`valid`: each row, column and box holds every digit; `clues_kept`; `solved`: both."""
+        valid, clues_kept = valid_grids(preds - BLANK, self.box), self.clues_kept(inputs, preds)
+        return {"solved": valid & clues_kept, "valid": valid, "clues_kept": clues_kept}
+
+    def symmetries(self, count: int, rng: np.random.Generator) -> Symmetries:
+        """Digits are relabelled, and bands, stacks, rows of a band and columns of a stack change places."""
+        drawn = random_sudoku_symmetries(count, self.box, rng)
+        tokens = np.tile(np.arange(self.vocab_size, dtype=np.uint8), (count, 1))
+        tokens[:, BLANK:BLANK + self.size + 1] = drawn.tokens + BLANK
+        return Symmetries(drawn.positions, tokens)
+
+
+def valid_grids(grids: np.ndarray, box: tuple[int, int]) -> np.ndarray:
+    """(N,) booleans: does a grid (N, n²) of integers hold each of 1 to n once in every row, column and box?"""
+    height, width = box
+    size = height * width
+    digits = np.where((grids >= 1) & (grids <= size), grids, 0).astype(np.uint16)
+    bits = np.left_shift(np.uint16(1), digits.T)  # cells first: each reduction runs along N
+    boxes = bits.reshape(size // height, height, size // width, width, -1).swapaxes(1, 2)
+    units = [bits.reshape(size, size, -1), bits.reshape(size, size, -1).swapaxes(0, 1), boxes.reshape(size, size, -1)]
+    full = (1 << (size + 1)) - 2
+    return np.logical_and.reduce([np.bitwise_or.reduce(unit, axis=1) == full for unit in units]).all(axis=0)
