@@ -13,7 +13,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,31 +21,28 @@ import utils.threads  # isort: skip  # before PyTorch
 import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
 from config.help import help_text
 from config.restored import Restored
 from config.resume import Resumed, refuse_other_data, taken_up
+from config.run_data import load_data
+from config.run_parts import RunParts, evaluation_steps, name_run
 from config.schema import PretrainConfig
-from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
-from dataset.puzzle_rows import PuzzleRows, row_notices
+from dataset.puzzle_dataset import PuzzleDataset
 from evaluators.loop import evaluate, needed_outputs, refuse_unknown_metric
-from evaluators.protocol import Evaluator, build_evaluators
+from evaluators.protocol import build_evaluators
 from models.train_state import TrainState, build_state, to_device, train_step
 from utils.best import best_in_doubt, out_of_patience
-from utils.checkpoint import Checkpoints
 from utils.command_line import run_script
 from utils.curriculum import cycles_at
 from utils.distributed import World, any_rank, broadcast_object, decided_by_main, joined_world
-from utils.multirun import is_multirun, name_of_choices, tell_names_apart
+from utils.multirun import is_multirun, tell_names_apart
 from utils.optim import learning_rate
-from utils.outlook import outlook
 from utils.plots import plot_train_vs_val
 from utils.preemption import Limit, Stopped, StopRequest
-from utils.run_directory import adopt, claimed, evaluations, restored_best, set_aside_after, set_aside_run
-from utils.run_log import RunLog, unique_run_name
-from utils.sanity import check_batch
+from utils.run_directory import evaluations
 
 MOST_SKIPS = 10  # steps in a row that are not finite: then it is not the batch
 
@@ -79,27 +76,17 @@ def train(config: PretrainConfig, world: World, resumed: Resumed | None = None) 
 
 
 @dataclass
-class Run:
-    """The parts of a run, and what `train` has them do."""
+class Run(RunParts):
+    """What `train` has the parts of a run do."""
 
-    config: PretrainConfig
-    directory: Path
-    world: World
-    state: TrainState
-    test_data: PuzzleDataset
-    evaluators: dict[str, tuple[str, Evaluator]]
-    total_steps: int
-    limit: Limit
-    facts: dict  # what a checkpoint says besides the state
     ends: str | None = None  # before its last step, for this reason
 
     @contextmanager
     def opened(self, resumed: Resumed | None) -> Iterator[None]:
         """Hold the directory, log and save to it, and turn signals into requests."""
-        with (claimed_for_run(self.directory, self.config, self.world, resumed),
-              StopRequest(self.config.preempt_grace_s) as self.stop):
-            self.log = open_log(self, resumed)
-            self.checkpoints = open_checkpoints(self.config, self.directory, self.log, self.world, resumed)
+        with self.claimed(resumed), StopRequest(self.config.preempt_grace_s) as self.stop:
+            self.log = self.open_log(resumed)
+            self.checkpoints = self.open_checkpoints(self.log, resumed)
             try:
                 yield
             except Stopped as stopped:  # here, no evaluation has its averaged weights in place of the trained ones
@@ -223,99 +210,12 @@ def build_head(config: PretrainConfig, data: PuzzleDataset, world: World, fresh:
     return head
 
 
-def load_data(config: PretrainConfig, world: World) -> tuple[PuzzleDataset, PuzzleDataset]:
-    """The training stream and the test batches, their first batches looked at."""
-    test_paths = config.data_paths_test or config.data_paths
-    shared = {"seed": config.seed, "global_batch_size": config.global_batch_size, "rank": world.rank,
-              "num_replicas": world.size, "episode_window": config.episode_window,
-              "episode_stride": config.episode_stride}
-    rows = PuzzleRows(config.data_paths, test_paths)
-    train, test = (PuzzleDataset(PuzzleDatasetConfig(dataset_paths=paths, test_set_mode=split == "test", **shared),
-                                 split, rows) for paths, split in ((config.data_paths, "train"), (test_paths, "test")))
-    for key in ("task_type", *train.metadata.MODEL_KEYS.values()):
-        if getattr(train.metadata, key) != getattr(test.metadata, key):
-            raise ValueError(f"{key} is {getattr(train.metadata, key)} in data_paths={config.data_paths} and "
-                             f"{getattr(test.metadata, key)} in data_paths_test={test_paths}; one model cannot do both")
-    if not config.skip_sanity_checks:
-        for split, data in (("train", train), ("test", test)):
-            check_batch(f"first {split} batch of {data.config.folders}", data.first_batch(),
-                        data.metadata.batch_fields())
-    if not train.steps_in(config.epochs):
-        raise ValueError(f"the whole run is shorter than one batch: {config.epochs} epochs of "
-                         f"{train.stream.examples_per_epoch:g} examples, and "
-                         f"global_batch_size={config.global_batch_size}; use more epochs or a smaller batch")
-    return train, test
-
-
-def evaluation_steps(config: PretrainConfig, data: PuzzleDataset) -> set[int]:
-    """Steps at which an interval of epochs ends, and the first and last, whatever the interval."""
-    interval = config.eval_interval or config.epochs
-    ends = [data.steps_in(epochs) for epochs in range(interval, config.epochs, interval)]
-    return {0, *ends[config.min_eval_interval:], data.steps_in(config.epochs)}
-
-
-def name_run(config: PretrainConfig) -> Path:
-    """Name a run without a name (readable, unique, the same on all ranks). Returns its directory."""
-    config.project_name = config.project
-    config.run_name = broadcast_object(config.run_name or unique_run_name(config.arch.short_name + name_of_choices()))
-    return config.run_directory
-
-
-@contextmanager
-def claimed_for_run(run_dir: Path, config: PretrainConfig, world: World, resumed: Resumed | None) -> Iterator[None]:
-    """Hold the run's directory, with the resolved config in it and what an earlier run left out of the way."""
-    with ExitStack() as stack:
-        def claim() -> None:
-            stack.enter_context(claimed(run_dir))
-            if resumed and resumed.file.parent.resolve() == run_dir.resolve():
-                adopt(resumed.file, run_dir, resumed.step)
-                set_aside_after(run_dir, resumed.step, keep_best=resumed.same_monitor, repeats=not resumed.changes)
-            elif config.checkpoint.resume == "auto":  # what there is has no checkpoint that is whole
-                set_aside_after(run_dir, step=-1)
-            else:
-                set_aside_run(run_dir, config.checkpoint.overwrite)
-                if resumed:
-                    adopt(resumed.file, run_dir, resumed.step)
-            OmegaConf.save(OmegaConf.create(config.model_dump()), run_dir / "config.yaml")
-
-        decided_by_main(claim)
-        yield
-
-
 def run_facts(state: TrainState, world: World) -> dict:
     """What a checkpoint says of the run besides its state."""
     versions = {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
     facts = {"versions": versions, "data_metadata": state.data.metadata.facts()}
     has_table = state.head.puzzle_embedding is not None
     return facts | (state.data.rows.facts(has_table) if world.is_main else {"data_fingerprints": {}})
-
-
-def open_log(run: Run, resumed: Resumed | None) -> RunLog:
-    config, state, world = run.config, run.state, run.world
-    embedding = state.head.puzzle_embedding
-    parameters = {"network": sum(p.numel() for p in state.head.parameters()),
-                  "puzzle_embedding": 0 if embedding is None else embedding.weights.numel()}
-    log = RunLog(config, run.directory, config.model_dump(), parameters, min(run.total_steps, run.limit.step),
-                 writes=world.is_main, first_step=state.step)
-    evaluated = evaluation_steps(config, state.data) - ({0} if config.load_checkpoint is None else set())
-    for line in outlook(world, state.head.model.inner.dtype, state.data, run.test_data, config.epochs,
-                        sorted(evaluated), run.limit, config.lr_warmup_steps):
-        log.say(line)
-    for notice in [*(row_notices(state.data, run.test_data) if embedding is not None else []), *config.notices()]:
-        log.say(f"notice: {notice}")
-    for line in resumed.notices(world.size) if resumed else []:
-        log.say(line)
-    if resumed and state.step >= run.total_steps:
-        log.say("notice: the run is complete; more epochs prolong it")
-    return log
-
-
-def open_checkpoints(config: PretrainConfig, run_dir: Path, log: RunLog, world: World,
-                     resumed: Resumed | None) -> Checkpoints:
-    best = None
-    if resumed and resumed.same_monitor and world.is_main:
-        best = restored_best(run_dir, config.checkpoint.monitor, resumed.payload["best_val_metric"])
-    return Checkpoints(run_dir, config.checkpoint, world.is_main, log.say, best)
 
 
 def main(cfg: DictConfig) -> None:

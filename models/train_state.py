@@ -2,6 +2,7 @@
 import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 
 import torch
@@ -162,7 +163,7 @@ def _accumulate_gradients(state: TrainState, batch: Batch, config: TrainConfig) 
     rows = config.micro_batch_size or state.data.local_batch_size
     carries, metrics = [], []
     for part in (slice(first, first + rows) for first in range(0, state.data.local_batch_size, rows)):
-        carry, loss, sums, _, _ = state.head(carry=state.carry.map(lambda tensor: tensor[part]),
+        carry, loss, sums, _, _ = state.head(carry=state.carry.map(itemgetter(part)),
                                              batch={name: value[part] for name, value in batch.items()}, return_keys=())
         (loss / config.global_batch_size).backward()
         carries.append(carry)

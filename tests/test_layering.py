@@ -72,6 +72,7 @@ def test_every_source_file_stands_in_the_tree_and_has_a_test():
                      "rules": "evaluators",
                      "classification": "losses", "train_state": "resume",
                      "head": "losses", "example_set": "puzzle_dataset", "puzzle_set": "puzzle_dataset",
+                     "run_data": "pretrain", "run_parts": "run_directory",
                      "arc_votes": "evaluator_arc", "arc_gallery": "evaluator_arc"}.get(
                          file.stem, file.stem)
         if path.startswith("models/recursive_reasoning/") and file.stem != "trm":

@@ -1,0 +1,31 @@
+"""The data of a training run: its training stream and its test batches, checked before anything is built on them."""
+from config.schema import PretrainConfig
+from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
+from dataset.puzzle_rows import PuzzleRows
+from utils.distributed import World
+from utils.sanity import check_batch
+
+
+def load_data(config: PretrainConfig, world: World) -> tuple[PuzzleDataset, PuzzleDataset]:
+    """The training stream and the test batches. Raises ValueError where one model cannot do both, where a first batch
+    is not sound, or where training would be shorter than one step."""
+    test_paths = config.data_paths_test or config.data_paths
+    shared = {"seed": config.seed, "global_batch_size": config.global_batch_size, "rank": world.rank,
+              "num_replicas": world.size, "episode_window": config.episode_window,
+              "episode_stride": config.episode_stride}
+    rows = PuzzleRows(config.data_paths, test_paths)
+    train, test = (PuzzleDataset(PuzzleDatasetConfig(dataset_paths=paths, test_set_mode=split == "test", **shared),
+                                 split, rows) for paths, split in ((config.data_paths, "train"), (test_paths, "test")))
+    for key in ("task_type", *train.metadata.MODEL_KEYS.values()):
+        if getattr(train.metadata, key) != getattr(test.metadata, key):
+            raise ValueError(f"{key} is {getattr(train.metadata, key)} in data_paths={config.data_paths} and "
+                             f"{getattr(test.metadata, key)} in data_paths_test={test_paths}; one model cannot do both")
+    if not config.skip_sanity_checks:
+        for split, data in (("train", train), ("test", test)):
+            check_batch(f"first {split} batch of {data.config.folders}", data.first_batch(),
+                        data.metadata.batch_fields())
+    if not train.steps_in(config.epochs):
+        raise ValueError(f"the whole run is shorter than one batch: {config.epochs} epochs of "
+                         f"{train.stream.examples_per_epoch:g} examples, and "
+                         f"global_batch_size={config.global_batch_size}; use more epochs or a smaller batch")
+    return train, test

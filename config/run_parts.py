@@ -1,0 +1,107 @@
+"""The parts of a training run, and the files that they open: its directory, its log, its checkpoints.
+
+What a run does with them stands in pretrain.py.
+"""
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from config.resume import Resumed
+from config.schema import PretrainConfig
+from dataset.puzzle_dataset import PuzzleDataset
+from dataset.puzzle_rows import row_notices
+from evaluators.protocol import Evaluator
+from models.train_state import TrainState
+from utils.checkpoint import Checkpoints
+from utils.distributed import World, broadcast_object, decided_by_main
+from utils.multirun import name_of_choices
+from utils.outlook import outlook
+from utils.preemption import Limit
+from utils.run_directory import adopt, claimed, restored_best, set_aside_after, set_aside_run
+from utils.run_log import RunLog, unique_run_name
+
+
+@dataclass
+class RunParts:
+    """What a run is made of."""
+
+    config: PretrainConfig
+    directory: Path
+    world: World
+    state: TrainState
+    test_data: PuzzleDataset
+    evaluators: dict[str, tuple[str, Evaluator]]
+    total_steps: int
+    limit: Limit
+    facts: dict  # what a checkpoint says besides the state
+
+    @contextmanager
+    def claimed(self, resumed: Resumed | None) -> Iterator[None]:
+        """Hold the run's directory. The config is written there. What an earlier run left is moved aside, except for
+        what this run goes on from."""
+        config, directory = self.config, self.directory
+        with ExitStack() as stack:
+            def claim() -> None:
+                stack.enter_context(claimed(directory))
+                if resumed and resumed.file.parent.resolve() == directory.resolve():
+                    adopt(resumed.file, directory, resumed.step)
+                    set_aside_after(directory, resumed.step, keep_best=resumed.same_monitor,
+                                    repeats=not resumed.changes)
+                elif config.checkpoint.resume == "auto":  # what there is has no checkpoint that is whole
+                    set_aside_after(directory, step=-1)
+                else:
+                    set_aside_run(directory, config.checkpoint.overwrite)
+                    if resumed:
+                        adopt(resumed.file, directory, resumed.step)
+                OmegaConf.save(OmegaConf.create(config.model_dump()), directory / "config.yaml")
+
+            decided_by_main(claim)
+            yield
+
+    def open_log(self, resumed: Resumed | None) -> RunLog:
+        """The log, after it has told what the run will do."""
+        config, state = self.config, self.state
+        embedding = state.head.puzzle_embedding
+        parameters = {"network": sum(p.numel() for p in state.head.parameters()),
+                      "puzzle_embedding": 0 if embedding is None else embedding.weights.numel()}
+        log = RunLog(config, self.directory, config.model_dump(), parameters, min(self.total_steps, self.limit.step),
+                     writes=self.world.is_main, first_step=state.step)
+        evaluated = evaluation_steps(config, state.data) - ({0} if config.load_checkpoint is None else set())
+        for line in outlook(self.world, state.head.model.inner.dtype, state.data, self.test_data, config.epochs,
+                            sorted(evaluated), self.limit, config.lr_warmup_steps):
+            log.say(line)
+        of_rows = row_notices(state.data, self.test_data) if embedding is not None else []
+        for notice in [*of_rows, *config.notices()]:
+            log.say(f"notice: {notice}")
+        for line in resumed.notices(self.world.size) if resumed else []:
+            log.say(line)
+        if resumed and state.step >= self.total_steps:
+            log.say("notice: the run is complete; more epochs prolong it")
+        return log
+
+    def open_checkpoints(self, log: RunLog, resumed: Resumed | None) -> Checkpoints:
+        """The writer of checkpoints, which knows the best value so far of a run that goes on."""
+        best = None
+        if resumed and resumed.same_monitor and self.world.is_main:
+            best = restored_best(self.directory, self.config.checkpoint.monitor, resumed.payload["best_val_metric"])
+        return Checkpoints(self.directory, self.config.checkpoint, self.world.is_main, log.say, best)
+
+
+def name_run(config: PretrainConfig) -> Path:
+    """Give a run without a name one that is readable, unique and the same on all ranks. Returns its directory."""
+    config.project_name = config.project
+    config.run_name = broadcast_object(config.run_name or unique_run_name(config.arch.short_name + name_of_choices()))
+    directory = config.run_directory
+    assert directory is not None  # it has a name
+    return directory
+
+
+def evaluation_steps(config: PretrainConfig, data: PuzzleDataset) -> set[int]:
+    """The steps after which a run is evaluated: at the end of each interval of epochs, and at the last step. Step 0 is
+    one of them: weights that training starts from may be evaluated."""
+    interval = config.eval_interval or config.epochs
+    ends = [data.steps_in(epochs) for epochs in range(interval, config.epochs, interval)]
+    return {0, *ends[config.min_eval_interval:], data.steps_in(config.epochs)}
