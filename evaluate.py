@@ -14,7 +14,6 @@ import utils.threads  # isort: skip  # before PyTorch
 import numpy as np
 import torch
 from omegaconf import DictConfig
-from torch import nn
 
 from config.help import help_text
 from config.restored import Restored
@@ -22,9 +21,11 @@ from config.schema import EvaluateConfig
 from dataset.common import IGNORE_LABEL_ID, EpisodeMetadata
 from dataset.kinds.kind import kind_of
 from dataset.puzzle_dataset import PuzzleDataset
-from evaluators.loop import DepthCurve, evaluate, trace
+from evaluators.loop import DepthCurve, evaluate
 from evaluators.protocol import build_evaluators
+from evaluators.rows import trace
 from evaluators.rollout import Rollouts, roll_out, rollout_starts
+from losses.head import LossHead
 from utils.best import best_in_doubt
 from utils.boards import plot_solution_steps
 from utils.command_line import run_script
@@ -38,7 +39,7 @@ from utils.strict_json import as_json
 WATCHED = 512  # test examples among which picture=slowest chooses
 
 
-def rollouts_of(config: EvaluateConfig, restored: Restored, head: nn.Module, data: PuzzleDataset, world: World
+def rollouts_of(config: EvaluateConfig, restored: Restored, head: LossHead, data: PuzzleDataset, world: World
                 ) -> Rollouts | None:
     """Open-loop predictions of latent episodes; None for other data."""
     if not isinstance(data.metadata, EpisodeMetadata):
@@ -53,7 +54,7 @@ def rollouts_of(config: EvaluateConfig, restored: Restored, head: nn.Module, dat
     return roll_out(head, list(data.sets.values()), list(train), data.local_batch_size, world, number)
 
 
-def ablate_identifiers(head: nn.Module, data: PuzzleDataset, which: str) -> None:
+def ablate_identifiers(head: LossHead, data: PuzzleDataset, which: str) -> None:
     """Have the model see each test puzzle as no puzzle in particular (`blank`) or as another one of them (`shuffled`),
     as in arXiv 2512.11847: by its row of the puzzle table, so that whoever reads a batch finds the true identifiers."""
     blank, tested = data.metadata.blank_identifier_id, data.own_rows()
@@ -79,7 +80,7 @@ def refuse_picture(data: PuzzleDataset, choice: int | str) -> None:
     data.examples([number])
 
 
-def draw_solution(head: nn.Module, data: PuzzleDataset, choice: int | str, world: World, picture: Path,
+def draw_solution(head: LossHead, data: PuzzleDataset, choice: int | str, world: World, picture: Path,
                   trust_code: bool) -> None:
     """Draw a test example, by number or, of the first ones, the slowest: solved in the end, after the most steps."""
     numbers = range(min(WATCHED, data.num_examples)) if choice == "slowest" else [int(choice)]
@@ -94,7 +95,7 @@ def draw_solution(head: nn.Module, data: PuzzleDataset, choice: int | str, world
     print(f"picture: {picture}")
 
 
-def draw_regression(head: nn.Module, data: PuzzleDataset, choice: int | str, world: World, picture: Path) -> None:
+def draw_regression(head: LossHead, data: PuzzleDataset, choice: int | str, world: World, picture: Path) -> None:
     """A sequence with its targets and the predictions after each step, by number or the one whose error falls most; of
     single rows, all predictions at once."""
     watched = range(min(WATCHED, data.num_examples))
@@ -111,7 +112,7 @@ def draw_regression(head: nn.Module, data: PuzzleDataset, choice: int | str, wor
     print(f"picture: {picture}")
 
 
-def draw(head: nn.Module, data: PuzzleDataset, choice: int | str, rollouts: Rollouts | None, world: World,
+def draw(head: LossHead, data: PuzzleDataset, choice: int | str, rollouts: Rollouts | None, world: World,
          output_dir: Path, trust_code: bool) -> None:
     """What there is to see of such data: rollouts, a sequence, or a puzzle being solved."""
     if rollouts:
@@ -154,7 +155,7 @@ def score(config: EvaluateConfig, world: World) -> dict[str, float]:
         ablate_identifiers(head, data, config.puzzle_identifiers)
     output_dir = output_directory(config, checkpoint)
     evaluators = build_evaluators(config.named_evaluators, data, config.trust_code)
-    curve = DepthCurve(head, restored.arch.options["halt_max_steps"], world) if config.per_step else None
+    curve = DepthCurve(head, world) if config.per_step else None
     metrics = evaluate(head, data, world, evaluators, config.eval_save_outputs, output_dir, curve=curve)
     by_step = curve.read() if curve else []
     rollouts = rollouts_of(config, restored, head, data, world)

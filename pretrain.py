@@ -31,7 +31,7 @@ from config.run_data import load_data
 from config.run_parts import RunParts, evaluation_steps, name_run
 from config.schema import PretrainConfig
 from dataset.puzzle_dataset import PuzzleDataset
-from evaluators.loop import evaluate, needed_outputs, refuse_unknown_metric
+from evaluators.loop import evaluate, refuse_unknown_outputs, refuse_unknown_metric
 from evaluators.protocol import build_evaluators
 from models.train_state import TrainState, build_state, to_device, train_step
 from utils.best import best_in_doubt, out_of_patience
@@ -191,7 +191,7 @@ def build_run(config: PretrainConfig, world: World, resumed: Resumed | None) -> 
         for loaded in ("model_state", "ema_state", "optimizer_states", "carry"):
             del resumed.payload[loaded]  # or memory would hold it twice
     evaluators = build_evaluators(config.named_evaluators, test_data, config.trust_code)
-    needed_outputs(state.head, evaluators, config.eval_save_outputs)  # or the first evaluation would find out
+    refuse_unknown_outputs(state.head, evaluators, config.eval_save_outputs)  # or the first evaluation would find out
     refuse_unknown_metric(config.checkpoint.monitor, state.head, test_data, evaluators)  # likewise
     directory = name_run(config)
     facts["config"] = config.model_dump()

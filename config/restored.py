@@ -18,12 +18,13 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from config.schema import ArchConfig
 from dataset.common import SplitMetadata, metadata_of
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
 from dataset.puzzle_rows import fingerprints_in, load_by_name, names_in
+from losses.head import LossHead
 from utils.checkpoint import (CONFIG_NAMES, find_checkpoint, load_weights, puzzle_table_rows, read_checkpoint,
                               refuse_misfit, settings_of, weights_of)
 from utils.command_line import describe_validation
@@ -133,7 +134,7 @@ class Restored:
             global_batch_size=batch_size or settings["global_batch_size"], rank=world.rank, num_replicas=world.size,
             episode_window=settings.get("episode_window", 1), episode_stride=settings.get("episode_stride")), split)
 
-    def head(self, data: PuzzleDataset | None = None, world: World = ALONE, use_ema: bool = True) -> nn.Module:
+    def head(self, data: PuzzleDataset | None = None, world: World = ALONE, use_ema: bool = True) -> LossHead:
         """The loss head with its model and weights.
 
         Without data it is the one that was trained, with its puzzle table as stored. (An older or a published file does
@@ -150,7 +151,7 @@ class Restored:
         tell(load_by_name(head, self.weights(use_ema), self.payload, self.file, data, trains=False), world)
         return head
 
-    def _head_as_stored(self, arch: ArchConfig, metadata: SplitMetadata, world: World, use_ema: bool) -> nn.Module:
+    def _head_as_stored(self, arch: ArchConfig, metadata: SplitMetadata, world: World, use_ema: bool) -> LossHead:
         """The head of sizes that the file tells. They are compared with its tensors before memory is taken for them."""
         weights = self.weights(use_ema)
         try:
@@ -184,7 +185,7 @@ class Restored:
         print(f"notice: computing in float32; the run's {dtype} is many times slower on a CPU")
         return self.arch.with_options({"forward_dtype": "float32"})
 
-    def start(self, head: nn.Module, arch: ArchConfig, data: PuzzleDataset, world: World) -> None:
+    def start(self, head: LossHead, arch: ArchConfig, data: PuzzleDataset, world: World) -> None:
         """Load the weights into the head of a new run, which has this architecture and trains on these data. Puzzle
         embeddings are taken by name. Where the architectures differ, that is said: weights may fit and yet be used in
         another way."""

@@ -10,10 +10,11 @@ from typing import Literal, TypeVar
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, ValidationInfo, model_validator
-from torch import nn
 
 from dataset.common import EpisodeMetadata, PuzzleDatasetMetadata, RegressionMetadata, SplitMetadata
 from evaluators.protocol import EVALUATOR_PARTS
+from losses.head import LossHead
+from models.act import ACTModel
 from models.train_state import TrainConfig
 from utils.checkpoint import CheckpointConfig
 from utils.command_line import CONFIG_DIR, describe_validation, flat_keys
@@ -95,11 +96,11 @@ class ArchConfig(NamedConfig):
         return self.name.partition("@")[0].rpartition(".")[2]
 
     @property
-    def model_class(self) -> type[nn.Module]:
+    def model_class(self) -> type[ACTModel]:
         return self.load("models", ("Config", "initial_carry"))
 
     @property
-    def head_class(self) -> type[nn.Module]:
+    def head_class(self) -> type[LossHead]:
         return self.loss.load("losses", ("Config", "initial_carry"))
 
     @classmethod
@@ -168,7 +169,7 @@ class ArchConfig(NamedConfig):
             raise ValueError(f"episode_window={data.seq_len}: without arch.causal=true each prediction sees the latent "
                              "that it predicts; set it, or episode_window=1")
 
-    def build_head(self, data: SplitMetadata, batch_size: int, world: World) -> nn.Module:
+    def build_head(self, data: SplitMetadata, batch_size: int, world: World) -> LossHead:
         """The loss head around the model, on the device. Call it under a fixed seed: it draws the initial weights."""
         self.check_data(data)
         options = self.options

@@ -186,6 +186,16 @@ class PuzzleDataset(torch.utils.data.IterableDataset):
         rows = np.arange(min(self.local_batch_size, self.num_examples))
         return self._tensors(self._padded(self._fetch(rows)))
 
+    def own_examples(self, example_set: ExampleSet) -> np.ndarray:
+        """Numbers of the examples of a set that are this rank's to test, in the order of the batches."""
+        numbers = np.arange(len(example_set))
+        return numbers[numbers % self.config.global_batch_size // self.local_batch_size == self.config.rank]
+
+    def padding_batch(self) -> Batch:
+        """This rank's batch of nothing but padding."""
+        nothing = next(iter(self.sets.values())).fetch(np.arange(0))
+        return self._tensors(self._padded(nothing))
+
     def _fetch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Examples by their number over all sets, in the order asked for."""
         owner = np.searchsorted(self._set_ends, rows, side="right")

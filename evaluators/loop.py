@@ -1,66 +1,52 @@
-"""The one evaluation loop: every test example through N_sup supervision steps, metrics by set, evaluators fed."""
+"""The one evaluation loop: every test example worked on as a strategy has it, metrics by set, evaluators fed."""
 import difflib
-from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dataset.puzzle_dataset import Batch, PuzzleDataset
+from dataset.example_set import ExampleSet
+from dataset.puzzle_dataset import PuzzleDataset
 from evaluators.protocol import Evaluator
+from evaluators.rows import Answers, RowStep, row_steps, supervision_steps
+from evaluators.strategies import Single, Strategy
+from losses.head import LossHead
 from utils.distributed import World, any_rank
 from utils.metrics import MetricSums, added, mean_names, means
-
-
-def supervision_steps(head: nn.Module, batch: Batch, keys: Sequence[str], first_row: int = 0
-                      ) -> Iterator[tuple[dict, dict[str, Tensor]]]:
-    """Metrics (sums) and the outputs named by `keys`, after each supervision step of a batch, until all rows halt.
-
-    `first_row`: number of the batch's first row in the global batch, on which a model's random numbers depend.
-    """
-    carry, finished = head.initial_carry(batch, first_row=first_row), False
-    while not finished:
-        carry, _, metrics, outputs, finished = head(carry=carry, batch=batch, return_keys=keys)
-        yield metrics, outputs
-
-
-def trace(head: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Predictions (steps, B, L) and halting logits (steps, B) after each supervision step."""
-    with torch.no_grad():
-        steps = [outputs for _, outputs in supervision_steps(head.eval(), batch, ("preds", "q_halt_logits"))]
-    return torch.stack([s["preds"] for s in steps]), torch.stack([s["q_halt_logits"] for s in steps])
 
 
 class DepthCurve:
     """Metrics after each of N_sup = `depth` supervision steps, as if it were the last: accuracy against compute."""
 
-    OUTPUTS = ("preds", "q_halt_logits")
+    def __init__(self, head: LossHead, world: World):
+        self.head = head
+        self.sums = [MetricSums(world.device) for _ in range(head.model.config.halt_max_steps)]
 
-    def __init__(self, head: nn.Module, depth: int, world: World):
-        if not hasattr(head, "scores"):
-            raise ValueError(f"per_step needs scores(outputs, batch, counted), as in losses/regression.py, of "
-                             f"{type(head).__name__}; write it, or use per_step=false")
-        self.scores = head.scores
-        self.sums = [MetricSums(world.device) for _ in range(depth)]
+    def add(self, step: RowStep) -> None:
+        """Take the rows after a supervision step. One that ends early keeps its metrics for the steps to come."""
+        for taken in np.unique(step.steps[step.busy]).tolist():
+            now = step.busy & (step.steps == taken)
+            self._add(step.answers(now), self.sums[taken - 1:taken])
+            early = now & step.ended
+            if early.any() and taken < len(self.sums):
+                self._add(step.answers(early), self.sums[taken:])
 
-    def add(self, steps: Sequence[tuple[dict, dict[str, Tensor]]], batch: Batch) -> None:
-        """A batch's metrics and outputs by step. Rows that have all halted early keep their last ones."""
-        everyone = torch.ones_like(batch["puzzle_identifiers"], dtype=torch.bool)
-        found = [{name: metrics[name] for name in metrics if name == "rows" or name.endswith("loss")}
-                 | self.scores(outputs, batch, everyone) for metrics, outputs in steps]
-        for i, sums in enumerate(self.sums):
-            sums.add(found[min(i, len(found) - 1)])
+    def _add(self, answers: Answers, sums: Sequence[MetricSums]) -> None:
+        metrics = self.head.tally(answers.outputs, answers.data, answers.steps)
+        del metrics["steps"]
+        for of_step in sums:
+            of_step.add(metrics)
 
     def read(self) -> list[dict[str, float]]:
         """`step` and the means over all examples, by step. Every rank must call it."""
         return [{"step": step, **means(sums.read())} for step, sums in enumerate(self.sums, 1)]
 
 
-def needed_outputs(head: nn.Module, evaluators: dict[str, tuple[str, Evaluator]],
-                   save_outputs: Sequence[str]) -> set[str]:
-    """Outputs of the head that will be asked for. Raises ValueError for one that it does not have."""
+def refuse_unknown_outputs(head: LossHead, evaluators: dict[str, tuple[str, Evaluator]],
+                   save_outputs: Sequence[str]) -> None:
+    """Raises ValueError for an output that is asked for and that the head does not have."""
     asked = {name: set(evaluator.required_outputs) for name, (_, evaluator) in evaluators.items()}
     asked["eval_save_outputs"] = set(save_outputs)
     there_are = {*head.BATCH_FIELDS, *head.OUTPUTS}
@@ -68,10 +54,9 @@ def needed_outputs(head: nn.Module, evaluators: dict[str, tuple[str, Evaluator]]
         if not keys <= there_are:
             raise ValueError(f"{who} asks for {', '.join(sorted(keys - there_are))}; there are "
                              f"{', '.join(sorted(there_are))}")
-    return set().union(*asked.values()) - set(head.BATCH_FIELDS)
 
 
-def refuse_unknown_metric(monitor: str | None, head: nn.Module, dataset: PuzzleDataset,
+def refuse_unknown_metric(monitor: str | None, head: LossHead, dataset: PuzzleDataset,
                           evaluators: dict[str, tuple[str, Evaluator]]) -> None:
     """Raise ValueError where no evaluation makes the metric that checkpoint.monitor names: a supervision step of one
     example tells the head's. An evaluator without `names` may make any below its prefix."""
@@ -80,7 +65,8 @@ def refuse_unknown_metric(monitor: str | None, head: nn.Module, dataset: PuzzleD
     device = next(head.parameters()).device
     batch = {field: value[:1].to(device) for field, value in dataset.first_batch().items()}
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-        sums, _ = next(supervision_steps(head.eval(), batch, ()))
+        outputs = next(supervision_steps(head.eval(), batch))
+        sums = head.tally(outputs, batch, torch.ones(1, dtype=torch.int32, device=device))
     head.train()
     known = {f"{prefix}/{name}" for prefix in _prefixes(dataset.sets) for name in mean_names(sums)}
     for prefix, (_, evaluator) in evaluators.items():
@@ -94,71 +80,76 @@ def refuse_unknown_metric(monitor: str | None, head: nn.Module, dataset: PuzzleD
                          f"{', '.join(sorted(known))}")
 
 
-def evaluate(head: nn.Module, dataset: PuzzleDataset, world: World,
+def evaluate(head: LossHead, dataset: PuzzleDataset, world: World,
              evaluators: dict[str, tuple[str, Evaluator]] | None = None,
              save_outputs: Sequence[str] = (), save_path: Path | None = None,
-             before_batch: Callable[[], None] = lambda: None, curve: DepthCurve | None = None) -> dict[str, float]:
+             before_round: Callable[[], None] = lambda: None, curve: DepthCurve | None = None,
+             strategy: Strategy | None = None) -> dict[str, float]:
     """Metrics by flat name: `val/<name>` over all sets, `val/<set>/<name>`, and what evaluators find, on rank 0.
 
     Examples without an answer are predicted and in no metric: where there are no others, there is no `val/<name>`.
     Every rank must call it. `save_outputs` names batch fields and outputs to write to `save_path`, a file a rank.
-    `before_batch` may end the evaluation by an exception. `curve` takes the metrics of the steps before the last, too.
+    `before_round` may end the evaluation by an exception. `curve` takes the metrics of the steps before the last, too.
+    `strategy`: what is made of the supervision steps; None: the answer is that of the last.
     """
-    evaluators = evaluators or {}
-    keys = needed_outputs(head, evaluators, save_outputs) | set(curve.OUTPUTS if curve else ())
+    evaluators, strategy = evaluators or {}, strategy or Single()
+    refuse_unknown_outputs(head, evaluators, save_outputs)
     sums = {name: MetricSums(world.device) for name in dataset.sets}
-    saved: dict[str, list[Tensor]] = {key: [] for key in save_outputs}
+    saved = SavedOutputs(save_outputs)
     for _, evaluator in evaluators.values():
         evaluator.begin_eval()
-
-    head.eval().scores_answered = True
+    head.eval()
     with torch.no_grad():
-        for set_name, padded, examples in dataset:
-            before_batch()
-            real = _real_rows(examples, world, dataset)
-            if not real:
-                continue
-            batch = {name: value[:real].to(world.device) for name, value in padded.items()}
-            steps = _steps(head, batch, keys, first_row=world.rank * dataset.local_batch_size,
-                           whole=real == dataset.local_batch_size, keep_all=curve is not None)
-            if curve is not None:
-                curve.add(steps, batch)
-            metrics, outputs = steps[-1]
-            sums[set_name].add(metrics)
-            _feed(evaluators, dataset.sets[set_name], batch, outputs)
-            for key in saved:
-                saved[key].append({**batch, **outputs}[key].cpu())
-    head.train().scores_answered = False
-
-    if save_outputs:
-        save_path.mkdir(parents=True, exist_ok=True)
-        outputs = {key: torch.cat(parts) for key, parts in saved.items() if parts}
-        torch.save(outputs, save_path / f"outputs.rank{world.rank}.pt")
+        for set_name, example_set in dataset.sets.items():
+            strategy.begin(dataset.own_examples(example_set), dataset.config.global_batch_size)
+            for step in row_steps(head, dataset, example_set, strategy, world, before_round):
+                if curve is not None:
+                    curve.add(step)
+                for answers in strategy.take(step):
+                    sums[set_name].add(head.tally(answers.outputs, answers.data, answers.steps))
+                    _feed(evaluators, example_set, answers)
+                    saved.add(answers)
+            saved.close_set()
+    head.train()
+    saved.write(save_path, world.rank)
     return _validation_metrics(sums) | _evaluator_metrics(evaluators, world, save_path)
 
 
-def _real_rows(examples: int, world: World, dataset: PuzzleDataset) -> int:
-    """How many of this rank's rows are examples, where the global batch has `examples`; the rest is padding, which is
-    not evaluated since the halting loss would score it."""
-    return min(max(examples - world.rank * dataset.local_batch_size, 0), dataset.local_batch_size)
+class SavedOutputs:
+    """Batch fields and outputs of all examples, in their order, on the host."""
+
+    def __init__(self, keys: Sequence[str]):
+        self.keys = keys
+        self.sets: list[dict[str, Tensor]] = []
+        self.parts: list[tuple[np.ndarray, dict[str, Tensor]]] = []
+
+    def add(self, answers: Answers) -> None:
+        there_are = answers.data | answers.outputs
+        if self.keys:
+            self.parts.append((answers.numbers, {key: there_are[key].cpu() for key in self.keys}))
+
+    def close_set(self) -> None:
+        if self.parts:
+            order = torch.from_numpy(np.argsort(np.concatenate([numbers for numbers, _ in self.parts])))
+            self.sets.append({key: torch.cat([part[key] for _, part in self.parts])[order] for key in self.keys})
+            self.parts = []
+
+    def write(self, folder: Path | None, rank: int) -> None:
+        if self.keys:
+            folder.mkdir(parents=True, exist_ok=True)
+            outputs = {key: torch.cat([part[key] for part in self.sets]) for key in self.keys if self.sets}
+            torch.save(outputs, folder / f"outputs.rank{rank}.pt")
 
 
-def _steps(head: nn.Module, batch: Batch, keys: Sequence[str], first_row: int, whole: bool, keep_all: bool) -> list:
-    """Metrics and outputs after the last supervision step, or after each."""
-    # A short last batch is no reason to compile for a new shape.
-    with nullcontext() if whole else torch.compiler.set_stance("force_eager"):
-        return list(deque(supervision_steps(head, batch, keys, first_row), maxlen=None if keep_all else 1))
-
-
-def _feed(evaluators, puzzle_set, batch: Batch, outputs: dict[str, Tensor]) -> None:
-    """Hand a batch to its data set's evaluators, identifiers as that data set numbers them."""
-    own = [evaluator for path, evaluator in evaluators.values() if path == puzzle_set.path]
+def _feed(evaluators: dict[str, tuple[str, Evaluator]], example_set: ExampleSet, answers: Answers) -> None:
+    """Hand answers to their data set's evaluators, identifiers as that data set numbers them."""
+    own = [evaluator for path, evaluator in evaluators.values() if path == example_set.path]
     if not own:
         return
-    rows = batch["puzzle_identifiers"]
-    identifiers = torch.from_numpy(puzzle_set.numbering.to_identifiers(rows.cpu().numpy())).to(rows.device)
+    rows = answers.data["puzzle_identifiers"]
+    identifiers = torch.from_numpy(example_set.numbering.to_identifiers(rows.cpu().numpy())).to(rows.device)
     for evaluator in own:
-        evaluator.update_batch(batch | {"puzzle_identifiers": identifiers}, outputs)
+        evaluator.update_batch(answers.data | {"puzzle_identifiers": identifiers}, answers.outputs)
 
 
 def _validation_metrics(sums: dict[str, MetricSums]) -> dict[str, float]:

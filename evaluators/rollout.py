@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
 
 from dataset.example_set import evenly, evenly_over
 from dataset.latent_episodes import EpisodeSet
-from evaluators.loop import supervision_steps
+from evaluators.rows import supervision_steps
+from losses.head import LossHead
 from utils.distributed import World, all_reduce_sum_
 from utils.metrics import widest_float
 
@@ -64,7 +64,7 @@ def repeat_last(latents: np.ndarray, _identifiers: np.ndarray) -> np.ndarray:
 
 @dataclass
 class ModelPredictor:
-    head: nn.Module
+    head: LossHead
     window: int
     batch_size: int
     device: torch.device
@@ -85,7 +85,7 @@ class ModelPredictor:
         batch = {"inputs": inputs, "targets": torch.zeros_like(inputs),
                  "target_mask": torch.zeros_like(inputs, dtype=torch.bool),
                  "puzzle_identifiers": torch.from_numpy(identifiers).to(self.device)}
-        *_, (_, outputs) = supervision_steps(self.head, batch, ("preds",))
+        *_, outputs = supervision_steps(self.head, batch)
         return outputs["preds"].cpu().numpy().reshape(latents.shape)
 
 
@@ -134,7 +134,7 @@ class Rollouts:
         return "\n".join(f"  {who:14}" + "".join(f"{cell:>{width}}" for cell in cells) for who, *cells in rows)
 
 
-def roll_out(head: nn.Module, test_sets: Sequence[EpisodeSet], train_sets: Sequence[EpisodeSet], batch_size: int,
+def roll_out(head: LossHead, test_sets: Sequence[EpisodeSet], train_sets: Sequence[EpisodeSet], batch_size: int,
              world: World, number: int = 0) -> Rollouts:
     """The same on every rank, each of which takes its share. Without training sets there is no linear baseline.
     `number`: of the rollout to look at."""

@@ -3,8 +3,8 @@
     loss = Σ over rows of [mean over answered cells of cross-entropy + w · (BCE of q_halt [+ BCE of q_continue])]
 
 with w = `halting_weight`, ½ as published; summed, not averaged, over rows: the training loop divides by the global
-batch, so ranks may just add gradients. A row without any label counts as solved in the halting loss, as published, and
-in no metric of `count`; under `scores_answered` it is in no loss.
+batch, so ranks may just add gradients. In training a row without any label counts as solved in the halting loss, as
+published, and is in no score; in an evaluation it is in no loss either.
 """
 from typing import Literal
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dataset.common import IGNORE_LABEL_ID
 from losses.head import LossConfig, LossHead
+from models.act import Carry
 
 
 class ACTLossConfig(LossConfig):
@@ -42,42 +43,48 @@ def cell_cross_entropy(logits: Tensor, labels: Tensor, loss_type: str, label_smo
 
 
 class ACTLossHead(LossHead):
-    Config, TASK = ACTLossConfig, "classification"
+    Config, TASK, ANSWER_LOSS = ACTLossConfig, "classification", "lm_loss"
     BATCH_FIELDS = ("inputs", "labels", "puzzle_identifiers")
     OUTPUTS = ("preds", "logits", "q_halt_logits", "q_continue_logits")
 
-    def forward(self, *, carry, batch: dict[str, Tensor], return_keys):
+    def step(self, carry: Carry, batch: dict[str, Tensor]) -> tuple[Carry, dict[str, Tensor]]:
         carry, outputs = self.model(carry, batch)
-        labels, answered = carry.current_data["labels"], carry.current_data["labels"] != IGNORE_LABEL_ID
-        cells = answered.sum(-1)
+        return carry, outputs | {"preds": outputs["logits"].argmax(-1)}
 
-        outputs["preds"] = outputs["logits"].argmax(-1)
-        solved = (~answered | (outputs["preds"] == labels)).all(-1)
+    def cell_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Loss (B, L) of each cell; 0 where no answer is asked for."""
+        return cell_cross_entropy(logits, labels, self.config.loss_type, self.config.label_smoothing)
 
-        smoothing, decay = self.config.label_smoothing, self.config.supervision_decay
-        losses = {  # each (B,)
-            "lm_loss": (cell_cross_entropy(outputs["logits"], labels, self.config.loss_type, smoothing).sum(-1)
-                        / cells.clamp(min=1)),
-            **self.halting_losses(outputs, solved)}
-        rows = cells > 0 if self.scores_answered else torch.ones_like(cells)
-        weights = decay ** (carry.steps - 1) if self.training and decay < 1 else rows
-        losses = {name: (weights * value).sum() for name, value in losses.items()}
-        loss = losses["lm_loss"] + self.config.halting_weight * (losses["q_halt_loss"]
-                                                                 + losses.get("q_continue_loss", 0))
+    def answer_losses(self, outputs: dict[str, Tensor], data: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The mean over the cells of a row that are asked for."""
+        cells = _answered(data).sum(-1)
+        return {"lm_loss": self.cell_losses(outputs["logits"], data["labels"]).sum(-1) / cells.clamp(min=1)}
 
-        metrics = losses | {"loss": loss, "rows": rows.sum()} | self.scores(
-            outputs, carry.current_data, carry.halted) | {
-            "steps": (carry.halted * (cells > 0) * carry.steps).sum()}
-        return self.result(carry, loss, metrics, outputs, return_keys)
+    def asked(self, data: dict[str, Tensor]) -> Tensor:
+        return _answered(data).any(-1)
 
-    def scores(self, outputs: dict[str, Tensor], batch: dict[str, Tensor], counted: Tensor) -> dict[str, Tensor]:
-        """Sums over those of the `counted` rows (B,) that have a label: `count`, cells and puzzles solved, q_halt
-        right."""
-        labels = batch["labels"]
-        right = ((outputs["preds"] == labels) & (labels != IGNORE_LABEL_ID)).sum(-1)
-        cells = (labels != IGNORE_LABEL_ID).sum(-1)
+    def is_right(self, outputs: dict[str, Tensor], data: dict[str, Tensor]) -> Tensor:
+        return (~_answered(data) | (outputs["preds"] == data["labels"])).all(-1)
+
+    def trained_on(self, data: dict[str, Tensor]) -> Tensor:
+        """All rows: one without a label is in the halting loss, as published."""
+        return torch.ones_like(self.asked(data))
+
+    def row_weights(self, carry: Carry) -> Tensor | int:
+        decay = self.config.supervision_decay
+        return decay ** (carry.steps - 1) if self.training and decay < 1 else 1
+
+    def scores(self, outputs: dict[str, Tensor], data: dict[str, Tensor], counted: Tensor) -> dict[str, Tensor]:
+        """`count`, the part of the cells that is right, puzzles solved, and where q_halt is right."""
+        answered = _answered(data)
+        right, cells = (answered & (outputs["preds"] == data["labels"])).sum(-1), answered.sum(-1)
         counted, solved = counted & (cells > 0), right == cells
         return {"count": counted.sum(),
                 "accuracy": (counted * right / cells.clamp(min=1)).sum(),
                 "exact_accuracy": (counted & solved).sum(),
                 "q_halt_accuracy": (counted & ((outputs["q_halt_logits"] >= 0) == solved)).sum()}
+
+
+def _answered(data: dict[str, Tensor]) -> Tensor:
+    """Cells (B, L) whose answer is asked for."""
+    return data["labels"] != IGNORE_LABEL_ID

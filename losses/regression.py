@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from dataset.regression_dataset import RegressionSet, feature_statistics
 from losses.head import HALTING_WEIGHT, LossConfig, LossHead
+from models.act import ACTModel, Carry
 from utils.metrics import widest_float
 
 
@@ -52,7 +53,7 @@ class ACTRegressionLossConfig(LossConfig):
 
 
 class ACTRegressionLossHead(LossHead):
-    Config, TASK = ACTRegressionLossConfig, "regression"
+    Config, TASK, ANSWER_LOSS = ACTRegressionLossConfig, "regression", "regression_loss"
     BATCH_FIELDS = ("inputs", "targets", "target_mask", "puzzle_identifiers")
     OUTPUTS = ("preds", "q_halt_logits", "q_continue_logits")
 
@@ -60,7 +61,7 @@ class ACTRegressionLossHead(LossHead):
     def model_options(cls, loss: ACTRegressionLossConfig) -> dict[str, Any]:
         return {"learns_halting": loss.keep_act_halting_head}
 
-    def __init__(self, model: nn.Module, **loss):
+    def __init__(self, model: ACTModel, **loss: Any):
         super().__init__(model, **loss)
         if not self.config.keep_act_halting_head:  # an untrained q says nothing
             if model.config.act_inference:
@@ -88,40 +89,43 @@ class ACTRegressionLossHead(LossHead):
             return values
         return (values - getattr(self, f"{field}_mean")) / getattr(self, f"{field}_std")
 
-    def forward(self, *, carry, batch: dict[str, Tensor], return_keys):
+    def step(self, carry: Carry, batch: dict[str, Tensor]) -> tuple[Carry, dict[str, Tensor]]:
+        """Predictions in the units of the data are `preds`; those that the loss is of are `scaled`."""
         carry, outputs = self.model(carry, batch | {"inputs": self._scaled("input", batch["inputs"])})
-        targets, mask = carry.current_data["targets"], carry.current_data["target_mask"]
-        scaled = outputs.pop("logits").float().view_as(targets)
-        outputs["preds"] = scaled * self.target_std + self.target_mean if self.config.normalize else scaled
+        scaled = outputs.pop("logits").float().view_as(carry.current_data["targets"])
+        preds = scaled * self.target_std + self.target_mean if self.config.normalize else scaled
+        return carry, outputs | {"scaled": scaled, "preds": preds}
 
-        observed = mask.flatten(1).sum(-1)
-        done = carry.halted & (observed > 0)
-        error = self._weighted(*_row_errors(scaled - self._scaled("target", targets), mask, observed))
-        halting, q_metrics = {}, {}
-        if self.config.keep_act_halting_head:
-            good = error.detach() < self.config.halt_threshold
-            halting = {name: value.sum() for name, value in self.halting_losses(outputs, good).items()}
-            q_metrics["q_halt_accuracy"] = (done & ((outputs["q_halt_logits"] >= 0) == good)).sum()
-        loss = error.sum() + self.config.halting_weight * sum(halting.values())
+    def answer_losses(self, outputs: dict[str, Tensor], data: dict[str, Tensor]) -> dict[str, Tensor]:
+        residual, mask = outputs["scaled"] - self._scaled("target", data["targets"]), data["target_mask"]
+        squared, absolute = _row_errors(residual, mask, mask.flatten(1).sum(-1))
+        return {"regression_loss": self.config.mse_weight * squared + self.config.mae_weight * absolute}
 
-        metrics = {"regression_loss": error.sum(), **halting, "loss": loss, "rows": (observed > 0).sum(),
-                   **self.scores(outputs, carry.current_data, done), "steps": (done * carry.steps).sum(), **q_metrics}
-        return self.result(carry, loss, metrics, outputs, return_keys)
+    def row_losses(self, outputs: dict[str, Tensor], data: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Without the Q head there is no halting loss."""
+        return super().row_losses(outputs, data) if self.config.keep_act_halting_head else self.answer_losses(
+            outputs, data)
 
-    def scores(self, outputs: dict[str, Tensor], batch: dict[str, Tensor], counted: Tensor) -> dict[str, Tensor]:
-        """Sums over those of the `counted` rows (B,) that observe a target: `count`, `mse`, `mae` and, when evaluating,
-        those over the set that rmse and r2 are made of."""
-        targets, mask = batch["targets"], batch["target_mask"]
+    def asked(self, data: dict[str, Tensor]) -> Tensor:
+        return data["target_mask"].flatten(1).any(-1)
+
+    def is_right(self, outputs: dict[str, Tensor], data: dict[str, Tensor]) -> Tensor:
+        return self.answer_losses(outputs, data)["regression_loss"].detach() < self.config.halt_threshold
+
+    def scores(self, outputs: dict[str, Tensor], data: dict[str, Tensor], counted: Tensor) -> dict[str, Tensor]:
+        """`count`, `mse`, `mae`, where q_halt is right if it is trained and, when evaluating, the sums over the set
+        that rmse and r2 are made of."""
+        targets, mask = data["targets"], data["target_mask"]
         residual, observed = outputs["preds"].detach() - targets, mask.flatten(1).sum(-1)
         counted = counted & (observed > 0)
         squared, absolute = _row_errors(residual, mask, observed)
         sums = {"count": counted.sum(), "mse": (counted * squared).sum(), "mae": (counted * absolute).sum()}
+        if self.config.keep_act_halting_head:
+            trusted = outputs["q_halt_logits"] >= 0
+            sums["q_halt_accuracy"] = (counted & (trusted == self.is_right(outputs, data))).sum()
         if not self.training:
             sums |= _sums_over_set(residual, targets, mask & counted.view(-1, *[1] * (mask.ndim - 1)))
         return sums
-
-    def _weighted(self, squared: Tensor, absolute: Tensor) -> Tensor:
-        return self.config.mse_weight * squared + self.config.mae_weight * absolute
 
 
 def _row_errors(residual: Tensor, mask: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:

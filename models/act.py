@@ -39,11 +39,14 @@ class Carry:
     @staticmethod
     def joined(parts: list["Carry"]) -> "Carry":
         """The rows of several carries, in their order."""
-        tensors: list[list[Tensor]] = [[] for _ in parts]
-        for part, its_tensors in zip(parts, tensors):
-            part.map(its_tensors.append)
-        columns = zip(*tensors)
-        return parts[0].map(lambda _: torch.cat(next(columns)))
+        def rows_of(field: str) -> Tensor:
+            return torch.cat([getattr(part, field) for part in parts])
+
+        return Carry(
+            latents=tuple(torch.cat(rows) for rows in zip(*(part.latents for part in parts))),
+            steps=rows_of("steps"), halted=rows_of("halted"), noise_key=rows_of("noise_key"),
+            current_data={name: torch.cat([part.current_data[name] for part in parts])
+                          for name in parts[0].current_data})
 
 
 def mix32(x: Tensor) -> Tensor:
@@ -84,7 +87,8 @@ class ACTModel(nn.Module):
     Subclasses name `Config`, `Recursion`, and `UNUSED_KEYS`, published keys that they take and do not use.
     """
 
-    Config: type
+    Config: Any  # a pydantic model, with the options of the architecture
+    config: Any  # an instance of it
     Recursion: type
     UNUSED_KEYS: tuple[str, ...] = ()
     TRAINS_CONTINUE = True  # where halting compares q_halt with q_continue: whether the latter has a target
@@ -137,32 +141,28 @@ class ACTModel(nn.Module):
         latents, logits, q = self.inner(carry.latents, x, carry.noise_key)
         outputs = {"logits": logits, "q_halt_logits": q[:, 0], "q_continue_logits": q[:, 1]}
         with torch.no_grad():
-            steps = carry.steps + ~carry.halted
+            steps = carry.steps + 1
             after = replace(carry, latents=latents, steps=steps, noise_key=(carry.noise_key + 2 * WEYL) & MASK32,
-                            halted=carry.halted | self._halt(steps, q, carry.noise_key))
+                            halted=self._halt(steps, q, carry.noise_key))
             if (self.training and self.TRAINS_CONTINUE and self.config.learns_halting
                     and not self.config.no_ACT_continue and self.config.halt_max_steps > 1):
                 outputs["target_q_continue"] = self._continue_target(after, x)
-            if self._halted_rows_wait():
-                # They repeat their last step, and so give the same answer, until all rows have halted.
-                kept = (where_rows(after.halted, old, new) for old, new in zip(carry.latents, after.latents))
-                after = replace(after, latents=tuple(kept),
-                                noise_key=torch.where(after.halted, carry.noise_key, after.noise_key))
         return after, outputs
 
-    def _halted_rows_wait(self) -> bool:
-        """In adaptive evaluation there is one puzzle a row: those that are done wait for the others."""
-        return not self.training and self.config.act_inference
+    @property
+    def steps_known(self) -> int | None:
+        """The supervision steps that each puzzle gets at evaluation; None where the model halts when it is sure."""
+        return None if self.config.act_inference and self.config.halt_max_steps > 1 else self.config.halt_max_steps
 
     def _refill(self, carry: Carry, batch: dict[str, Tensor]) -> Carry:
-        """Halted rows take the batch's puzzle, initial latents and zero steps; those that wait stay halted."""
-        new = carry.halted & (carry.steps == 0) if self._halted_rows_wait() else carry.halted
+        """Halted rows take the batch's puzzle, initial latents and zero steps."""
+        new = carry.halted
         starts = self.inner.initial_latents(carry.noise_key)
         return replace(
             carry,
             latents=tuple(where_rows(new, start, z) for start, z in zip(starts, carry.latents)),
             steps=carry.steps.masked_fill(new, 0),
-            halted=carry.halted & ~new,
+            halted=torch.zeros_like(new),
             current_data={name: where_rows(new, batch[name], old) for name, old in carry.current_data.items()})
 
     def _halt(self, steps: Tensor, q: Tensor, key: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -42,7 +43,7 @@ class TrainConfig(OptimConfig):
 class TrainState:
     """All that changes while training."""
 
-    head: nn.Module
+    head: Any  # the loss head, whose package models/ do not import
     optimizers: list[torch.optim.Optimizer]
     ema: EMA | None
     data: PuzzleDataset

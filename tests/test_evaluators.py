@@ -10,9 +10,10 @@ import evaluators
 from dataset.common import PuzzleDatasetMetadata, write_split
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
 from dataset.puzzle_rows import PuzzleRows
-from evaluators.loop import evaluate, supervision_steps, trace
+from evaluators.loop import evaluate
 from evaluators.maze import Maze
 from evaluators.protocol import build_evaluators, distinct
+from evaluators.rows import trace
 from evaluators.rules import Rules
 from evaluators.sudoku import Sudoku
 from helpers import tiny_config, write_tiny_dataset
@@ -56,14 +57,17 @@ def test_every_supervision_step_agrees_with_the_recorded_evaluation(shared):
     found = [dict.fromkeys(("exact", "cells", "q", *step["metrics"], "loss"), 0.0) for step in expected]
     with torch.no_grad():
         for _, batch, _ in test_dataset(folder, batch=128):
-            steps = supervision_steps(head, batch, ("preds", "q_halt_logits"))
-            for step, (metrics, out) in zip(found, steps, strict=True):
+            carry = head.initial_carry(batch)
+            for step in found:
+                carry, _, metrics, out, finished = head(carry=carry, batch=batch,
+                                                        return_keys=("preds", "q_halt_logits"))
                 right = out["preds"] == batch["labels"]
                 step["exact"] += right.all(-1).sum().item() / 512
                 step["cells"] += right.float().mean(-1).sum().item() / 512
                 step["q"] += out["q_halt_logits"].sum().item() / 512
                 for name in metrics.keys() & step.keys():
                     step[name] += metrics[name].item()
+            assert finished
     for step, recorded in zip(found, expected, strict=True):
         assert step["exact"] == recorded["exact_accuracy"]
         assert step["cells"] == pytest.approx(recorded["accuracy"], abs=1e-6)

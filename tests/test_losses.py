@@ -124,18 +124,17 @@ def test_metrics_count_halted_rows_that_have_labels():
     assert metrics["exact_accuracy"] == metrics["count"] == 4 and metrics["accuracy"] == 4
 
 
-def test_where_answers_are_scored_a_row_without_a_label_is_in_no_loss():
+def test_in_an_evaluation_a_row_without_a_label_is_in_no_loss():
     head, batch = head_and_batch(halt_max_steps=1)
-    head.eval().scores_answered = True
-    _, loss, metrics, *_ = one_step(head, batch)
-    answered = {name: value[:3] for name, value in batch.items()}
-    _, of_three, expected, *_ = one_step(head, answered)
-    assert metrics["rows"] == 3 and loss.item() == pytest.approx(of_three.item(), rel=1e-5)
+    head.eval()
+    carry, outputs = head.step(head.initial_carry(batch), batch)
+    first_three = [{name: value[:3] for name, value in fields.items()} for fields in (outputs, batch)]
+    metrics, expected = head.tally(outputs, batch, carry.steps), head.tally(*first_three, carry.steps[:3])
+    assert metrics["rows"] == metrics["count"] == 3
     assert {name: value.item() for name, value in metrics.items()} == pytest.approx(
         {name: value.item() for name, value in expected.items()}, rel=1e-5)
     batch = batch | {"labels": torch.full_like(batch["labels"], IGNORE_LABEL_ID)}
-    _, _, metrics, *_ = one_step(head, batch)
-    assert not any(metrics.values())
+    assert not any(head.tally(outputs, batch, carry.steps).values())
 
 
 def test_before_any_row_halts_there_is_nothing_to_count():

@@ -20,17 +20,17 @@ def sets_of(path, split: str, window: int = 1, **more) -> list:
 class Rotation(torch.nn.Module):
     """A head that turns the first two features of each position by 0.4 and adds 0.1 · identifier to the third."""
 
-    config = None
+    steps_known = 1
 
     def initial_carry(self, batch, **noise):
         return None
 
-    def forward(self, *, carry, batch, return_keys):
+    def step(self, carry, batch):
         x, y, *rest = batch["inputs"].unbind(-1)
         c, s = np.cos(0.4), np.sin(0.4)
         identifiers = batch["puzzle_identifiers"].view(-1, *[1] * (x.ndim - 1))
         preds = torch.stack([c * x - s * y, s * x + c * y, rest[0] + 0.1 * identifiers], -1)
-        return carry, None, {}, {"preds": preds}, True
+        return carry, {"preds": preds}
 
 
 def numbered(path, lengths: list[int], split: str):
@@ -134,9 +134,9 @@ def test_episodes_too_short_for_a_rollout_leave_its_errors_out(tmp_path):
 def test_rollouts_that_diverge_are_counted_where_they_do(tmp_path):
     """Of two, one grows by 1e16 a step, beyond float32 in the third; the error of the other is its own."""
     class Exploding(Rotation):
-        def forward(self, *, carry, batch, return_keys):
+        def step(self, carry, batch):
             grows = batch["puzzle_identifiers"].view(-1, *[1] * (batch["inputs"].ndim - 1)) == 1
-            return carry, None, {}, {"preds": batch["inputs"] * torch.where(grows, 1e16, 1.0)}, True
+            return carry, {"preds": batch["inputs"] * torch.where(grows, 1e16, 1.0)}
 
     numbered(tmp_path, [26, 26], "test")
     found = roll_out(Exploding(), sets_of(tmp_path, "test"), [], 4, World())

@@ -1,0 +1,157 @@
+"""Puzzles through the supervision steps of a model: a row whose puzzle has ended takes the next one.
+
+    for step in row_steps(head, dataset, example_set, strategy, world):   # a `RowStep` after each supervision step
+        strategy.take(step)                                               # may end rows, and gives final answers
+
+Where every puzzle gets the same number of steps, rows end together and nothing waits for the device in between. All
+steps have the shape of a whole batch, so that one compiled graph serves them all: rows without a puzzle compute, too.
+"""
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dataset.example_set import ExampleSet
+from dataset.puzzle_dataset import Batch, PuzzleDataset
+from evaluators.strategies import NOBODY, Attempts, Strategy
+from losses.head import LossHead
+from models.act import Carry, noise_keys, where_rows
+from utils.distributed import World, any_rank
+
+
+@dataclass
+class RowStep:
+    """The rows (B,) after a supervision step."""
+
+    # which example of the set each row works on; NOBODY: none
+    numbers: np.ndarray
+    # which of its attempts, as its strategy counts them
+    attempts: np.ndarray
+    # supervision steps taken on it
+    steps: np.ndarray
+    # whose last step this was; a strategy may end more of them
+    ended: np.ndarray
+    # the puzzles as loaded, and what the head made of them (B, …), on the device
+    data: Batch
+    outputs: dict[str, Tensor]
+    carry: Carry
+
+    @property
+    def busy(self) -> np.ndarray:
+        """Rows (B,) that work on a puzzle."""
+        return self.numbers != NOBODY
+
+    def answers(self, rows: np.ndarray) -> "Answers":
+        """Those of the rows (B,) that are true."""
+        places = np.flatnonzero(rows)
+        first = len(places)
+        if np.array_equal(places, np.arange(first)):  # a view, which costs nothing
+            taken: slice | Tensor = slice(first)
+        else:
+            taken = torch.from_numpy(places).to(self.carry.steps.device)
+        return Answers(self.numbers[places], {name: value[taken] for name, value in self.data.items()},
+                       {name: value[taken] for name, value in self.outputs.items()}, self.carry.steps[taken])
+
+
+@dataclass
+class Answers:
+    """Final answers to some examples of a set: numbers (N,), puzzles, outputs and steps taken (N, …)."""
+
+    numbers: np.ndarray
+    data: Batch
+    outputs: dict[str, Tensor]
+    steps: Tensor
+
+
+class Rows:
+    """The rows (B,) of one rank, and what each is working on."""
+
+    def __init__(self, head: LossHead, dataset: PuzzleDataset, example_set: ExampleSet, device: torch.device):
+        self.head, self.example_set, self.device = head, example_set, device
+        B = dataset.local_batch_size
+        self.numbers, self.attempts = np.full(B, NOBODY), np.zeros(B, int)
+        self.steps, self.begins = np.zeros(B, int), np.zeros(B, bool)
+        self.batch = {name: value.to(device) for name, value in dataset.padding_batch().items()}
+        self.carry = head.initial_carry(self.batch)
+
+    @property
+    def free(self) -> np.ndarray:
+        return self.numbers == NOBODY
+
+    def place(self, attempts: Attempts) -> None:
+        """Give free rows, the first ones first, something to work on. Their random numbers follow from its seed."""
+        rows = np.flatnonzero(self.free)[:len(attempts.numbers)]
+        if not len(rows):
+            return
+        self.numbers[rows], self.attempts[rows] = attempts.numbers, attempts.attempts
+        self.steps[rows], self.begins[rows] = 0, True
+        places = torch.from_numpy(rows).to(self.device)
+
+        def placed(old: Tensor, new: Tensor) -> Tensor:
+            return old.index_copy(0, places, new.to(self.device))
+
+        fields = self.example_set.fetch(attempts.numbers)
+        self.batch = {name: placed(value, torch.from_numpy(fields[name])) for name, value in self.batch.items()}
+        keys = noise_keys(0, torch.from_numpy(attempts.seeds))
+        self.carry = replace(self.carry, noise_key=placed(self.carry.noise_key, keys))
+
+    def step(self) -> RowStep:
+        """One supervision step of all rows. Those without a puzzle compute as well: the shape of a batch stays."""
+        if self.begins.any():
+            begins = torch.from_numpy(self.begins.copy()).to(self.device)
+            self.carry, self.begins[:] = replace(self.carry, halted=self.carry.halted | begins), False
+        self.carry, outputs = self.head.step(self.carry, self.batch)
+        self.steps += 1
+        known = self.head.steps_known
+        ended = self.steps == known if known else self.carry.halted.cpu().numpy()
+        return RowStep(self.numbers.copy(), self.attempts.copy(), self.steps.copy(), ended & ~self.free, self.batch,
+                       outputs, self.carry)
+
+    def leave(self, ended: np.ndarray) -> None:
+        """Make the rows (B,) free whose puzzles have ended."""
+        self.numbers[ended] = NOBODY
+
+
+def row_steps(head: LossHead, dataset: PuzzleDataset, example_set: ExampleSet, strategy: Strategy, world: World,
+              before_round: Callable[[], None] = lambda: None) -> Iterator[RowStep]:
+    """Work through what a strategy draws of a set, on this rank. Every rank must call it: ranks go on together, a round
+    at a time, each from one refill to the next. `before_round` may end it by an exception."""
+    rows = Rows(head, dataset, example_set, world.device)
+    while True:
+        rows.place(strategy.draw(int(rows.free.sum())))
+        if not any_rank(not rows.free.all())[0]:
+            return
+        before_round()
+        while not rows.free.all():
+            step = rows.step()
+            yield step
+            rows.leave(step.ended)
+            if step.ended.any():
+                break
+
+
+def supervision_steps(head: LossHead, batch: Batch) -> Iterator[dict[str, Tensor]]:
+    """The outputs after each supervision step of a batch, until all its rows have halted; a row that has keeps those
+    with which it did."""
+    carry = head.initial_carry(batch)
+    if head.steps_known:
+        for _ in range(head.steps_known):
+            carry, outputs = head.step(carry, batch)
+            yield outputs
+        return
+    kept: dict[str, Tensor] = {}
+    done = torch.zeros_like(carry.halted)
+    while not done.all():
+        carry, outputs = head.step(carry, batch)
+        kept = {name: where_rows(done, kept[name], value) if kept else value for name, value in outputs.items()}
+        done = done | carry.halted
+        yield kept
+
+
+def trace(head: LossHead, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Predictions (steps, B, …) and halting logits (steps, B) after each supervision step."""
+    with torch.no_grad():
+        steps = list(supervision_steps(head.eval(), batch))
+    return torch.stack([s["preds"] for s in steps]), torch.stack([s["q_halt_logits"] for s in steps])
