@@ -9,7 +9,7 @@ PY := .venv/bin/python
 DEMO_DATA := data/demo-sudoku4
 DEMO_RUN := checkpoints/demo/seed$(SEED)
 
-.PHONY: demo demo-regression demo-latents lint lint-accept test test-long clean
+.PHONY: demo demo-regression demo-latents lint lint-accept types test test-long clean
 demo: .venv/installed
 	@test -d $(DEMO_DATA) || $(PY) -m dataset.generate_sudoku --size 4 --train 16000 --test 512 --output-dir data/demo-sudoku4-csv --overwrite
 	@test -d $(DEMO_DATA) || $(PY) -m dataset.build_sudoku_dataset --source-dir data/demo-sudoku4-csv --output-dir $(DEMO_DATA)
@@ -42,8 +42,10 @@ demo-latents: .venv/installed
 	  '  errors by horizon, and one rollout: $(DEMO_RUN)-latents/evaluation/rollouts.png' \
 	  'your own episodes: docs/regression-and-latents.md'
 
-lint: .venv/installed
+lint: .venv/installed types
 	@$(PY) -m ruff check --quiet .
+
+types: .venv/installed
 	@$(PY) -m mypy --no-error-summary | $(PY) -m mypy_baseline filter || \
 	  (echo 'mypy: mend the new errors above. Where errors are gone: make lint-accept, and commit .mypy-baseline.txt'; exit 1)
 

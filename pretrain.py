@@ -43,6 +43,7 @@ from utils.optim import learning_rate
 from utils.plots import plot_train_vs_val
 from utils.preemption import Limit, Stopped, StopRequest
 from utils.run_directory import evaluations
+from utils.version import VERSION
 
 MOST_SKIPS = 10  # steps in a row that are not finite: then it is not the batch
 
@@ -212,7 +213,8 @@ def build_head(config: PretrainConfig, data: PuzzleDataset, world: World, fresh:
 
 def run_facts(state: TrainState, world: World) -> dict:
     """What a checkpoint says of the run besides its state."""
-    versions = {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
+    versions = {"tiny_recursive_models": VERSION, "python": platform.python_version(),
+                "torch": str(torch.__version__), "numpy": np.__version__}
     facts = {"versions": versions, "data_metadata": state.data.metadata.facts()}
     has_table = state.head.puzzle_embedding is not None
     return facts | (state.data.rows.facts(has_table) if world.is_main else {"data_fingerprints": {}})

@@ -251,7 +251,7 @@ def run_script(script: str, *overrides: str, cwd: Path, ranks: int = 1, torchrun
 
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["helpers", "evaluate", "matplotlib.pyplot", "pandas", "wandb"])
+FORKS.set_forkserver_preload(["helpers", "evaluate", "torch._dynamo", "matplotlib.pyplot", "pandas", "wandb"])
 
 
 def _as_torchrun_says(rank: int, ranks: int, port: int) -> dict[str, str]:

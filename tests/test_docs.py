@@ -18,7 +18,7 @@ from utils.distributed import World
 COMING = {"docs/your-own-puzzle.md", "docs/your-own-loss.md", "docs/python.md"}
 # how commands begin that cannot be tried here, and why
 UNTRIED = {"pip install ": "installs, as `make` does in a fresh clone",
-           "python pretrain.py arch=gated ": "its files belong into the project: tests/test_recipes.py runs it in a copy"}
+           "python pretrain.py arch=gated ": "its files belong into the project: test_recipes.py runs it in a copy"}
 
 
 def anchors(text: str) -> set[str]:
