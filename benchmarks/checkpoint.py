@@ -3,10 +3,12 @@
     python benchmarks/checkpoint.py                     # 7M parameters, a table of 876,000 × 512, Lion, EMA: 1.9 GB
     python benchmarks/checkpoint.py --identifiers 1000  # small
 
-The ratio to a plain `torch.save` of the same payload on the training thread is taken in the same run.
+The ratio to a plain `torch.save` of the same payload on the training thread is taken in the same run. Then the state is
+read as a run that goes on reads it: the newest step file, and best.ckpt for its step.
 """
 import argparse
 import resource
+import shutil
 import sys
 import tempfile
 import time
@@ -20,8 +22,9 @@ from benchmarks.train_step import COMMON, SIZES
 from config.schema import ArchConfig
 from dataset.common import PuzzleDatasetMetadata
 from models.ema import EMA
-from utils.checkpoint import CheckpointConfig, Checkpoints
+from utils.checkpoint import CheckpointConfig, Checkpoints, step_file
 from utils.distributed import World
+from utils.run_directory import newest_checkpoint, set_aside_after
 
 
 def build_payload(identifiers: int) -> dict:
@@ -33,7 +36,7 @@ def build_payload(identifiers: int) -> dict:
     head = ArchConfig(**COMMON | SIZES["paper"][0] | attention).build_head(data, 16, World())
     momentum = {i: {"exp_avg": torch.randn_like(p)} for i, p in enumerate(head.parameters())}
     latents = tuple(torch.randn(16, 916, 512) for _ in range(2))
-    return {"model_state": head.state_dict(), "ema_state": EMA(head, 0.999).state_dict(),
+    return {"step": 3, "model_state": head.state_dict(), "ema_state": EMA(head, 0.999).state_dict(),
             "optimizer_states": [{"state": momentum}], "carry": {"latents": latents}}
 
 
@@ -64,6 +67,17 @@ def measure(payload: dict, folder: Path) -> None:
           f"{sorted(blocked)[1] / plain:.2f}")
 
 
+def measure_resume(folder: Path) -> None:
+    """Of the files that `measure` left."""
+    shutil.copyfile(folder / step_file(3), folder / "best.ckpt")
+    started = time.perf_counter()
+    file, payload = newest_checkpoint(folder, print)
+    read = time.perf_counter() - started
+    set_aside_after(folder, payload["step"], known=file)
+    print(f"a run that goes on reads its state in {time.perf_counter() - started:.2f} s, {read:.2f} s of it the newest "
+          "file and the rest the step of best.ckpt")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--identifiers", type=int, default=876_000, help="rows of the table (default: 876,000)")
@@ -72,6 +86,7 @@ def main() -> None:
     payload = build_payload(args.identifiers)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         measure(payload, Path(folder))
+        measure_resume(Path(folder))
 
 
 if __name__ == "__main__":

@@ -67,10 +67,11 @@ def taken_up(config: PretrainConfig, cfg: DictConfig, overrides: Sequence[str]
     """
     if not (config.checkpoint.resume or config.checkpoint.resume_from):
         return config, None
-    file = decided_by_main(lambda: _checkpoint_to_resume(config))
+    payloads: dict[Path, dict] = {}  # what was read to find the file: by the first rank, for itself
+    file = decided_by_main(lambda: _checkpoint_to_resume(config, payloads))
     if file is None:
         return config, None
-    payload = read_checkpoint(file)
+    payload = payloads.pop(file, None) or read_checkpoint(file)
     if not {"config", "data_position", "ranks"} <= payload.keys():
         raise ValueError(f"{file} holds weights, but not the state of a run, so no run can go on from it; start a new "
                          f"one with {typed('load_checkpoint', str(file))}")
@@ -91,8 +92,9 @@ def taken_up(config: PretrainConfig, cfg: DictConfig, overrides: Sequence[str]
     return resumed, Resumed(file, payload, changed)
 
 
-def _checkpoint_to_resume(config: PretrainConfig) -> Path | None:
-    """The file to go on from; None where `resume=auto` finds nothing."""
+def _checkpoint_to_resume(config: PretrainConfig, payloads: dict[Path, dict]) -> Path | None:
+    """The file to go on from; None where `resume=auto` finds nothing. Where it had to be read to see that it is whole,
+    its payload is left in `payloads`."""
     settings = config.checkpoint
     directory = config.run_directory
     if settings.resume_from is not None:
@@ -107,9 +109,14 @@ def _checkpoint_to_resume(config: PretrainConfig) -> Path | None:
         raise ValueError(f"checkpoint.resume={settings.resume} must know its run: set checkpoint.path, or run_name; "
                          f"{runs_there_are()}")
     found = newest_checkpoint(directory, print)
-    if found is None and settings.resume != "auto":
-        raise ValueError(f"checkpoint.resume=true: {directory} holds no checkpoint to go on from; {runs_there_are()}")
-    return found
+    if found is None:
+        if settings.resume != "auto":
+            raise ValueError(f"checkpoint.resume=true: {directory} holds no checkpoint to go on from; "
+                             f"{runs_there_are()}")
+        return None
+    file, payload = found
+    payloads[file] = payload
+    return file
 
 
 def _filled(saved: dict, cfg: DictConfig) -> DictConfig:

@@ -49,7 +49,7 @@ class RunParts:
                 if resumed and resumed.file.parent.resolve() == directory.resolve():
                     adopt(resumed.file, directory, resumed.step)
                     set_aside_after(directory, resumed.step, keep_best=resumed.same_monitor,
-                                    repeats=not resumed.changes)
+                                    repeats=not resumed.changes, known=resumed.file)
                 elif config.checkpoint.resume == "auto":  # what there is has no checkpoint that is whole
                     set_aside_after(directory, step=-1)
                 else:

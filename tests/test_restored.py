@@ -2,6 +2,8 @@
 import json
 import resource
 import shutil
+import zipfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from huggingface_hub import constants
 from config.restored import Restored
 from config.schema import ArchConfig
 from evaluate import score
-from helpers import (REGRESSION, TINY_ARCH, evaluate_config, pretrain_config, tiny_batch, tiny_metadata,
+from helpers import (REGRESSION, TINY_ARCH, evaluate_config, pretrain_config, resume, tiny_batch, tiny_metadata,
                      write_tiny_dataset, write_tiny_episodes, write_tiny_regression)
 from pretrain import train
 from test_hub import cached
@@ -219,3 +221,69 @@ def test_weights_are_averaged_or_stored_and_their_steps_are_known(run_dir, share
     assert restored.puzzle_names[:2] == ["<blank>", "puzzle1"]
     published = Restored.read(shared / "interop" / "sudoku4" / "checkpoint")
     assert (published.steps, published.kind_of_weights(), published.puzzle_names) == (550, "stored", None)
+
+
+@pytest.fixture
+def reads(monkeypatch) -> dict[str, Counter]:
+    """How often each file was checked by its checksums, and how often loaded, by its name."""
+    counted = {"checked": Counter(), "loaded": Counter()}
+    real_check, real_load = zipfile.ZipFile.testzip, torch.load
+
+    def check(archive):
+        counted["checked"][Path(archive.filename).name] += 1
+        return real_check(archive)
+
+    def load(file, **options):
+        counted["loaded"][Path(file).name] += 1
+        return real_load(file, **options)
+
+    monkeypatch.setattr(zipfile.ZipFile, "testzip", check)
+    monkeypatch.setattr(torch, "load", load)
+    return counted
+
+
+@pytest.fixture
+def resumable(run_dir, tmp_path, monkeypatch) -> Path:
+    """A copy of the run with a newer step file that is damaged."""
+    monkeypatch.chdir(tmp_path)  # where the log of a copied run goes
+    run = shutil.copytree(run_dir, tmp_path / "run")
+    whole = (run / "step_00000004.ckpt").read_bytes()
+    (run / "step_00000006.ckpt").write_bytes(whole.replace(b"epoch", b"Epoch"))
+    return run
+
+
+def test_a_resumed_run_reads_each_file_once(resumable, reads):
+    resume(resumable, "epochs=2")
+    once = {"step_00000004.ckpt": 1, "best.ckpt": 1}
+    assert reads["loaded"] == once and reads["checked"] == once | {"step_00000006.ckpt": 1}
+    assert read_checkpoint(resumable / "step_00000008.ckpt")["step"] == 8
+
+
+@pytest.mark.parametrize("name", ["best.ckpt", "step_00000004.ckpt"])
+def test_so_does_one_that_goes_on_from_a_file_that_is_named(resumable, reads, name):
+    resume(resumable, f"checkpoint.resume_from={name}", "epochs=2")
+    assert reads["loaded"] == reads["checked"] == {name: 1} | {"best.ckpt": 1}
+
+
+def test_a_run_that_is_resumed_does_not_read_what_it_once_started_from(run_dir, tmp_path, reads):
+    start = f"load_checkpoint={run_dir / 'step_00000004.ckpt'}"
+    first = train(pretrain_config(f"data_paths=[{run_dir.parent / 'data'}]", f"checkpoint.path={tmp_path / 'run'}",
+                                  f"log_dir={tmp_path}", *QUICK, start), World())
+    assert reads["loaded"] == {"step_00000004.ckpt": 1}
+    (first / "step_00000004.ckpt").rename(first / "step_00000003.ckpt")  # so that its name is another
+    reads["loaded"].clear()
+    resume(first, "epochs=2", start)
+    assert reads["loaded"] == {"step_00000003.ckpt": 1, "best.ckpt": 1}
+
+
+def test_a_look_at_plain_values_takes_no_memory_for_tensors_and_finds_damage(tmp_path):
+    file = tmp_path / "best.ckpt"
+    torch.save({"step": 7, "model_state": {"w": torch.ones(100_000_000)}}, file)  # 400 MB
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert read_checkpoint(file, mapped=True)["step"] == 7
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
+    with open(file, "rb+") as opened:
+        opened.seek(200_000_000)
+        opened.write(b"\x01")
+    with pytest.raises(ValueError, match="the checksum of its part .* is wrong"):
+        read_checkpoint(file, mapped=True)

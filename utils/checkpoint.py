@@ -228,8 +228,9 @@ def find_checkpoint(path: str | Path) -> Path:
                      f"{SAFETENSORS} or a published step_N or checkpoint")
 
 
-def read_checkpoint(path: str | Path) -> dict:
-    """The payload, on the CPU. (Not mapped into memory: a file that shrank would then kill the process.)
+def read_checkpoint(path: str | Path, mapped: bool = False) -> dict:
+    """The payload, on the CPU. `mapped`: for a look at its plain values; its tensors stay in the file, and are not to be
+    touched, since a file that shrinks meanwhile would then kill the process.
 
     Raises ValueError for a file that is missing, damaged or no checkpoint, or needs a newer version of us. Our files
     (and published ones of today) are zip archives, whose checksums reveal every flipped bit of their contents.
@@ -240,7 +241,7 @@ def read_checkpoint(path: str | Path) -> dict:
             return _read_safetensors(path)
         if zipfile.is_zipfile(path):
             _check_archive(path)
-        payload = torch.load(path, map_location="cpu", weights_only=True)
+        payload = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # torch.load raises nearly everything on damaged files; what it said is passed on
         advises_harm = "weights_only" in str(error)  # torch then says how to run the code in the file
         reason = "it holds more than tensors and plain values, or is no file of torch.save" if advises_harm else \

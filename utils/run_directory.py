@@ -75,19 +75,21 @@ def set_aside_run(directory: Path, overwrite: bool) -> None:
             file.rename(old / file.name)
 
 
-def set_aside_after(directory: Path, step: int, keep_best: bool = True, repeats: bool = True) -> Path | None:
+def set_aside_after(directory: Path, step: int, keep_best: bool = True, repeats: bool = True,
+                    known: Path | None = None) -> Path | None:
     """Move step files and metric lines later than `step` to superseded/<n>. Returns that folder, or None.
 
-    A half-written line goes, too, and best.ckpt where it is later, damaged or not to be kept. So does the id of the
-    W&B run, which takes no point twice, where the run goes back behind a checkpoint, or will make other points than
-    those set aside (`repeats`: will it make the same?).
+    A half-written line goes, too. So does best.ckpt where it is later, damaged or not to be kept; `known` is a file of
+    this step that has been read, and so is not read again. So does the id of the W&B run, which takes no point twice:
+    where the run goes back behind a checkpoint, or will make other points than those set aside (`repeats`: will it make
+    the same?).
 
     Files go first, newest first: killed at any point, what stays is a run up to some earlier step.
     """
     later = [file for file in sorted(directory.glob(STEP_FILES), reverse=True)
              if int(file.stem.removeprefix("step_")) > step]
     best = directory / "best.ckpt"
-    if best.exists() and not (keep_best and _step_of(best) <= step):
+    if best.exists() and not (keep_best and (known and best.samefile(known) or _step_of(best) <= step)):
         later.append(best)
     kept, superseded = _split_lines(directory / METRICS, step)
     if not later and not superseded:
@@ -107,8 +109,9 @@ def set_aside_after(directory: Path, step: int, keep_best: bool = True, repeats:
 
 
 def _step_of(checkpoint: Path) -> float:
+    """The step of a checkpoint that is whole, by its checksums; infinity for one that is not."""
     try:
-        return read_checkpoint(checkpoint)["step"]
+        return read_checkpoint(checkpoint, mapped=True)["step"]
     except ValueError:
         return float("inf")
 
@@ -156,8 +159,9 @@ def evaluations(directory: Path) -> list[tuple[int, dict[str, float]]]:
     return found
 
 
-def newest_checkpoint(directory: Path, say: Callable[[str], None]) -> Path | None:
-    """The newest step file that is whole; damaged ones, and a latest.txt that names another, are said."""
+def newest_checkpoint(directory: Path, say: Callable[[str], None]) -> tuple[Path, dict] | None:
+    """The newest step file that is whole, and its payload; None where there is none. Damaged ones, and a latest.txt that
+    names another, are said."""
     files = sorted(directory.glob(STEP_FILES), reverse=True)
     latest, named = directory / "latest.txt", latest_name(directory)
     if latest.exists() and (not files or files[0].name != named):
@@ -165,8 +169,7 @@ def newest_checkpoint(directory: Path, say: Callable[[str], None]) -> Path | Non
             f"{files[0].name if files else 'missing'}")
     for file in files:
         try:
-            read_checkpoint(file)
-            return file
+            return file, read_checkpoint(file)
         except ValueError as error:
             say(f"warning: {error}; looking for the one before")
     return None
