@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-import evaluators.loop
 import pretrain
 from config.resume import named_keys
+from evaluators.rows import Rows
 from helpers import (TINY_ARCH, assert_equal, assert_same_run, metric_lines, pretrain_config, resume, run_script,
                      write_tiny_dataset)
 from pretrain import train
@@ -49,7 +49,7 @@ def start(data: Path, name: str, *overrides: str) -> Path:
 @pytest.fixture
 def stop_in(monkeypatch):
     """Makes the run get a signal, in a training step or in the evaluation after one."""
-    real_step, real_evaluation = pretrain.train_step, evaluators.loop._steps
+    real_step, real_evaluation = pretrain.train_step, Rows.step
     stops: dict[str, list[int]] = {"step": [], "evaluation": []}
     at = [0]
 
@@ -69,7 +69,7 @@ def stop_in(monkeypatch):
         return real_evaluation(*args, **kwargs)
 
     monkeypatch.setattr(pretrain, "train_step", step)
-    monkeypatch.setattr(evaluators.loop, "_steps", evaluation)
+    monkeypatch.setattr(Rows, "step", evaluation)
 
     def ask(**where: list[int]) -> None:
         at[0] = 0
