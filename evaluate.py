@@ -16,12 +16,14 @@ import torch
 from omegaconf import DictConfig
 
 from config.help import help_text
+from config.keywords import settled
 from config.restored import Restored
 from config.schema import EvaluateConfig
 from dataset.common import IGNORE_LABEL_ID, EpisodeMetadata
 from dataset.kinds.kind import kind_of
 from dataset.puzzle_dataset import PuzzleDataset
-from evaluators.loop import DepthCurve, evaluate
+from evaluators.loop import DepthCurve
+from evaluators.loop import evaluate as metrics_of
 from evaluators.protocol import build_evaluators
 from evaluators.rows import trace
 from evaluators.rollout import Rollouts, roll_out, rollout_starts
@@ -156,7 +158,7 @@ def score(config: EvaluateConfig, world: World) -> dict[str, float]:
     output_dir = output_directory(config, checkpoint)
     evaluators = build_evaluators(config.named_evaluators, data, config.trust_code)
     curve = DepthCurve(head, world) if config.per_step else None
-    metrics = evaluate(head, data, world, evaluators, config.eval_save_outputs, output_dir, curve=curve)
+    metrics = metrics_of(head, data, world, evaluators, config.eval_save_outputs, output_dir, curve=curve)
     by_step = curve.read() if curve else []
     rollouts = rollouts_of(config, restored, head, data, world)
     metrics |= rollouts.metrics() if rollouts else {}
@@ -203,6 +205,17 @@ def export(config: EvaluateConfig, exported: Export, output_dir: Path) -> None:
     print(f"{config.export}: {folder}")
     if config.export == "hub":
         print(f"uploaded: {upload(folder, config.hub_repo)}")
+
+
+def evaluate(config: EvaluateConfig | None = None, **settings: object) -> dict[str, float]:
+    """Score a checkpoint from Python and return its metrics by name. The settings of the command line are keywords,
+    nested ones in dicts. Or give a whole `config`. Raises ValueError for what is wrong in them, or in the files.
+
+        scores = evaluate(checkpoint="checkpoints/demo/seed0", picture="slowest")      # docs/python.md
+    """
+    config, _, _ = settled(EvaluateConfig, "cfg_evaluate", config, settings)
+    with joined_world(config.device) as world:
+        return score(config, world)
 
 
 def main(cfg: DictConfig) -> None:

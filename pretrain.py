@@ -9,7 +9,6 @@ A step takes one global batch through one supervision step (see models/act.py), 
 N_sup refinements of an answer. What a step changes, and how it is saved, stands in models/train_state.py; what is
 promised of a run that is stopped or killed, in docs/durability.md.
 """
-import platform
 import sys
 import time
 from collections.abc import Iterator
@@ -18,22 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import utils.threads  # isort: skip  # before PyTorch
-import numpy as np
-import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
-from torch import nn
 
 from config.help import help_text
-from config.restored import Restored
+from config.keywords import settled
 from config.resume import Resumed, refuse_other_data, taken_up
 from config.run_data import load_data
-from config.run_parts import RunParts, evaluation_steps, name_run
+from config.run_parts import RunParts, build_head, evaluation_steps, name_run, run_facts
 from config.schema import PretrainConfig
-from dataset.puzzle_dataset import PuzzleDataset
-from evaluators.loop import evaluate, refuse_unknown_outputs, refuse_unknown_metric
+from evaluators.loop import evaluate, refuse_unknown_metric, refuse_unknown_outputs
 from evaluators.protocol import build_evaluators
-from models.train_state import TrainState, build_state, to_device, train_step
+from models.train_state import build_state, to_device, train_step
 from utils.best import best_in_doubt, out_of_patience
 from utils.command_line import run_script
 from utils.curriculum import cycles_at
@@ -43,16 +38,31 @@ from utils.optim import learning_rate
 from utils.plots import plot_train_vs_val
 from utils.preemption import Limit, Stopped, StopRequest
 from utils.run_directory import evaluations
-from utils.version import VERSION
 
 MOST_SKIPS = 10  # steps in a row that are not finite: then it is not the batch
 
 
-def train(config: PretrainConfig, world: World, resumed: Resumed | None = None) -> Path:
+def train(config: PretrainConfig | None = None, world: World | None = None, resumed: Resumed | None = None,
+          **settings: object) -> Path:
     """The run, from its start or from where a checkpoint left it. Returns its directory.
 
-    Raises Stopped after a signal or at a limit, the state saved where the disk takes it.
+    From Python, the settings of the command line are keywords, nested ones in dicts. Or give a whole `config`:
+
+        run = train(experiment="demo_sudoku4", epochs=20, arch={"hidden_size": 64})      # docs/python.md
+
+    Only the command line gives `world` and `resumed`. Raises ValueError for wrong settings and data, and Stopped after
+    a signal or at a limit, the state saved where the disk takes it. From Python, a limit ends the run without error.
     """
+    if config is None or world is None or settings:
+        config, cfg, words = settled(PretrainConfig, "cfg_pretrain", config, settings)
+        with joined_world(config.device) as world:
+            config, resumed = taken_up(config, cfg, words)
+            try:
+                return train(config, world, resumed)
+            except Stopped as stopped:
+                if not (stopped.at_limit and stopped.saved):
+                    raise
+                return name_run(config)  # the name that it has got
     run = build_run(config, world, resumed)
     state, pauses = run.state, evaluation_steps(config, run.state.data)
     with run.opened(resumed):
@@ -199,25 +209,6 @@ def build_run(config: PretrainConfig, world: World, resumed: Resumed | None) -> 
     steps = data.steps_in(config.epochs)
     limit = Limit(config.max_steps, config.max_minutes, steps)
     return Run(config, directory, world, state, test_data, evaluators, steps, limit, facts)
-
-
-def build_head(config: PretrainConfig, data: PuzzleDataset, world: World, fresh: bool = True) -> nn.Module:
-    """The model in its loss head, with initial weights or, of a `fresh` run, those of `load_checkpoint`."""
-    torch.manual_seed(config.seed)  # the same initial weights on every rank
-    head = config.arch.build_head(data.metadata, data.local_batch_size, world)
-    head.prepare(list(data.sets.values()))
-    if config.load_checkpoint is not None and fresh:
-        Restored.read(config.load_checkpoint).start(head, config.arch, data, world)
-    return head
-
-
-def run_facts(state: TrainState, world: World) -> dict:
-    """What a checkpoint says of the run besides its state."""
-    versions = {"tiny_recursive_models": VERSION, "python": platform.python_version(),
-                "torch": str(torch.__version__), "numpy": np.__version__}
-    facts = {"versions": versions, "data_metadata": state.data.metadata.facts()}
-    has_table = state.head.puzzle_embedding is not None
-    return facts | (state.data.rows.facts(has_table) if world.is_main else {"data_fingerprints": {}})
 
 
 def main(cfg: DictConfig) -> None:

@@ -2,13 +2,18 @@
 
 What a run does with them stands in pretrain.py.
 """
+import platform
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import torch
 from omegaconf import OmegaConf
+from torch import nn
 
+from config.restored import Restored
 from config.resume import Resumed
 from config.schema import PretrainConfig
 from dataset.puzzle_dataset import PuzzleDataset
@@ -22,6 +27,7 @@ from utils.outlook import outlook
 from utils.preemption import Limit
 from utils.run_directory import adopt, claimed, restored_best, set_aside_after, set_aside_run
 from utils.run_log import RunLog, unique_run_name
+from utils.version import VERSION
 
 
 @dataclass
@@ -105,3 +111,23 @@ def evaluation_steps(config: PretrainConfig, data: PuzzleDataset) -> set[int]:
     interval = config.eval_interval or config.epochs
     ends = [data.steps_in(epochs) for epochs in range(interval, config.epochs, interval)]
     return {0, *ends[config.min_eval_interval:], data.steps_in(config.epochs)}
+
+
+def build_head(config: PretrainConfig, data: PuzzleDataset, world: World, fresh: bool = True) -> nn.Module:
+    """The model in its loss head. Its weights are initial ones or, where the run is `fresh`, those of
+    `load_checkpoint`."""
+    torch.manual_seed(config.seed)  # the same initial weights on every rank
+    head = config.arch.build_head(data.metadata, data.local_batch_size, world)
+    head.prepare(list(data.sets.values()))
+    if config.load_checkpoint is not None and fresh:
+        Restored.read(config.load_checkpoint).start(head, config.arch, data, world)
+    return head
+
+
+def run_facts(state: TrainState, world: World) -> dict:
+    """What a checkpoint says of the run besides its state: versions, and which data it is trained on."""
+    versions = {"tiny_recursive_models": VERSION, "python": platform.python_version(),
+                "torch": str(torch.__version__), "numpy": np.__version__}
+    facts = {"versions": versions, "data_metadata": state.data.metadata.facts()}
+    has_table = state.head.puzzle_embedding is not None
+    return facts | (state.data.rows.facts(has_table) if world.is_main else {"data_fingerprints": {}})

@@ -15,7 +15,7 @@ from pretrain import train
 from utils.distributed import World
 
 # pages that are linked and not there yet
-COMING = {"docs/your-own-puzzle.md", "docs/your-own-loss.md", "docs/python.md"}
+COMING = {"docs/your-own-puzzle.md", "docs/your-own-loss.md"}
 # how commands begin that cannot be tried here, and why
 UNTRIED = {"pip install ": "installs, as `make` does in a fresh clone",
            "python pretrain.py arch=gated ": "its files belong into the project: test_recipes.py runs it in a copy"}

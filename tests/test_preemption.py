@@ -3,12 +3,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 from helpers import ROOT
-from utils.preemption import AT_LIMIT, GAVE_UP, STOPPED, Limit, Stopped, StopRequest
+from utils.preemption import AT_LIMIT, GAVE_UP, SIGNALS, STOPPED, Limit, Stopped, StopRequest
 
 PROCESS = """
 import ctypes, signal, sys, time
@@ -105,3 +106,28 @@ def test_scripts_can_tell_how_a_run_ended(monkeypatch, saved, at_limit, torchrun
     stopped = Stopped("", at_limit)
     stopped.saved = saved
     assert stopped.status == status and len({0, STOPPED, GAVE_UP, AT_LIMIT}) == 4
+
+
+def test_in_an_interactive_session_no_signal_ends_the_process(monkeypatch, capfd):
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    with StopRequest(grace_s=0.01) as stop:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            while not stop.requested:
+                time.sleep(0.01)
+            time.sleep(0.1)  # longer than the grace
+    assert capfd.readouterr().err == "SIGINT: finishing the step and saving\n"
+
+
+def test_in_another_thread_signals_are_left_alone():
+    handlers, requested = {number: signal.getsignal(number) for number in SIGNALS}, []
+
+    def enter() -> None:
+        with StopRequest(grace_s=1) as stop:
+            requested.append(stop.requested)
+            assert {number: signal.getsignal(number) for number in SIGNALS} == handlers
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert requested == [False]

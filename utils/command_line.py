@@ -5,13 +5,15 @@ import os
 import re
 import shlex
 import sys
+import threading
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -23,6 +25,7 @@ from utils.quoting import corrected, typed
 
 HELP = ("--help", "-h")
 USER_ERROR = 2  # exit status of a run that ended for bad input
+COMPOSING = threading.Lock()  # Hydra's state is one for all threads
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
@@ -86,7 +89,7 @@ def user_errors(config_name: str) -> Iterator[None]:
     except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
         if any(re.fullmatch(r"\+*debug=true", argument, re.IGNORECASE) for argument in sys.argv):
             raise
-        message = printable(f"error: {_message(error, config_name)}")
+        message = printable(f"error: {message_of(error, config_name, sys.argv[1:])}")
         if _first_to_tell(message, is_consequence=isinstance(error, ConnectionError)):
             print(message, file=sys.stderr)
         sys.exit(USER_ERROR)
@@ -134,9 +137,15 @@ def run_script(task: Callable[[DictConfig], None], config_name: str,
 
 
 def composed(config_name: str, words: list[str]) -> DictConfig:
-    """What the settings on a command line mean."""
-    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_DIR)):
-        return hydra.compose(config_name, words)
+    """What the settings on a command line mean. Hydra's global state, which may be a caller's own, stays as it was."""
+    with COMPOSING:
+        of_caller = GlobalHydra.instance().hydra
+        GlobalHydra.instance().clear()
+        try:
+            with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_DIR)):
+                return hydra.compose(config_name, words)
+        finally:
+            GlobalHydra.instance().hydra = of_caller  # Hydra may have made another instance
 
 
 def _leave(status: int) -> NoReturn:
@@ -169,7 +178,8 @@ def leaf_keys(cfg: DictConfig) -> list[str]:
     return [key for key in flat_keys(cfg) if not isinstance(OmegaConf.select(cfg, key), DictConfig)]
 
 
-def _message(error: Exception, config_name: str) -> str:
+def message_of(error: Exception, config_name: str, words: Sequence[str]) -> str:
+    """What is said of an error that settings made: what is wrong, and what to write. `words`: the settings."""
     if isinstance(error, OverrideParseException) and "=" not in error.override and (
             meant := meant_by_word(error.override, config_name)):
         return f"{error.override} has no key; write {meant}"
@@ -186,7 +196,7 @@ def _message(error: Exception, config_name: str) -> str:
         return f"{word} is several values; for one text write {corrected(word)}, for a list {as_list}; -m runs each"
     override = re.match(r"Could not override '([^']+)'", str(error))
     if isinstance(error, ConfigCompositionException) and override:
-        groups = [argument for argument in sys.argv[1:] if re.match(r"(arch|experiment)=", argument)]
+        groups = [word for word in words if re.match(r"(arch|experiment)=", word)]
         key = override.group(1)
         return unknown_key(key, [] if _is_group(key) else flat_keys(composed(config_name, groups)))
     return str(error).split("\nConfig search path")[0].strip()

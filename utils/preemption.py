@@ -74,13 +74,18 @@ class StopRequest:
 
     Python runs a signal handler only between two instructions of the main thread, which never come while that waits
     for a dead peer. So the number of each signal goes through a socket (`signal.set_wakeup_fd`) to a thread that can
-    end the process. Only the main thread may enter.
+    end the process. In a thread other than the main one, signals are none of its business, and nothing is requested.
+    In an interactive session the process is never ended, since it holds more than the run.
     """
 
     def __init__(self, grace_s: float):
         self.grace_s, self._noted, self._left = grace_s, False, False
+        self._in_main = threading.current_thread() is threading.main_thread()
+        self._may_exit = not hasattr(sys, "ps1")
 
     def __enter__(self) -> "StopRequest":
+        if not self._in_main:
+            return self
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         self._handlers = {number: signal.signal(number, _only_wake) for number in SIGNALS}
@@ -89,6 +94,8 @@ class StopRequest:
         return self
 
     def __exit__(self, *_) -> None:
+        if not self._in_main:
+            return
         signal.set_wakeup_fd(self._wakeup)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
@@ -100,7 +107,7 @@ class StopRequest:
         """Has there been a signal? Ask once a step, in the main thread: asking also takes the signals back from a
         library that has put a handler of its own in place of ours. LLVM does when Triton compiles a kernel, and its
         handler lets the second of two signals, which `timeout` and torchrun send within microseconds, kill at once."""
-        for number in SIGNALS:
+        for number in SIGNALS if self._in_main else ():
             signal.signal(number, _only_wake)
         return self._noted
 
@@ -109,8 +116,10 @@ class StopRequest:
         if first is None:
             return
         self._noted, started = True, time.monotonic()
-        print(f"{signal.Signals(first).name}: finishing the step and saving, for at most {self.grace_s:g} s; a second "
-              "signal ends at once", file=sys.stderr, flush=True)
+        how = f", for at most {self.grace_s:g} s; a second signal ends at once" if self._may_exit else ""
+        print(f"{signal.Signals(first).name}: finishing the step and saving{how}", file=sys.stderr, flush=True)
+        if not self._may_exit:
+            return
         while (left := started + self.grace_s - time.monotonic()) > 0 and not self._left:
             number = self._next_signal(left)
             if number is not None and time.monotonic() - started > SAME_REQUEST_S:

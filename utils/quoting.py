@@ -15,7 +15,7 @@ SETTING = re.compile(r"(?P<key>[+~]*[\w.@/-]+)=(?P<value>.*)", re.DOTALL)
 
 def typed(key: str, value: str | list[str]) -> str:
     """`key=value` for a shell, in quotes where it needs them, so that `value` is read as that text, or those texts."""
-    text = _readable(value) if isinstance(value, str) else f"[{','.join(map(_readable, value))}]"
+    text = readable(value) if isinstance(value, str) else f"[{','.join(map(readable, value))}]"
     return shlex.quote(f"{key}={text}")
 
 
@@ -33,7 +33,7 @@ def corrected(word: str) -> str | None:
     return typed(key, [text.strip() for text in value[1:-1].split(",")])
 
 
-def _readable(text: str) -> str:
+def readable(text: str) -> str:
     """Text in the form in which Hydra reads it as that text: as it is, or in double quotes."""
     return text if _read(text) == text else QuotedString(text, Quote.double).with_quotes()
 

@@ -6,11 +6,13 @@ threads sleep (OMP_WAIT_POLICY, which is read once, when PyTorch is loaded), and
 process may use CPUs, nor than the work divides into.
 """
 import os
+import sys
 from pathlib import Path
 
+TOO_LATE = "torch" in sys.modules and "OMP_WAIT_POLICY" not in os.environ  # as in a notebook that has loaded PyTorch
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import torch
+import torch  # noqa: E402
 
 CHOSEN = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # by the user, or by torchrun; PyTorch heeds them
 LEAST_WORK = 2**15  # elements of a tensor that PyTorch gives to one thread
@@ -27,7 +29,9 @@ def told_threads() -> str:
     """How many there are, and who said so or can."""
     count = torch.get_num_threads()
     given = next((name for name in CHOSEN if os.environ.get(name)), None)
-    return f"{count} CPU thread{'s' * (count > 1)} ({f'by {given}' if given else f'{CHOSEN[0]} sets another number'})"
+    who = f"by {given}" if given else f"{CHOSEN[0]} sets another number"
+    spins = "; PyTorch was loaded first, so those that wait spin" if TOO_LATE and count > 1 else ""
+    return f"{count} CPU thread{'s' * (count > 1)} ({who}{spins})"
 
 
 def usable_cpus(control_groups: Path = Path("/sys/fs/cgroup")) -> int:
