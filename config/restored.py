@@ -131,7 +131,8 @@ class Restored:
         settings, _ = self.settings, self.arch  # what is wrong with the model is said before data are opened
         return PuzzleDataset(PuzzleDatasetConfig(
             seed=0, dataset_paths=list(paths), test_set_mode=True,
-            global_batch_size=batch_size or settings["global_batch_size"], rank=world.rank, num_replicas=world.size,
+            trained_on=settings["data_paths"], global_batch_size=batch_size or settings["global_batch_size"],
+            rank=world.rank, num_replicas=world.size,
             episode_window=settings.get("episode_window", 1), episode_stride=settings.get("episode_stride")), split)
 
     def head(self, data: PuzzleDataset | None = None, world: World = ALONE, use_ema: bool = True) -> LossHead:

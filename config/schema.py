@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 
 from dataset.common import EpisodeMetadata, PuzzleDatasetMetadata, RegressionMetadata, SplitMetadata
 from evaluators.protocol import EVALUATOR_PARTS
+from evaluators.strategies import STRATEGY_PARTS, Single, Strategy
 from losses.head import LossHead
 from models.act import ACTModel
 from models.train_state import TrainConfig
@@ -22,7 +23,7 @@ from utils.curriculum import check_order
 from utils.distributed import World
 from utils.hub import REPOSITORY
 from utils.quoting import typed
-from utils.resolve import is_of, load_class
+from utils.resolve import built, is_of, load_class
 from utils.run_log import LogConfig
 
 M = TypeVar("M", bound=BaseModel)
@@ -332,6 +333,10 @@ class EvaluateConfig(SharedConfig):
     arch: dict
     # the short name of arch.halt_max_steps, the supervision steps N_sup of each puzzle; null: as in training
     halt_max_steps: int | None = Field(gt=0)
+    # what is made of the supervision steps, {name: module@Class, option: value}; null: the answer is that of the last
+    strategy: NamedConfig | None
+    # compile the recursion; null: on CUDA. DISABLE_COMPILE=1 in the environment overrules it
+    compile: bool | None
     # score the answers after each supervision step, too: steps.jsonl, accuracy against compute
     per_step: bool
     # write the weights for others: the published layout, safetensors, or those uploaded to the hub with a model card
@@ -353,6 +358,18 @@ class EvaluateConfig(SharedConfig):
                              f"{self.arch['halt_max_steps']}; set one of them")
         return self
 
+    @model_validator(mode="after")
+    def _find_strategy(self):
+        self.build_strategy()
+        return self
+
+    def build_strategy(self) -> Strategy:
+        """Raises ValueError for a class that there is not, or options that it does not take."""
+        if self.strategy is None:
+            return Single()
+        return built(self.strategy.load("evaluators", STRATEGY_PARTS), f"strategy: {self.strategy.name}",
+                     self.strategy.options)
+
     @property
     def arch_options(self) -> dict:
         """Options of the architecture that are set here, under the names that `ArchConfig.with_options` takes."""
@@ -364,8 +381,9 @@ class EvaluateConfig(SharedConfig):
         options = self.arch_options
         loss = {f"loss.{key}": value for key, value in options.pop("loss", {}).items()}
         short = {key: options.pop(key) for key in ("halt_max_steps",) if key in options}
-        identifiers = {"puzzle_identifiers": self.puzzle_identifiers} if self.puzzle_identifiers != "own" else {}
-        return identifiers | short | {f"arch.{key}": value for key, value in (options | loss).items()}
+        here: dict[str, str] = {"puzzle_identifiers": self.puzzle_identifiers} if self.puzzle_identifiers != "own" else {}
+        here |= {"strategy": self.strategy.name} if self.strategy else {}
+        return here | short | {f"arch.{key}": value for key, value in (options | loss).items()}
 
 
 def _validate(model: type[M], values: object, keys: list[str], prefix: str = "", origin: Origin = Origin()) -> M:

@@ -7,6 +7,7 @@ Testing: every example once, in order, set by set; the last batch is padded.
     for set_name, batch, examples_in_global_batch in PuzzleDataset(config, split="test"): ...
 """
 from collections.abc import Iterator, Sequence
+from copy import copy
 
 import numpy as np
 import torch
@@ -37,6 +38,8 @@ class PuzzleDatasetConfig(BaseModel):
     test_set_mode: bool
     # epochs that one iteration over a training set covers
     epochs_per_iter: int = Field(default=1, gt=0)
+    # data sets that the model was trained on, for baselines; empty: dataset_paths
+    trained_on: list[str] = []
     rank: int = 0
     num_replicas: int = 1
     # transitions in an example of latent episodes, and from the start of one to that of the next (null: the window)
@@ -185,6 +188,14 @@ class PuzzleDataset(torch.utils.data.IterableDataset):
         """The first rows as stored, padded to this rank's batch; leaves the stream where it is."""
         rows = np.arange(min(self.local_batch_size, self.num_examples))
         return self._tensors(self._padded(self._fetch(rows)))
+
+    def part(self, path: str) -> "PuzzleDataset":
+        """The sets of one data set alone, their examples numbered from 0. It shares the arrays and the table."""
+        part = copy(self)
+        part.config = self.config.model_copy(update={"dataset_paths": [path]})
+        part.sets = {name: example_set for name, example_set in self.sets.items() if example_set.path == path}
+        part._set_ends = np.cumsum([len(example_set) for example_set in part.sets.values()])
+        return part
 
     def own_examples(self, example_set: ExampleSet) -> np.ndarray:
         """Numbers of the examples of a set that are this rank's to test, in the order of the batches."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dataset.example_set import ExampleSet
 from dataset.puzzle_dataset import PuzzleDataset
-from evaluators.protocol import Evaluator
+from evaluators.protocol import Evaluator, Inspector
 from evaluators.rows import Answers, RowStep, row_steps, supervision_steps
 from evaluators.strategies import Single, Strategy
 from losses.head import LossHead
@@ -110,9 +110,10 @@ def evaluate(head: LossHead, dataset: PuzzleDataset, world: World,
                     _feed(evaluators, example_set, answers)
                     saved.add(answers)
             saved.close_set()
+        saved.write(save_path, world.rank)
+        metrics = _validation_metrics(sums) | _evaluator_metrics(evaluators, head, dataset, world, save_path)
     head.train()
-    saved.write(save_path, world.rank)
-    return _validation_metrics(sums) | _evaluator_metrics(evaluators, world, save_path)
+    return metrics
 
 
 class SavedOutputs:
@@ -163,24 +164,36 @@ def _prefixes(sets: Collection[str]) -> list[str]:
     return ["val", *(f"val/{name}" for name in sets if len(sets) > 1)]
 
 
-def _evaluator_metrics(evaluators, world: World, save_path: Path | None) -> dict[str, float]:
-    """Each evaluator writes to `save_path` or, where there are several, to a folder in it named like its metrics."""
+def _evaluator_metrics(evaluators: dict[str, tuple[str, Evaluator]], head: LossHead, dataset: PuzzleDataset,
+                       world: World, save_path: Path | None) -> dict[str, float]:
+    """What evaluators make of the answers they were given, and of the model where they run it themselves."""
     found, folders = {}, []
-    for prefix, (_, evaluator) in evaluators.items():
-        folder = save_path if save_path is None or len(evaluators) == 1 else save_path / prefix.removeprefix("eval/")
+    for prefix, (path, evaluator) in evaluators.items():
+        folder = save_path and _folder(prefix, evaluators, save_path)
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)  # as published evaluators expect
             folders.append(folder)
-        result = evaluator.result(folder, world.rank, world.size, None)
-        found |= {f"{prefix}/{name}": value for name, value in (result or {}).items()}
+        metrics = evaluator.result(folder, world.rank, world.size, None) or {}
+        if hasattr(evaluator, "inspect"):
+            metrics |= evaluator.inspect(head, dataset.part(path), world, folder) or {}
+        found |= {f"{prefix}/{name}": value for name, value in metrics.items()}
     any_rank(False)  # all have written
     for folder in folders if world.is_main else []:
         _remove_if_empty(folder, save_path)
     return found
 
 
+def _folder(prefix: str, evaluators: dict[str, tuple[str, Evaluator]], save_path: Path) -> Path:
+    """Where an evaluator's files go. Of several evaluators each has a folder that is named like its metrics; those that
+    only inspect the model share that of the evaluation, or of the data set where there are several."""
+    if isinstance(evaluators[prefix][1], Inspector):
+        return save_path.joinpath(*prefix.split("/")[2:])
+    several = sum(not isinstance(evaluator, Inspector) for _, evaluator in evaluators.values()) > 1
+    return save_path / prefix.removeprefix("eval/") if several else save_path
+
+
 def _remove_if_empty(folder: Path, top: Path) -> None:
     """A folder that nothing was written to, and those above it up to `top`."""
-    while folder.is_relative_to(top) and not any(folder.iterdir()):
+    while folder.is_relative_to(top) and folder.exists() and not any(folder.iterdir()):
         folder.rmdir()
         folder = folder.parent

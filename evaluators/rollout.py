@@ -1,5 +1,7 @@
 """Latent episodes rolled out: from W latents of a test episode on, predict the next, take it for true, predict on.
 
+    evaluators="[{name: rollout@Rollouts}]"      # evaluate.py has it for latent episodes whatever is asked for
+
 Beside the model stand two baselines: to repeat the last latent, and a linear autoregression fitted on the training
 episodes by least squares, on half of the window ((W + 1) // 2 latents, at most 16). Errors are root mean squares over
 features, in the units of the data: of one step, wherever in the test examples so many latents are known, each true; and
@@ -7,22 +9,68 @@ of open-loop rollouts, at the horizon itself.
 """
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from dataset.common import EpisodeMetadata, SplitMetadata
 from dataset.example_set import evenly, evenly_over
 from dataset.latent_episodes import EpisodeSet
+from dataset.puzzle_dataset import PuzzleDataset
+from evaluators.protocol import Inspector
 from evaluators.rows import supervision_steps
 from losses.head import LossHead
 from utils.distributed import World, all_reduce_sum_
 from utils.metrics import widest_float
+from utils.plots import plot_rollouts
 
 HORIZONS = (1, 5, 10, 25)
 STEPS = max(HORIZONS)
 STARTS = 1024  # of rollouts, evenly spaced among those that do not overlap
 ONE_STEP_EXAMPLES = 20_000  # evenly spaced
 FITTED_EXAMPLES = 50_000
+
+
+class Rollouts(Inspector):
+    """Errors of rollouts, a table of them, and `rollouts.png`: the errors by horizon, and one rollout.
+
+    `example`: number of the rollout that is drawn. The linear baseline is fitted on the training episodes of the run,
+    or else of the data set itself; where there are none, there is no such baseline.
+    """
+
+    def __init__(self, data_path: str, eval_metadata: SplitMetadata, example: int = 0):
+        if not isinstance(eval_metadata, EpisodeMetadata):
+            raise ValueError(f"rollout@Rollouts is for latent episodes, and {data_path} holds {eval_metadata.KIND}; "
+                             "use other evaluators")
+        self.example = example
+        self.begin_eval()
+
+    def check(self, data: PuzzleDataset) -> None:
+        rollouts = sum(len(rollout_starts(episodes)) for episodes in episode_sets(data))
+        if not 0 <= self.example < max(rollouts, 1):
+            raise ValueError(f"picture={self.example}: the test episodes of {data.config.folders} give {rollouts} "
+                             "rollouts, numbered from 0")
+
+    def inspect(self, head: LossHead, data: PuzzleDataset, world: World, save_path: Path | None) -> dict[str, float]:
+        paths = data.config.trained_on or data.config.dataset_paths
+        there = [path for path in paths if (Path(path) / "train").is_dir()]
+        if not there and world.is_main:
+            print(f"notice: no linear baseline, since {paths} have no training episodes here to fit it on")
+        train = episode_sets(PuzzleDataset(data.config.model_copy(update={"dataset_paths": there}), "train")) \
+            if there else []
+        errors = roll_out(head, episode_sets(data), train, data.local_batch_size, world, self.example)
+        self.told.append(errors.table())
+        if save_path is not None and world.is_main and len(errors.truth):
+            plot_rollouts({who: of_one.rmse for who, of_one in errors.by_horizon.items()}, errors.truth, errors.shown,
+                          save_path / "rollouts.png")
+            self.told.append(f"picture: {save_path / 'rollouts.png'}")
+        return errors.metrics()
+
+
+def episode_sets(data: PuzzleDataset) -> list[EpisodeSet]:
+    return [example_set for example_set in data.sets.values() if isinstance(example_set, EpisodeSet)]
+
 
 Predictor = Callable[[np.ndarray, np.ndarray], np.ndarray]  # latents (B, W, D), identifiers (B,) -> the next (B, D)
 
@@ -108,7 +156,7 @@ class Errors:
 
 
 @dataclass
-class Rollouts:
+class RolloutErrors:
     """Errors by predictor, and one rollout to look at."""
 
     one_step: dict[str, Errors]  # of a single step
@@ -120,9 +168,9 @@ class Rollouts:
         """Errors, infinite where predictions diverged, and how many did."""
         found = {}
         for who, one_step in self.one_step.items():
-            found |= one_step.metrics(0, f"eval/rollout/{who}/one_step_")
+            found |= one_step.metrics(0, f"{who}/one_step_")
             for h in HORIZONS:
-                found |= self.by_horizon[who].metrics(h - 1, f"eval/rollout/{who}/", f"@{h}")
+                found |= self.by_horizon[who].metrics(h - 1, f"{who}/", f"@{h}")
         return found
 
     def table(self) -> str:
@@ -135,7 +183,7 @@ class Rollouts:
 
 
 def roll_out(head: LossHead, test_sets: Sequence[EpisodeSet], train_sets: Sequence[EpisodeSet], batch_size: int,
-             world: World, number: int = 0) -> Rollouts:
+             world: World, number: int = 0) -> RolloutErrors:
     """The same on every rank, each of which takes its share. Without training sets there is no linear baseline.
     `number`: of the rollout to look at."""
     model = ModelPredictor(head.eval(), test_sets[0].window, batch_size, world.device)
@@ -146,7 +194,7 @@ def roll_out(head: LossHead, test_sets: Sequence[EpisodeSet], train_sets: Sequen
     mine, one = slice(world.rank, None, world.size), slice(number, number + 1)
     rolled, shown = ({who: open_loop(predict, contexts[rows], identifiers[rows]) for who, predict in predictors.items()}
                      for rows in (mine, one))
-    return Rollouts(_one_step_errors(model, predictors, test_sets, world),
+    return RolloutErrors(_one_step_errors(model, predictors, test_sets, world),
                     {who: _errors(rows, futures[mine], world) for who, rows in rolled.items()},
                     next(iter(futures[one]), np.empty((0, contexts.shape[2]))),
                     {who: rows[0] for who, rows in shown.items() if len(rows)})

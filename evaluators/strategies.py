@@ -1,4 +1,4 @@
-"""What is made of the supervision steps of each puzzle: strategies, `strategy={name: module@Class, option: value}`.
+"""What is made of the supervision steps of each puzzle: `strategy="{name: module@Class, option: value}"`.
 
 A strategy draws what the rows work on, sees every supervision step, may end rows, and gives final answers. So seeds,
 symmetric views, stopping rules and searches are classes of their own, which the evaluation loop need not know.
@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 NOBODY = -1  # in place of the number of an example
+STRATEGY_PARTS = ("begin", "draw", "take")  # by which a class is known as one
 
 
 @dataclass

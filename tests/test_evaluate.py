@@ -11,7 +11,9 @@ import torch
 from config.schema import PretrainConfig
 from dataset.common import write_split
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
-from evaluate import ablate_identifiers, score
+from evaluate import score
+from evaluators import pictures
+from evaluators.identifiers import ablate_identifiers
 from helpers import (TINY_ARCH, evaluate_config, metric_lines, pretrain_config, run_script, tiny_metadata,
                      write_tiny_dataset)
 from pretrain import train
@@ -196,7 +198,7 @@ def test_a_runs_own_folders_keep_their_identifiers(tmp_path):
 @pytest.mark.parametrize("choice", ["0", "9", "slowest"])
 def test_a_puzzle_is_drawn_step_by_step(fresh, choice, monkeypatch):
     drawn = []
-    monkeypatch.setattr("evaluate.plot_solution_steps", lambda *a: (drawn.append(a), boards.plot_solution_steps(*a)))
+    monkeypatch.setattr(pictures, "plot_solution_steps", lambda *a: (drawn.append(a), boards.plot_solution_steps(*a)))
     scored(fresh, f"picture={choice}")
     (question, steps, answer, confidence, picture, look), = drawn
     assert picture == fresh / "evaluation" / "solution_steps.png" and plt.imread(picture).std() > 0.01
@@ -216,8 +218,8 @@ def test_the_slowest_puzzle_is_the_one_that_is_solved_in_the_end_after_most_step
         return preds, torch.zeros(3, 10)
 
     drawn = []
-    monkeypatch.setattr("evaluate.trace", trace)
-    monkeypatch.setattr("evaluate.plot_solution_steps", lambda *a: drawn.append(a))
+    monkeypatch.setattr(pictures, "trace", trace)
+    monkeypatch.setattr(pictures, "plot_solution_steps", lambda *a: drawn.append(a))
     scored(fresh, "picture=slowest")
     inputs = np.load(Path(read_checkpoint(fresh / "best.ckpt")["config"]["data_paths"][0]) / "test" / "all__inputs.npy")
     assert np.array_equal(drawn[0][0], inputs[5])
@@ -242,9 +244,10 @@ def test_a_sequence_whose_answer_is_shorter_than_the_question_is_scored_and_draw
             "labels": [random.integers(7, 16, random.integers(1, 12)) for _ in range(count)],
             "puzzle_indices": each, "group_indices": each}, vocab_size=16)
     run_dir = train(config_of(tmp_path / "cube", "run", "epochs=1"), World())
-    monkeypatch.setattr("evaluate.trace", lambda head, batch: (batch["labels"][None].clamp(min=0), torch.zeros(1, 6)))
+    monkeypatch.setattr(pictures, "trace",
+                        lambda head, batch: (batch["labels"][None].clamp(min=0), torch.zeros(1, 6)))
     drawn = []
-    monkeypatch.setattr("evaluate.plot_solution_steps", lambda *a: (drawn.append(a), boards.plot_solution_steps(*a)))
+    monkeypatch.setattr(pictures, "plot_solution_steps", lambda *a: (drawn.append(a), boards.plot_solution_steps(*a)))
     scored(run_dir, "picture=slowest")
     answer = drawn[0][2]
     assert len(answer) == 24 and (answer[11:] == -100).all() and answer[0] >= 7
@@ -356,3 +359,61 @@ def test_a_pickle_that_would_run_code_is_refused_by_both_scripts(fresh, layout, 
     assert not Path("harmed").exists()
     torch.load(file, weights_only=False)
     assert Path("harmed").exists()  # as it would have been
+
+
+OWN_PARTS = '''
+from evaluators.strategies import Single
+
+class Brief(Single):
+    """Ends each puzzle after so many steps."""
+    def __init__(self, steps):
+        self.steps = steps
+    def take(self, step):
+        step.ended |= step.busy & (step.steps == self.steps)
+        return super().take(step)
+
+class Looks:
+    required_outputs = set()
+    def __init__(self, data_path, eval_metadata): self.told = []
+    def check(self, data):
+        if data.num_examples > 10:
+            raise ValueError("too many to look at")
+    def begin_eval(self): pass
+    def update_batch(self, batch, outputs): pass
+    def result(self, save_path, rank, world_size, group): return {}
+    def inspect(self, head, data, world, save_path):
+        assert not head.training and save_path.is_dir() and world.is_main
+        self.told.append(f"looked at {data.config.folders}")
+        return {"examples": data.num_examples}
+'''
+
+
+@pytest.fixture
+def own_parts(tmp_path, monkeypatch):
+    (tmp_path / "own_parts.py").write_text(OWN_PARTS)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def test_a_strategy_of_one_s_own_is_a_setting(fresh, own_parts, tmp_path):
+    metrics = scored(fresh, "strategy={name: own_parts@Brief, steps: 2}", f"output_dir={tmp_path / 'brief'}")
+    assert metrics["val/steps"] == 2
+    shallow = scored(fresh, "halt_max_steps=2")
+    assert {name: value for name, value in metrics.items() if name.startswith("val/")} == pytest.approx(
+        {name: value for name, value in shallow.items() if name.startswith("val/")}, rel=1e-5)
+    assert json.loads((tmp_path / "brief" / "metrics.json").read_text())["strategy"] == "own_parts@Brief"
+    with pytest.raises(ValueError, match="strategy: own_parts@Brief does not take these options: missing .*steps"):
+        scored(fresh, "strategy={name: own_parts@Brief}")
+
+
+def test_an_evaluator_may_run_the_model_itself(fresh, own_parts, tmp_path, capsys):
+    data = Path(read_checkpoint(fresh / "best.ckpt")["config"]["data_paths"][0])
+    shutil.copytree(data, tmp_path / "other")
+    inputs = np.load(tmp_path / "other" / "test" / "all__inputs.npy")
+    np.save(tmp_path / "other" / "test" / "all__inputs.npy", inputs[:, ::-1])
+    metrics = scored(fresh, "evaluators=[{name: own_parts@Looks}]", f"data_paths=[{data},{tmp_path / 'other'}]")
+    assert {name: metrics[f"eval/own_parts/{name}/examples"] for name in (data.name, "other")} == {
+        data.name: 10, "other": 10}
+    assert f"looked at {data}\nlooked at {tmp_path / 'other'}\n" in capsys.readouterr().out
+    many = write_tiny_dataset(tmp_path / "many", test=[[1]] * 11)
+    with pytest.raises(ValueError, match="too many to look at"):
+        scored(fresh, "evaluators=[{name: own_parts@Looks}]", f"data_paths=[{many}]")

@@ -49,16 +49,16 @@ def test_a_model_that_knows_the_system_makes_no_error_and_the_baselines_make_the
     test, train = sets_of(tmp_path, "test", window), sets_of(tmp_path, "train", window)
     found = roll_out(Rotation(), test, train, batch_size=3, world=World())
     metrics = found.metrics()
-    assert metrics["eval/rollout/model/one_step_rmse"] < 1e-6 and max(found.by_horizon["model"].rmse) < 1e-4
+    assert metrics["model/one_step_rmse"] < 1e-6 and max(found.by_horizon["model"].rmse) < 1e-4
     # repeat the last: 2·sin(0.2·h) off in the plane, 0.1·identifier·h in the third feature
     _, futures, identifiers = rollout_cases(test[0])
     for horizon in (1, 5, 10, 25):
         real = np.isfinite(futures[:, horizon - 1, 0])
         squares = 4 * np.sin(0.2 * horizon) ** 2 + (0.1 * identifiers[real] * horizon) ** 2
         expected = pytest.approx(np.sqrt(squares.mean() / 3), rel=1e-4)
-        assert metrics[f"eval/rollout/repeat_last/rmse@{horizon}"] == expected
+        assert metrics[f"repeat_last/rmse@{horizon}"] == expected
     # a linear map cannot know the identifier from one latent; from two it can
-    assert (metrics["eval/rollout/linear/rmse@5"] > 0.01) == (window == 1)
+    assert (metrics["linear/rmse@5"] > 0.01) == (window == 1)
     assert "open loop @25" in found.table() and "repeat last" in found.table()
 
 
@@ -127,7 +127,7 @@ def test_the_rollout_to_look_at_is_the_one_of_that_number(tmp_path):
 def test_episodes_too_short_for_a_rollout_leave_its_errors_out(tmp_path):
     numbered(tmp_path, [4, 3], "test")
     found = roll_out(Rotation(), sets_of(tmp_path, "test", 4), [], 4, World())
-    assert set(found.metrics()) == {f"eval/rollout/{who}/one_step_rmse" for who in ("model", "repeat_last")}
+    assert set(found.metrics()) == {f"{who}/one_step_rmse" for who in ("model", "repeat_last")}
     assert "too short" in found.table() and not found.shown
 
 
@@ -141,11 +141,11 @@ def test_rollouts_that_diverge_are_counted_where_they_do(tmp_path):
     numbered(tmp_path, [26, 26], "test")
     found = roll_out(Exploding(), sets_of(tmp_path, "test"), [], 4, World())
     metrics, table = found.metrics(), found.table()
-    assert metrics["eval/rollout/model/rmse@1"] == pytest.approx(1e16 / 6**0.5) and np.isfinite(
-        metrics["eval/rollout/model/one_step_rmse"])
+    assert metrics["model/rmse@1"] == pytest.approx(1e16 / 6**0.5) and np.isfinite(
+        metrics["model/one_step_rmse"])
     for horizon in (5, 10, 25):
-        assert metrics[f"eval/rollout/model/rmse@{horizon}"] == np.inf
-        assert metrics[f"eval/rollout/model/diverged@{horizon}"] == 1
+        assert metrics[f"model/rmse@{horizon}"] == np.inf
+        assert metrics[f"model/diverged@{horizon}"] == 1
     assert len(metrics) == 13 and table.count("1/2 diverged") == 3 and "nan" not in table + str(metrics)
 
 

@@ -7,8 +7,9 @@ import importlib
 import inspect
 import pkgutil
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
+from typing import Any
 
 # Where HRM's own repository has what its successors, and we, keep elsewhere.
 OTHER_MODULES = {"hrm.hrm_act_v1": "recursive_reasoning.hrm"}
@@ -53,6 +54,19 @@ def load_only_class(module_name: str, package: str, base: type) -> type:
         raise ValueError(f"{inside} has {', '.join(c.__name__ for c in found) or 'no such class'}; name one of its "
                          f"classes as {module_name}@Class")
     return found[0]
+
+
+def built(found: type, called: str, options: Mapping[str, Any], **given: Any) -> Any:
+    """An object of a class, made of what every such class is `given` and of options that were set.
+
+    `called`: what messages call the class, such as "strategy: my_own@Patient". Raises ValueError for options that the
+    class does not take.
+    """
+    try:
+        inspect.signature(found).bind(**given, **options)
+    except TypeError as error:
+        raise ValueError(f"{called} does not take these options: {error}") from error
+    return found(**given, **options)
 
 
 def is_of(found: type, package: str) -> bool:

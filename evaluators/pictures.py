@@ -1,0 +1,74 @@
+"""Pictures of a test example being worked on: `evaluators="[{name: pictures@Pictures, example: 7}]"`.
+
+Puzzles and sequences of floats are drawn step by step in `solution_steps.png`; of single rows of floats, all
+predictions at once.
+"""
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from dataset.common import IGNORE_LABEL_ID, RegressionMetadata, SplitMetadata
+from dataset.kinds.kind import kind_of
+from dataset.puzzle_dataset import PuzzleDataset
+from evaluators.protocol import Inspector
+from evaluators.rows import trace
+from losses.head import LossHead
+from utils.boards import plot_solution_steps
+from utils.distributed import World
+from utils.plots import plot_predictions, plot_sequence_steps
+
+WATCHED = 512  # examples among which the slowest is chosen
+
+
+class Pictures(Inspector):
+    """Draws one example of the data set.
+
+    `example`: its number, or `slowest`: of the first examples, the one that is solved in the end after the most steps,
+    and of sequences of floats the one whose error falls most. `trust_code`: as in `dataset.kinds.kind.kind_of`.
+    """
+
+    def __init__(self, data_path: str, eval_metadata: SplitMetadata, example: int | Literal["slowest"] = "slowest",
+                 trust_code: bool = False):
+        self.example, self.trust_code = example, trust_code
+        self.begin_eval()
+
+    def check(self, data: PuzzleDataset) -> None:
+        data.examples([0 if self.example == "slowest" else self.example])
+
+    def inspect(self, head: LossHead, data: PuzzleDataset, world: World, save_path: Path | None) -> None:
+        if save_path is None or not world.is_main:
+            return
+        picture = save_path / "solution_steps.png"
+        draw = self._draw_floats if isinstance(data.metadata, RegressionMetadata) else self._draw_puzzle
+        draw(head, data, world, picture)
+        self.told.append(f"picture: {picture}")
+
+    def _numbers(self, data: PuzzleDataset) -> list[int]:
+        """Examples to choose from."""
+        return list(range(min(WATCHED, data.num_examples))) if self.example == "slowest" else [self.example]
+
+    def _draw_puzzle(self, head: LossHead, data: PuzzleDataset, world: World, picture: Path) -> None:
+        numbers = self._numbers(data)
+        batch = {name: value.to(world.device) for name, value in data.examples(numbers).items()}
+        preds, q_halt = trace(head, batch)
+        asked = batch["labels"] != IGNORE_LABEL_ID
+        solved = ((preds == batch["labels"]) | ~asked).all(-1) & asked.any(-1)  # (steps, B)
+        row = int((solved[-1] * (~solved).sum(0)).argmax())
+        plot_solution_steps(batch["inputs"][row].cpu().numpy(), preds[:, row].cpu().numpy(),
+                            batch["labels"][row].cpu().numpy(), torch.sigmoid(q_halt[:, row]).tolist(), picture,
+                            kind_of(data.set_of(numbers[row]), self.trust_code).look())
+
+    def _draw_floats(self, head: LossHead, data: PuzzleDataset, world: World, picture: Path) -> None:
+        of_rows = data.metadata.seq_len == 1
+        batch = data.examples(range(min(WATCHED, data.num_examples)) if of_rows else self._numbers(data))
+        preds = trace(head, {name: value.to(world.device) for name, value in batch.items()})[0].cpu().numpy()
+        targets, mask = batch["targets"].numpy(), batch["target_mask"].numpy()
+        if of_rows:
+            width = targets.shape[-1]
+            plot_predictions(preds[-1].reshape(-1, width), targets.reshape(-1, width), mask.reshape(-1, width), picture)
+            return
+        errors = (mask * (preds - targets) ** 2).sum((2, 3))  # (steps, B)
+        row = int(np.nan_to_num(errors[0] - errors[-1], nan=-np.inf).argmax())  # NaN is not the largest
+        plot_sequence_steps(batch["inputs"][row].numpy(), targets[row], mask[row], preds[:, row], picture)
