@@ -15,7 +15,7 @@ from pretrain import train
 from utils.distributed import World
 
 # pages that are linked and not there yet
-COMING = {"docs/your-own-puzzle.md", "docs/your-own-loss.md"}
+COMING = {"docs/your-own-puzzle.md"}
 # how commands begin that cannot be tried here, and why
 UNTRIED = {"pip install ": "installs, as `make` does in a fresh clone",
            "python pretrain.py arch=gated ": "its files belong into the project: test_recipes.py runs it in a copy"}
@@ -125,3 +125,39 @@ def test_the_evaluator_of_the_page_counts_near_misses(tmp_path, monkeypatch):
     assert found["eval/near_misses/near"] == pytest.approx(found["val/exact_accuracy"])
     near = score(evaluate_config(f"checkpoint={run_dir}", counted % 4), World())["eval/near_misses/near"]
     assert found["eval/near_misses/near"] < near < 1
+
+
+def test_the_evaluator_that_runs_the_model_and_the_strategy_of_the_page_do(tmp_path, monkeypatch, capsys):
+    name = "docs/your-own-evaluator.md"
+    write_examples(name, tmp_path, "restless.py", "patient.py")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    data = write_tiny_dataset(tmp_path / "data")
+    run_dir = train(pretrain_config(*TINY_ARCH, f"data_paths=[{data}]", "epochs=1", "eval_interval=1",
+                                    "global_batch_size=16", "use_wandb=false", "checkpoint.path=run",
+                                    "evaluators=[]"), World())
+    found = score(evaluate_config(f"checkpoint={run_dir}", "evaluators=[{name: restless@Restless}]"), World())
+    assert 0 <= found["eval/restless/changed"] < 1 and "answers of 10 examples compared" in capsys.readouterr().out
+    patient = score(evaluate_config(f"checkpoint={run_dir}", "strategy={name: patient@Patient}", "halt_max_steps=20"),
+                    World())
+    assert 2 <= patient["val/steps"] < 20
+
+
+def test_the_loss_of_the_page_makes_light_of_what_is_known(tmp_path, monkeypatch):
+    name = "docs/your-own-loss.md"
+    code = examples(name)["focal.py"]
+    assert len([line for line in code.splitlines() if line.strip()]) <= 15
+    write_examples(name, tmp_path, "focal.py")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    data = write_tiny_dataset(tmp_path / "data")
+    losses = {}
+    for gamma in (0, 2):
+        config = pretrain_config(*TINY_ARCH, f"data_paths=[{data}]", "arch.loss.name=focal@FocalLossHead",
+                                 f"arch.loss.gamma={gamma}", "epochs=1", "global_batch_size=16", "use_wandb=false",
+                                 f"checkpoint.path=run{gamma}", "log_interval=1")
+        losses[gamma] = metric_lines(train(config, World()))[0]["train/lm_loss"]
+    plain = metric_lines(train(pretrain_config(
+        *TINY_ARCH, f"data_paths=[{data}]", "epochs=1", "global_batch_size=16", "use_wandb=false",
+        "checkpoint.path=plain", "log_interval=1"), World()))[0]["train/lm_loss"]
+    assert losses[0] == plain and 0 < losses[2] < losses[0]
