@@ -88,19 +88,19 @@ def train(config: PretrainConfig | None = None, world: World | None = None, resu
 
 @dataclass
 class Run(RunParts):
-    """What `train` has the parts of a run do."""
+    """A run: its parts, and what `train` does with them."""
 
-    ends: str | None = None  # before its last step, for this reason
+    ends: str | None = None  # the reason why it ends before its last step
 
     @contextmanager
     def opened(self, resumed: Resumed | None) -> Iterator[None]:
-        """Hold the directory, log and save to it, and turn signals into requests."""
+        """Hold the directory, open the log and the checkpoints, and take signals as requests to stop."""
         with self.claimed(resumed), StopRequest(self.config.preempt_grace_s) as self.stop:
             self.log = self.open_log(resumed)
             self.checkpoints = self.open_checkpoints(self.log, resumed)
             try:
                 yield
-            except Stopped as stopped:  # here, no evaluation has its averaged weights in place of the trained ones
+            except Stopped as stopped:  # outside of evaluation, so with the trained weights in place
                 stopped.saved = self.saved()
                 self.log.record(f"{stopped}, {'saved' if stopped.saved else 'not saved'}")
                 raise
@@ -109,7 +109,8 @@ class Run(RunParts):
                 self.checkpoints.close()
 
     def step(self) -> None:
-        """Train on the next batch. One that is not finite is left out, or ends the run, the state before it saved."""
+        """Train on the next batch. Where its loss or gradient is not finite, leave it out, or save the state before it
+        and end the run."""
         state, config, before = self.state, self.config, self.state.data.stream.state_dict()
         started = time.perf_counter()
         metrics = train_step(state, to_device(state.data.next_batch(), self.world.device), config, self.total_steps)
@@ -142,13 +143,13 @@ class Run(RunParts):
         self.checkpoints.save(self.state.state_dict() | self.facts, self.state.step)
 
     def saved(self) -> bool:
-        """Save the state where that is not done, and wait. Does a file hold it? The same answer on all ranks."""
+        """Save the state, unless that is done, and wait. Returns, on all ranks alike, whether a file holds it."""
         if not broadcast_object(self.checkpoints.holds(self.state.step)):
             self.save()
         return broadcast_object(self.checkpoints.holds(self.state.step))
 
     def asked(self, *others: bool) -> list[bool]:
-        """Other flags, whether there was a signal, and whether a limit is reached, each on any rank."""
+        """Flags, each set if it is set on any rank: `others`, then a signal, then a limit."""
         return any_rank(*others, self.stop.requested, self.limit.reached(self.state.step))
 
     def stop_if(self, signalled: bool, at_limit: bool) -> None:
@@ -157,7 +158,8 @@ class Run(RunParts):
             raise Stopped(f"stopped after step {self.state.step} of {self.total_steps}", at_limit=not signalled)
 
     def evaluate(self, logged: dict[str, float] | None = None) -> None:
-        """Evaluate by the averaged weights where there are such; `logged`: it is done and in the log already."""
+        """Score the test data, with the averaged weights if the run keeps them. `logged`: the metrics, where the log
+        has them from before a stop."""
         state, config = self.state, self.config
         with state.meter.paused_clock(), state.averaged():
             validation = logged or evaluate(
@@ -178,7 +180,8 @@ class Run(RunParts):
                 self.log.say(self.ends)
 
     def finish(self) -> None:
-        """End the log, and draw the curves of the whole run. Raises OSError where its last checkpoint failed."""
+        """End the log, and draw the curves of the whole run. Raises OSError where the last checkpoint was not
+        written."""
         if self.world.is_main:
             for line in best_in_doubt(self.directory, self.config.checkpoint.monitor, value=self.checkpoints.best):
                 self.log.say(line)

@@ -71,7 +71,9 @@ def measure_resume(folder: Path) -> None:
     """Of the files that `measure` left."""
     shutil.copyfile(folder / step_file(3), folder / "best.ckpt")
     started = time.perf_counter()
-    file, payload = newest_checkpoint(folder, print)
+    newest = newest_checkpoint(folder, print)
+    assert newest is not None
+    file, payload = newest
     read = time.perf_counter() - started
     set_aside_after(folder, payload["step"], known=file)
     print(f"a run that goes on reads its state in {time.perf_counter() - started:.2f} s, {read:.2f} s of it the newest "

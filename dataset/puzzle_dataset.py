@@ -28,7 +28,7 @@ Batch = dict[str, Tensor]
 class PuzzleDatasetConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    # the training stream is a function of it
+    # decides the order of the training stream
     seed: int
     # data set folders; each holds the split asked for
     dataset_paths: list[str]
@@ -42,13 +42,14 @@ class PuzzleDatasetConfig(BaseModel):
     trained_on: list[str] = []
     rank: int = 0
     num_replicas: int = 1
-    # transitions in an example of latent episodes, and from the start of one to that of the next (null: the window)
+    # of latent episodes: transitions in an example
     episode_window: int = Field(default=1, gt=0)
+    # of latent episodes: transitions from the start of one example to that of the next; None: the window
     episode_stride: int | None = Field(default=None, gt=0)
 
     @property
     def folders(self) -> str:
-        """`dataset_paths`, for people."""
+        """`dataset_paths` as messages show them."""
         return ", ".join(self.dataset_paths)
 
     def local_batch_size(self) -> int:
@@ -60,7 +61,7 @@ class PuzzleDatasetConfig(BaseModel):
 
 
 def open_split(config: PuzzleDatasetConfig, path: str, split: str) -> tuple[SplitMetadata, list[ExampleSet]]:
-    """Metadata and sets of one data set's split, whatever it holds."""
+    """Metadata and sets of one split of a data set, of whatever kind."""
     is_main = config.rank == 0
     if holds_episodes(path, split):
         return open_episodes(path, split, config.episode_window, config.episode_stride, is_main)
@@ -72,13 +73,13 @@ def open_split(config: PuzzleDatasetConfig, path: str, split: str) -> tuple[Spli
     sets = [load_puzzle_set(path, split, name, metadata) for name in metadata.sets]
     for puzzle_set in sets:
         if is_main and split == "test" and not puzzle_set.answered():
-            say_once(f"notice: {path} has no solutions, its test set {puzzle_set.name} being without labels: val/… is "
-                     "not reported of it, and cannot choose best.ckpt")
+            say_once(f"notice: {path} has no solutions: its test set {puzzle_set.name} has no labels, so val/… is not "
+                     "reported, and cannot choose best.ckpt")
     return metadata, sets
 
 
 def merged_metadata(metadata: dict[str, SplitMetadata]) -> SplitMetadata:
-    """One description of several data sets, by path. They must agree in kind and sizes, else ValueError."""
+    """One description of several data sets, which are given by path. Raises ValueError where kinds or sizes differ."""
     (first_path, first), *others = metadata.items()
     for path, other in others:
         if type(first) is not type(other):
@@ -98,10 +99,12 @@ def merged_metadata(metadata: dict[str, SplitMetadata]) -> SplitMetadata:
 class PuzzleDataset(torch.utils.data.IterableDataset):
     """One split of one or more data sets. Yields (set name, this rank's batch, examples in the global batch).
 
-    A batch of puzzles holds int32 `inputs` and `labels` (B, L), ignored labels as -100; one of regression data float32
-    `inputs` and `targets` (B, [L,] dim) and bool `target_mask`; both int32 `puzzle_identifiers` (B,). Iterating a
-    training split gives the batches of the next `epochs_per_iter` epochs, and goes on where it stopped. `rows`: the
-    puzzle table that other data sets share.
+    A batch of puzzles holds `inputs` and `labels`, int32 (B, L); an ignored label is -100. A batch of regression data
+    holds `inputs` and `targets`, float32 (B, [L,] dim), and `target_mask`, bool. Both hold `puzzle_identifiers`, int32
+    (B,).
+
+    Iterating a training split gives the batches of the next `epochs_per_iter` epochs, and goes on where it stopped.
+    `rows`: the puzzle table, where other data sets share it.
     """
 
     def __init__(self, config: PuzzleDatasetConfig, split: str = "train", rows: PuzzleRows | None = None):
@@ -131,7 +134,7 @@ class PuzzleDataset(torch.utils.data.IterableDataset):
         self._epochs_iterated = self._batches_taken = 0
 
     def _distinct_paths(self) -> list[str]:
-        """A path of each data set asked for, however often and by whatever paths it is listed."""
+        """One path of each data set, even of one that is listed twice, or by several paths."""
         found: dict[str, str] = {}
         for path in dict.fromkeys(self.config.dataset_paths):
             first = found.setdefault(self.rows.folders[path].path, path)
@@ -140,7 +143,7 @@ class PuzzleDataset(torch.utils.data.IterableDataset):
         return list(found.values())
 
     def own_rows(self) -> np.ndarray:
-        """Rows of the puzzle table that puzzles of this split have to themselves: all theirs but the blank."""
+        """Rows of the puzzle table that stand for puzzles of this split. The blank row stands for none."""
         rows = np.unique(np.concatenate([example_set.shared_identifiers() for example_set in self.sets.values()]))
         return rows[rows != self.metadata.blank_identifier_id]
 

@@ -1,4 +1,4 @@
-"""All that changes while training, how it is saved and taken up again, and the one step that changes it."""
+"""The state that training changes, what a checkpoint stores of it, and the training step that changes it."""
 import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -25,11 +25,11 @@ from utils.random_state import random_states, set_random_states
 
 
 class TrainConfig(OptimConfig):
-    """What a training step is told of the config."""
+    """The part of the config that training steps read."""
 
     # examples in a step, over all processes
     global_batch_size: int = Field(gt=0)
-    # examples that a process computes at a time, its share of a step in several parts, to save memory; null: all
+    # examples that a process computes at a time, which saves memory; null: its whole share of a step
     micro_batch_size: int | None = Field(gt=0)
     # stages of shallower recursion that training begins with
     depth_curriculum: list[Stage]
@@ -41,7 +41,7 @@ class TrainConfig(OptimConfig):
 
 @dataclass
 class TrainState:
-    """All that changes while training."""
+    """Everything that changes while training."""
 
     head: Any  # the loss head, whose package models/ do not import
     optimizers: list[torch.optim.Optimizer]
@@ -58,7 +58,7 @@ class TrainState:
         return self.data.stream.epoch
 
     def state_dict(self) -> dict:
-        """The checkpoint's payload: tensors and plain values. Every rank must call it; rank 0's is that of all."""
+        """The payload of a checkpoint: tensors and plain values. Every rank must call it. Only rank 0's is complete."""
         return {
             "model_state": self.head.state_dict(),
             "ema_state": self.ema and self.ema.state_dict(),
@@ -69,7 +69,8 @@ class TrainState:
             "step": self.step, "skipped": self.skipped, "epoch": self.epoch}
 
     def load_state_dict(self, payload: dict, source: Path, world: World) -> None:
-        """Go on from a payload, on as many ranks as wrote it or on others. Raises ValueError where it does not fit."""
+        """Take up the state of a payload. Another number of ranks may have written it. Raises ValueError where it does
+        not fit."""
         load_weights(self.head, payload["model_state"], source, self._resumed_rows(payload, source))
         if self.ema is not None:
             self.ema.load_state_dict(payload["ema_state"])
@@ -91,27 +92,30 @@ class TrainState:
         self.step, self.skipped = payload["step"], payload["skipped"]
 
     def _resumed_rows(self, payload: dict, source: Path) -> Tensor | None:
-        """None: rows are as they were, but for runs of older versions, in which puzzles of test sets had their own."""
+        """For each row of the puzzle table, the row of the payload's table that it takes. None: they are the same rows.
+        Only runs of older versions have others: puzzles of test sets had rows of their own there."""
         table = puzzle_table_rows(payload["model_state"])
         if table in (None, self.data.rows.total):
             return None
         return taken_rows(self.data, payload, source, table, trains=False)[0]
 
     def averaged(self) -> AbstractContextManager:
-        """Inside, the network computes with its averaged weights, where there are such."""
+        """A context in which the network has its averaged weights, if the run keeps them."""
         return self.ema.applied() if self.ema else nullcontext()
 
     def leave_out_step(self) -> None:
-        """Go past a step that came to nothing; all rows take new puzzles, since one of the old may be the cause."""
+        """Count a step that was left out. All rows take new puzzles, since one of the old may be the cause."""
         self.step, self.skipped = self.step + 1, self.skipped + 1
         self.carry = replace(self.carry, halted=torch.ones_like(self.carry.halted))
 
 
 def build_state(config: TrainConfig, head: nn.Module, data: PuzzleDataset, world: World) -> TrainState:
-    """What training starts with, around a loss head that has its first weights."""
+    """The state that training starts from. `head` has its first weights. Raises ValueError where `micro_batch_size`
+    does not divide the examples of a process."""
     if config.micro_batch_size and data.local_batch_size % config.micro_batch_size:
         raise ValueError(f"micro_batch_size={config.micro_batch_size} does not divide the {data.local_batch_size} "
-                         f"examples of each process (global_batch_size={config.global_batch_size} over {world.size})")
+                         f"examples of each process (global_batch_size={config.global_batch_size} over {world.size}); "
+                         "choose a divisor of them")
     head.requires_grad_(not config.freeze_weights)
     if should_compile(config.compile, world.device):
         compile_recursion(head, depths=1 + len(config.depth_curriculum))
@@ -128,16 +132,17 @@ def build_state(config: TrainConfig, head: nn.Module, data: PuzzleDataset, world
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Pinned memory lets the copy to a GPU run beside the computation."""
+    """The batch on a device. It goes through pinned memory, so that the copy to a GPU runs beside the computation."""
     if device.type != "cuda":
         return {name: value.to(device) for name, value in batch.items()}
     return {name: value.pin_memory().to(device, non_blocking=True) for name, value in batch.items()}
 
 
 def train_step(state: TrainState, batch: Batch, config: TrainConfig, total_steps: int) -> dict[str, Tensor] | None:
-    """One supervision step and one update by the gradient of the global batch. Returns the metrics' sums.
+    """One supervision step, then one update by the gradient of the global batch.
 
-    None, with the state as it was, where loss or gradient is not finite.
+    Returns the metrics as sums over this rank's rows. Returns None where the loss or the gradient is not finite; then
+    no weight has changed, and the carry and the step are those of before.
     """
     cycles = cycles_at(state.step + 1, total_steps, config.depth_curriculum)
     with state.head.recursing(**cycles) if cycles else nullcontext():
@@ -159,8 +164,8 @@ def train_step(state: TrainState, batch: Batch, config: TrainConfig, total_steps
 
 
 def _accumulate_gradients(state: TrainState, batch: Batch, config: TrainConfig) -> tuple[Carry, dict[str, Tensor]]:
-    """Add this rank's part of the gradient, `micro_batch_size` rows at a time, which saves memory; since the loss is a
-    sum over rows, that changes nothing but rounding. Returns the carry after the step and the metrics' sums."""
+    """Add this rank's part of the gradient, `micro_batch_size` rows at a time. The loss is a sum over rows, so the size
+    of the parts changes nothing but rounding. Returns the carry after the step and the metrics as sums over rows."""
     rows = config.micro_batch_size or state.data.local_batch_size
     carries, metrics = [], []
     for part in (slice(first, first + rows) for first in range(0, state.data.local_batch_size, rows)):
@@ -175,9 +180,10 @@ def _accumulate_gradients(state: TrainState, batch: Batch, config: TrainConfig) 
 
 
 def _sum_gradients(head: nn.Module, loss: Tensor, largest_norm: float | None) -> tuple[bool, float]:
-    """Sum the gradients over ranks, and scale those of the network down to the largest norm. Were they, and the loss,
-    finite, and what norm had they? The same answer on all ranks. Asking waits for the device, since nothing may be
-    updated before it is known.
+    """Sum the gradients over ranks. Those of the network are scaled down to `largest_norm`, if they exceed it.
+
+    Returns, on all ranks alike, whether the loss and all gradients are finite, and the network's norm before scaling.
+    The host waits for the device here, since nothing may be updated before this is known.
     """
     probes = [loss.clone()]
     if head.puzzle_embedding is not None and head.puzzle_embedding.gradient is not None:

@@ -418,7 +418,7 @@ def test_a_run_without_solutions_keeps_the_newest_checkpoint(tmp_path, capsys):
         "epochs=4", "eval_interval=2", "lr=1e-3", "lr_warmup_steps=0", "use_wandb=false", f"log_dir={tmp_path}"),
         World())
     told = capsys.readouterr().out
-    assert told.count("has no solutions, its test set all being without labels: val/… is not reported of it") == 1
+    assert told.count("has no solutions: its test set all has no labels, so val/… is not reported") == 1
     assert told.count("has no solutions to 2 of its 2 test inputs") == 1 and "val_loss=NA" in told
     assert not any(name.startswith(("val/", "eval/")) for line in metric_lines(run_dir) for name in line)
     assert not (run_dir / "best.ckpt").exists() and (run_dir / "train_vs_val_loss.png").is_file()

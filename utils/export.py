@@ -31,6 +31,7 @@ PUBLISHED_KEYS = ("data_paths", "data_paths_test", "evaluators", "global_batch_s
                   "puzzle_emb_lr", "puzzle_emb_weight_decay", "seed", "ema", "ema_rate", "freeze_weights",
                   "project_name", "run_name")
 PUBLISHED_LOSS_KEYS = ("name", "loss_type")
+INITIAL_LATENT = "_init"  # how the published layout names initial latents, which have the dtype of activations
 # Options by which a network computes what the published code cannot, with the values at which they do not.
 UNPUBLISHED = {"causal": False, "glu_norm": False, "initial_state_std": 0, "relaxation": 1, "noise_scale": 0}
 
@@ -93,7 +94,7 @@ class Export:
         arch = dict(self.settings["arch"])
         arch["name"] = published_name(arch["name"])
         if arch.get("forward_dtype", "auto") == "auto":
-            latent = next(tensor for name, tensor in self.state.items() if name.endswith("_init"))
+            latent = next(tensor for name, tensor in self.state.items() if name.endswith(INITIAL_LATENT))
             arch["forward_dtype"] = str(latent.dtype).removeprefix("torch.")
         arch["loss"] = {key: arch["loss"][key] for key in PUBLISHED_LOSS_KEYS}  # theirs takes no others
         kept = {key: self.settings[key] for key in PUBLISHED_KEYS if key in self.settings}

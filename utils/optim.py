@@ -1,4 +1,5 @@
-"""Optimizers of the network's weights and the learning-rate schedule. (The puzzle table has its own, beside it.)"""
+"""Optimizers of the network's weights, and the learning-rate schedule. The optimizer of the puzzle table is in
+models/sparse_embedding.py."""
 import math
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -19,7 +20,7 @@ class OptimConfig(BaseModel):
     lr_min_ratio: float = Field(ge=0, le=1)
     # steps of linear warm-up
     lr_warmup_steps: int = Field(ge=0)
-    # muon only: peak rate of AdamW, which trains what is no matrix between embeddings and heads
+    # muon only: peak rate of AdamW, which trains all but the matrices between embeddings and heads
     adamw_lr: float | None = Field(gt=0)
     # muon only: a matrix's rate by its shape: √max(1, rows / columns), or 0.2·√max(rows, columns) (arXiv 2502.16982)
     muon_scale: Literal["original", "match_rms_adamw"]
@@ -37,11 +38,11 @@ class OptimConfig(BaseModel):
     weight_decay: float = Field(ge=0)
     # what decays: all weights, or only the matrices between embeddings and heads
     weight_decay_on: Literal["all", "matrices"]
-    # the gradient of the network, of the global batch, is scaled down to this norm; null: it is left as it is
+    # largest norm of the network's gradient over the global batch; a larger one is scaled down to it; null: no limit
     grad_clip: float | None = Field(gt=0)
     # peak rate of the puzzle-embedding table
     puzzle_emb_lr: float = Field(ge=0)
-    # its decoupled decay, multiplied by its rate
+    # decoupled weight decay of that table, multiplied by its rate
     puzzle_emb_weight_decay: float = Field(ge=0)
     # train the puzzle embeddings alone
     freeze_weights: bool
