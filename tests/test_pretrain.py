@@ -155,7 +155,7 @@ def write_evaluator(folder: Path, monkeypatch, name: str, body: str) -> None:
 def test_a_monitor_that_names_no_metric_is_refused_before_the_first_step(data, monitor, nearest):
     """Of two data sets, whose sets are `all` and `all1`, with an evaluator each."""
     for seed, name in enumerate(("one", "two")):
-        write_tiny_dataset(data.parent / name, seq_len=9, seed=seed)
+        write_tiny_dataset(data.parent / name, seq_len=9, vocab_size=6, seed=seed)
     both = f"data_paths=[{data.parent / 'one'},{data.parent / 'two'}]"
     with pytest.raises(ValueError, match=f"checkpoint.monitor={monitor} is no metric of this run; did you mean "
                                          f"{nearest}. There are eval/maze/one/.*, val/q_halt_loss, val/steps"):
