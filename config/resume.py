@@ -48,22 +48,23 @@ class Resumed:
         return not {"checkpoint.monitor", "checkpoint.mode"} & self.changes.keys()
 
     def notices(self, ranks: int) -> list[str]:
-        """What there is to say of going on, by so many ranks."""
+        """What to tell the user at the start of a resumed run; `ranks`: processes that go on."""
         lines = [f"going on from step {self.step} ({self.file})"]
         lines += [f"notice: {key}={new} from here on (was {old})" for key, (old, new) in self.changes.items()]
         before = len(self.payload["ranks"])
         if ranks != before:
-            lines.append(f"notice: {before} processes wrote the checkpoint, {ranks} go on: data, carry and exploration "
-                         "are those of the same run; sums over ranks round in another order, so equality is to float "
-                         "tolerance, and generators other than the run's own begin anew")
+            lines += [f"notice: {before} processes wrote the checkpoint, {ranks} go on",
+                      "  the same: data, carry and exploration",
+                      "  equal to float tolerance: sums over processes, which round in another order",
+                      "  new: random numbers that code of your own draws"]
         return lines
 
 
 def taken_up(config: PretrainConfig, cfg: DictConfig, overrides: Sequence[str]
              ) -> tuple[PretrainConfig, Resumed | None]:
-    """The config to run under and, where a run goes on, the checkpoint. Every rank must call it.
+    """The config to run under, and the checkpoint where a run goes on, else None. Every rank must call it.
 
-    Raises ValueError where there is nothing to go on with, or where it would not be the same run.
+    Raises ValueError where there is nothing to go on with, and where settings would make it another run.
     """
     if not (config.checkpoint.resume or config.checkpoint.resume_from):
         return config, None
@@ -120,7 +121,7 @@ def _checkpoint_to_resume(config: PretrainConfig, payloads: dict[Path, dict]) ->
 
 
 def _filled(saved: dict, cfg: DictConfig) -> DictConfig:
-    """The saved config; keys that it does not have yet, since an older version wrote it, are those of `cfg`."""
+    """The saved config. Keys that it lacks, since an older version wrote it, are taken from `cfg`."""
     composed = OmegaConf.to_container(cfg, resolve=True)
     settings = saved.get("checkpoint")
     if not isinstance(settings, dict):
@@ -147,7 +148,7 @@ def named_keys(overrides: Sequence[str]) -> list[str]:
 
 
 def keys_of_file(file: Path) -> list[str]:
-    """Keys that `config/<group>/<name>.yaml` sets, those of the files it builds on included."""
+    """Keys that `config/<group>/<name>.yaml` and the files that it builds on set."""
     if not file.is_file():  # experiment=null
         return []
     content = OmegaConf.load(file)

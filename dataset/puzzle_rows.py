@@ -85,8 +85,8 @@ class PuzzleRows:
     """One puzzle table for several data sets: which rows are whose, and what they are called.
 
     `paths`: data sets, each of which has rows of its own, in this order, behind that of the blank. `test_paths`: data
-    sets whose puzzles have the rows of those of the same name, and new ones only where there are none. Every rank must
-    make it. Raises ValueError where there is no data set, or more identifiers than can be.
+    sets whose puzzles share the row of the puzzle of the same name, and get a new row where there is no such puzzle.
+    Every rank must make it. Raises ValueError for a path without a data set, and for too many identifiers.
     """
 
     def __init__(self, paths: Sequence[str], test_paths: Sequence[str] = ()):
@@ -102,8 +102,8 @@ class PuzzleRows:
             number = self._number_by_name if path not in paths else self._number
             self.numberings[path] = number(folder) if is_new else self.numberings[folder.path]
         if self.total - 1 > MOST_IDENTIFIER:
-            raise ValueError(f"puzzle identifiers of {', '.join(every)} go up to {self.total - 1}, those numbered on "
-                             f"included, and can be {MOST_IDENTIFIER} at most (int32); number puzzles from 0 on")
+            raise ValueError(f"{', '.join(every)}: together the puzzle identifiers go up to {self.total - 1}, and "
+                             f"{MOST_IDENTIFIER} is the largest possible (int32); number puzzles from 0 on")
 
     @property
     def distinct(self) -> list[DataFolder]:
@@ -213,7 +213,8 @@ def unpacked(names: Tensor, rows: int, file: Path) -> list[str]:
 
 
 def names_in(payload: dict, file: Path, rows: int) -> list[str] | None:
-    """What a checkpoint, or identifiers.json beside it, calls the rows of its puzzle table; None where neither does."""
+    """The name of each row of a checkpoint's puzzle table: from the checkpoint, else from identifiers.json beside it.
+    None where neither tells. Raises ValueError where there are not as many names as rows."""
     beside = file.parent / IDENTIFIER_NAMES
     if "puzzle_names" in payload:
         where, names = file, unpacked(payload["puzzle_names"], rows, file)
@@ -228,7 +229,7 @@ def names_in(payload: dict, file: Path, rows: int) -> list[str] | None:
 
 
 def fingerprints_in(payload: dict, file: Path) -> dict[str, str]:
-    """Of the data sets that a checkpoint was trained on, by path; empty where it does not say."""
+    """Fingerprints by path of the data sets that a checkpoint was trained on; empty where it does not say."""
     fingerprints = payload.get("data_fingerprints") or {}
     if not isinstance(fingerprints, dict) or not all(isinstance(text, str) for pair in fingerprints.items()
                                                      for text in pair):
@@ -237,8 +238,8 @@ def fingerprints_in(payload: dict, file: Path) -> dict[str, str]:
 
 
 def _names_of_old(fingerprints: dict[str, str], rows: int) -> list[str] | None:
-    """What a checkpoint of ours without names would call its rows, of which each path had its own: by the data sets
-    there, if they are what they were."""
+    """The names that an older checkpoint of ours, which has none, would give its rows. Each path then had rows of its
+    own. They are made from the data sets; None where one is missing or has changed."""
     if any(not Path(path).is_dir() or dataset_fingerprint(path) != then for path, then in fingerprints.items()):
         return None
     names: list[str] = []
@@ -254,7 +255,8 @@ def _names_of_old(fingerprints: dict[str, str], rows: int) -> list[str] | None:
 
 
 def load_by_name(head, state: dict[str, Tensor], payload: dict, file: Path, data, trains: bool) -> list[str]:
-    """Load a checkpoint's weights into the loss head, puzzle embeddings as `taken_rows` says. Returns its notices."""
+    """Load a checkpoint's weights into the loss head, with the puzzle embeddings that `taken_rows` chooses. Returns
+    notices about them."""
     table, rows, notices = puzzle_table_rows(state), None, []
     if table is not None and head.puzzle_embedding is not None:
         rows, notices = taken_rows(data, payload, file, table, trains)
@@ -263,11 +265,12 @@ def load_by_name(head, state: dict[str, Tensor], payload: dict, file: Path, data
 
 
 def taken_rows(data, payload: dict, file: Path, table: int, trains: bool) -> tuple[Tensor | None, list[str]]:
-    """Which of the `table` rows of a checkpoint's puzzle table each row of the data's (`PuzzleDataset`) takes (total,),
-    -1: the mean of all; None: each its own. And what there is to say of those that its split uses.
+    """Which row of a checkpoint's puzzle table each row of the table of the data (`PuzzleDataset`) takes.
 
-    Raises ValueError where a checkpoint does not say whose its rows are, and they cannot be those of the data; where it
-    is trained further (`trains`), all then start at the mean.
+    Returns rows (total,), where -1 means the mean of all, or None where each takes its own; and notices about the rows
+    that the split uses. `table`: rows in the checkpoint. Where the checkpoint does not say whose its rows are, and they
+    cannot be those of the data, all rows start at the mean if it is trained further (`trains`). If it is scored, that
+    is a ValueError.
     """
     rows, used = data.rows, data.own_rows()
     whose, names = ", ".join(folder.path for folder in rows.distinct), names_in(payload, file, table)

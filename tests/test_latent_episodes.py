@@ -215,7 +215,7 @@ def two_arrays(path):
     (with_record("[1]\n", "episode_001.jsonl"), r"does not parse as a JSON object a line: found \[1\]"),
     (with_record('{"set": "ä"}', encoding="latin-1"), "episode_001.json does not parse as a JSON object: 'utf-8'"),
     (with_record('{"puzzle_identifier": 2147483648}'), "episode_001 .* has puzzle_identifier=2147483648, which is no"),
-    (with_record('{"puzzle_identifier": 2147483647}'), "go up to 2147483648, those numbered on included, and can be"),
+    (with_record('{"puzzle_identifier": 2147483647}'), "go up to 2147483648, and 2147483647 is the largest possible"),
     (with_record('{"puzzle_identifier": "x"}'), "episode_001 in .*metadata has puzzle_identifier='x', which is no"),
     (lambda p: [with_record('{"puzzle_identifier": 4}', f"episode_00{i}.json")(p) for i in (0, 1)],
      "episode_000 and episode_001 in .*metadata have the same puzzle_identifier=4"),

@@ -80,8 +80,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def improves(value: float, best: float | None, mode: str) -> bool:
-    """Is a value better than the best so far (None: there is none), where `mode` is min or max? What is not finite
-    never is."""
+    """Is a value better than the best so far? `best`: None where there is none yet; `mode`: min or max. A value that is
+    not finite is never better."""
     sign = 1 if mode == "max" else -1
     return math.isfinite(value) and (best is None or sign * value > sign * best)
 
@@ -134,15 +134,15 @@ class Checkpoints:
         return step
 
     def wait(self) -> None:
-        """Until the write under way has ended. Where it failed, that is said, and it is due again after `RETRY_S`."""
+        """Wait for the write under way. Where it failed, that is said, and the next is due after `RETRY_S`."""
         pending, self._pending = self._pending, None
         try:
             if pending is not None:
                 self.written = pending.result()
         except (OSError, RuntimeError) as error:  # RuntimeError: torch's own writer
             self._save_at = time.monotonic() + RETRY_S
-            self.say(f"warning: the checkpoint could not be written to {self.directory} ({error}); training goes on, "
-                     f"the checkpoints before are as they were, and it is tried again in {RETRY_S:g} s")
+            self.say(f"warning: the checkpoint could not be written to {self.directory} ({error}); training goes on "
+                     f"with the checkpoints before kept, and writes again in {RETRY_S:g} s")
 
     def holds(self, step: int) -> bool:
         """Has the state of this step been written? Waits until that is known."""
@@ -205,8 +205,9 @@ def latest_name(directory: Path) -> str | None:
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The file that a path, or `hf://…` on the hub, means: itself, or in a run's directory best.ckpt, else what
-    latest.txt names; in an exported or published one model.safetensors, the newest step_N, or HRM's `checkpoint`."""
+    """The checkpoint file that a path, or `hf://…` on the hub, means. A file means itself; of a folder it is the first
+    that is there of best.ckpt, what latest.txt names, model.safetensors, the newest step_N, and HRM's `checkpoint`.
+    Raises ValueError where there is none."""
     path = downloaded(path) if is_reference(path) else Path(path)
     if path.is_file():
         return path
@@ -229,8 +230,8 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def read_checkpoint(path: str | Path, mapped: bool = False) -> dict:
-    """The payload, on the CPU. `mapped`: for a look at its plain values; its tensors stay in the file, and are not to be
-    touched, since a file that shrinks meanwhile would then kill the process.
+    """The payload, on the CPU. `mapped`: for a look at its plain values. Its tensors then stay in the file and must not
+    be touched, since a file that shrinks meanwhile would kill the process.
 
     Raises ValueError for a file that is missing, damaged or no checkpoint, or needs a newer version of us. Our files
     (and published ones of today) are zip archives, whose checksums reveal every flipped bit of their contents.
@@ -295,8 +296,8 @@ def weights_of(payload: dict, use_ema: bool) -> dict[str, Tensor]:
 
 
 def settings_of(checkpoint: Path, payload: dict) -> tuple[dict, Path] | None:
-    """The config of the run that wrote a checkpoint, and where it stands: in it, or in a file beside it. Raises
-    ValueError for one that is not of plain values."""
+    """The config of the run that wrote a checkpoint, and the file that holds it: the checkpoint, or a YAML beside it.
+    None where there is none. Raises ValueError where it holds more than plain values."""
     if "config" in payload:
         return plain_settings(payload["config"], checkpoint), checkpoint
     beside = [checkpoint.parent / name for name in CONFIG_NAMES if (checkpoint.parent / name).is_file()]
@@ -316,8 +317,8 @@ def puzzle_table_rows(state: dict[str, Tensor]) -> int | None:
 
 def load_weights(module: torch.nn.Module, state: dict[str, Tensor], source: str | Path,
                  puzzle_rows: Tensor | None = None) -> None:
-    """Load a state dict strictly. `puzzle_rows`: for each row of the module's puzzle table, the one of the state's that
-    it takes, -1: the mean of all; None: they are the same. Raises ValueError that says what does not fit."""
+    """Load a state dict strictly. `puzzle_rows` (rows of the module's puzzle table,): the row of the state's table that
+    each takes, -1 for the mean of all; None: each its own. Raises ValueError that says what does not fit."""
     own = module.state_dict()
     for name in state.keys() & own.keys():
         if puzzle_rows is not None and name.endswith(PUZZLE_TABLE) and state[name].shape[1:] == own[name].shape[1:]:

@@ -48,8 +48,8 @@ def claimed(directory: Path) -> Iterator[None]:
 
 
 def refuse_links(files: Iterable[Path], home: Path) -> None:
-    """Raise ValueError where one of these is a link that leads out of `home`: in a folder that was unpacked or copied
-    from elsewhere, what is written to it would replace a file of the user's."""
+    """Raise ValueError where one of these files is a link that leads out of `home`. A folder that was unpacked or
+    copied from elsewhere can hold such a link, and writing to it would replace a file of the user's."""
     for file in files:
         if file.is_symlink() and not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(home)):
             raise ValueError(f"{file} is a link to {file.readlink()}, outside of {home}, and would be written to; "
@@ -89,7 +89,7 @@ def set_aside_after(directory: Path, step: int, keep_best: bool = True, repeats:
     later = [file for file in sorted(directory.glob(STEP_FILES), reverse=True)
              if int(file.stem.removeprefix("step_")) > step]
     best = directory / "best.ckpt"
-    if best.exists() and not (keep_best and (known and best.samefile(known) or _step_of(best) <= step)):
+    if best.exists() and not (keep_best and ((known and best.samefile(known)) or _step_of(best) <= step)):
         later.append(best)
     kept, superseded = _split_lines(directory / METRICS, step)
     if not later and not superseded:
@@ -117,7 +117,7 @@ def _step_of(checkpoint: Path) -> float:
 
 
 def adopt(source: Path, directory: Path, step: int) -> None:
-    """Make the checkpoint that a run goes on from its newest one, if it is not, so that it can go on from it again."""
+    """Make the checkpoint that a run goes on from the newest of its directory, to go on from it again later."""
     own = directory / step_file(step)
     if source.resolve() != own.resolve():  # of that name, there may be the damaged one that made the user choose
         write_atomically(own, lambda file: shutil.copyfile(source, file))
@@ -125,8 +125,11 @@ def adopt(source: Path, directory: Path, step: int) -> None:
 
 
 def restored_best(directory: Path, monitor: str | None, value: float | None) -> float | None:
-    """`value`, the best so far, if best.ckpt is there or can be made of the step file that had it; else None, as for a
-    value that is not finite, which only older versions took for the best."""
+    """The best value of the monitored metric so far, once best.ckpt is sure to hold its weights.
+
+    Where best.ckpt is missing, the step file that had this value is copied to it. None where no file had it, and where
+    the value is not finite (an older version could take that for the best).
+    """
     if value is None or not math.isfinite(value):
         return None
     if (directory / "best.ckpt").exists():
@@ -160,8 +163,8 @@ def evaluations(directory: Path) -> list[tuple[int, dict[str, float]]]:
 
 
 def newest_checkpoint(directory: Path, say: Callable[[str], None]) -> tuple[Path, dict] | None:
-    """The newest step file that is whole, and its payload; None where there is none. Damaged ones, and a latest.txt that
-    names another, are said."""
+    """The newest step file that is whole, and its payload; None where there is none. Damaged ones, and a latest.txt
+    that names another, are said."""
     files = sorted(directory.glob(STEP_FILES), reverse=True)
     latest, named = directory / "latest.txt", latest_name(directory)
     if latest.exists() and (not files or files[0].name != named):
