@@ -14,6 +14,16 @@ os.environ["WANDB_MODE"] = "offline"  # no test may reach for a network
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors: threads cost time, and the order of their sums may vary
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """The curves of the hundreds of runs that tests train are empty files, but for tests that are marked `curves`: to
+    draw them takes as long as to train."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "pretrain" in sys.modules and "curves" not in item.keywords:
+            patch.setattr("pretrain.plot_train_vs_val", lambda metrics_file, picture: picture.touch())
+        return (yield)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Recorded numerics and data of the published code; tests that need them skip, visibly, where they are absent."""

@@ -56,6 +56,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
 
 
+@pytest.mark.curves
 def test_a_run_leaves_its_config_metrics_checkpoints_and_picture(data):
     run_dir = run(data)
     assert {file.name for file in run_dir.iterdir()} == {

@@ -365,6 +365,7 @@ def test_a_head_for_other_data_is_an_error_that_says_what_to_set(data, episodes,
     assert not (data.parent / "wrong").exists()
 
 
+@pytest.mark.curves
 def test_a_run_learns_selects_by_its_own_metric_and_is_scored_again_in_units_of_the_data(data):
     run_dir = train(config_of(data, "learns", REGRESSION, NORMALIZED, "epochs=40", "eval_interval=10",
                               "optimizer=adamw", "lr=3e-3", "checkpoint.monitor=val/regression_loss", "ema=True",
