@@ -120,7 +120,7 @@ def evaluate(config: EvaluateConfig | None = None, **settings: object) -> dict[s
 
         scores = evaluate(checkpoint="checkpoints/demo/seed0", picture="slowest")      # docs/python.md
     """
-    config, _, _ = settled(EvaluateConfig, "cfg_evaluate", config, settings)
+    config, _, _ = settled(EvaluateConfig, config, settings)
     with joined_world(config.device) as world:
         return score(config, world)
 

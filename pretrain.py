@@ -54,7 +54,7 @@ def train(config: PretrainConfig | None = None, world: World | None = None, resu
     a signal or at a limit, the state saved where the disk takes it. From Python, a limit ends the run without error.
     """
     if config is None or world is None or settings:
-        config, cfg, words = settled(PretrainConfig, "cfg_pretrain", config, settings)
+        config, cfg, words = settled(PretrainConfig, config, settings)
         with joined_world(config.device) as world:
             config, resumed = taken_up(config, cfg, words)
             try:

@@ -5,7 +5,7 @@ Every key stands in the YAML; an unknown or mistyped one is an error that names 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import ClassVar, Literal, Self, TypeVar
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
@@ -22,6 +22,7 @@ from utils.command_line import CONFIG_DIR, describe_validation, flat_keys
 from utils.curriculum import check_order
 from utils.distributed import World
 from utils.hub import REPOSITORY
+from utils.keywords import composed_from
 from utils.quoting import typed
 from utils.resolve import built, is_of, load_class
 from utils.run_log import LogConfig
@@ -184,6 +185,8 @@ class ArchConfig(NamedConfig):
 class SharedConfig(BaseModel):
     """What training and evaluation have in common."""
 
+    YAML: ClassVar[str]  # the file in this folder that has the defaults, without its suffix
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
     # evaluators of the test data, [{name: module@Class, option: value}]; null: that of the kind of puzzle that they are
@@ -208,6 +211,11 @@ class SharedConfig(BaseModel):
         return None if self.evaluators is None else [evaluator.model_dump() for evaluator in self.evaluators]
 
     @classmethod
+    def of(cls, **settings: object) -> Self:
+        """The config of settings by keyword, all others at their defaults. Raises ValueError as the command line does."""
+        return cls.parse(*composed_from(cls.YAML, settings))
+
+    @classmethod
     def parse(cls, cfg: DictConfig, overrides: Sequence[str] = (), imports: Container[str] | None = None):
         """The typed config of what Hydra composed of a command line; `imports`: see `Origin`. Raises ValueError naming
         every wrong or missing key."""
@@ -221,6 +229,8 @@ class SharedConfig(BaseModel):
 
 class PretrainConfig(SharedConfig, TrainConfig, LogConfig):
     """`config/cfg_pretrain.yaml`."""
+
+    YAML = "cfg_pretrain"
 
     arch: ArchConfig
     # training data set folders
@@ -318,6 +328,8 @@ class PretrainConfig(SharedConfig, TrainConfig, LogConfig):
 
 class EvaluateConfig(SharedConfig):
     """`config/cfg_evaluate.yaml`."""
+
+    YAML = "cfg_evaluate"
 
     # a checkpoint file, a directory of a run (its best.ckpt, else its latest) or an export, or hf://owner/name
     checkpoint: str

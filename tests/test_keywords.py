@@ -81,6 +81,11 @@ def test_a_whole_config_is_left_as_it_is_and_takes_no_settings_beside_it(here):
     assert train(config) == first and (first / "step_00000020.ckpt").is_file()
     with pytest.raises(ValueError, match="lr, seed: the config that is given has these settings, too; set them in it"):
         train(config, lr=1e-3, seed=1)
+    with pytest.raises(ValueError, match="'demo' is no PretrainConfig; give settings by keyword, such as seed=1"):
+        train("demo")
+    config.lr = "fast"
+    with pytest.raises(ValueError, match="lr='fast': Input should be a valid number"):
+        train(config)
 
 
 @pytest.mark.parametrize("settings, message", [
@@ -116,7 +121,6 @@ def test_the_examples_of_the_page_run(tmp_path, monkeypatch):
     exec(first, found)
     assert (found["run"] / "evaluation" / "solution_steps.png").is_file() and len(list(tmp_path.glob("**/*.ckpt"))) >= 3
     assert found["scores"]["val/steps"] == 8 and found["deeper"]["val/steps"] == 32
-    (tmp_path / "checkpoints" / "demo" / "seed0").mkdir()
-    (found["run"] / "config.yaml").replace("checkpoints/demo/seed0/config.yaml")
     exec(second, found)
-    assert found["run"] == Path("checkpoints/demo/seed1") and isinstance(found["config"], PretrainConfig)
+    assert (found["run"], found["again"]) == (Path("checkpoints/demo/slower"), Path("checkpoints/demo/slower-seed1"))
+    assert found["config"].lr == PretrainConfig.of(experiment="demo_sudoku4").lr / 2
