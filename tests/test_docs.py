@@ -5,17 +5,21 @@ import runpy
 import shlex
 import sys
 
+import numpy as np
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from documents import PAGES, commands, examples, inline_commands, page, write_examples
+import dataset.kinds
+from dataset.kinds.kind import find_kind
+from documents import PAGES, commands, examples, inline_commands, page, printed, write_examples
 from evaluate import score
-from helpers import ROOT, TINY_ARCH, evaluate_config, metric_lines, pretrain_config, write_tiny_dataset
+from helpers import ROOT, TINY_ARCH, evaluate_config, is_picture, metric_lines, pretrain_config, write_tiny_dataset
 from pretrain import train
 from utils.distributed import World
+from utils.preemption import Stopped
 
 # pages that are linked and not there yet
-COMING = {"docs/your-own-puzzle.md"}
+COMING: set[str] = set()
 # how commands begin that cannot be tried here, and why
 UNTRIED = {"pip install ": "installs, as `make` does in a fresh clone",
            "python pretrain.py arch=gated ": "its files belong into the project: test_recipes.py runs it in a copy"}
@@ -161,3 +165,32 @@ def test_the_loss_of_the_page_makes_light_of_what_is_known(tmp_path, monkeypatch
         *TINY_ARCH, f"data_paths=[{data}]", "epochs=1", "global_batch_size=16", "use_wandb=false",
         "checkpoint.path=plain", "log_interval=1"), World()))[0]["train/lm_loss"]
     assert losses[0] == plain and 0 < losses[2] < losses[0]
+
+
+def test_the_puzzle_of_the_page_is_made_trained_on_checked_and_drawn(tmp_path, monkeypatch):
+    """All commands of the page, in this process; the file of the kind stands in a folder of its own."""
+    name = "docs/your-own-puzzle.md"
+    files = examples(name)
+    assert sum(bool(line.strip()) for file in files.values() for line in file.splitlines()) < 60
+    write_examples(name, tmp_path, *files)
+    monkeypatch.setattr(dataset.kinds, "__path__", [*dataset.kinds.__path__, str(tmp_path / "dataset" / "kinds")])
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path("make_takuzu.py")
+    splits = {split: [np.load(f"data/takuzu/{split}/all__{field}.npy") for field in ("inputs", "labels")]
+              for split in ("train", "test")}
+    boards = np.unique(np.concatenate([labels for _, labels in splits.values()]), axis=0)
+    assert len(boards) == 4140  # https://oeis.org/A253316
+    kind = find_kind("takuzu")(36, 4)
+    for inputs, labels in splits.values():
+        assert kind.rules(inputs, labels)["solved"].all()
+        fit = ((boards == inputs[:50, None]) | (inputs[:50, None] == kind.blank)).all(-1)
+        assert (fit.sum(1) == 1).all()  # one solution
+        drawn = kind.symmetries(len(labels), np.random.default_rng(0))
+        moved = drawn.apply(inputs), drawn.apply(labels)
+        assert kind.rules(*moved)["solved"].all() and np.array_equal(drawn.invert(moved[0]), inputs)
+    training, scoring = (shlex.split(printed(name, script))[2:] for script in ("pretrain.py", "evaluate.py"))
+    with pytest.raises(Stopped):  # after two steps, which suffice to see that the data are taken
+        train(pretrain_config(*training, *TINY_ARCH, "max_steps=2", f"log_dir={tmp_path}"), World())
+    metrics = score(evaluate_config(*scoring), World())
+    assert {"eval/rules/solved", "eval/rules/rows", "eval/rules/columns", "eval/rules/clues_kept"} <= metrics.keys()
+    assert is_picture(tmp_path / "checkpoints" / "takuzu" / "evaluation" / "solution_steps.png")
