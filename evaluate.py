@@ -67,8 +67,7 @@ def inspectors(config: EvaluateConfig, data: PuzzleDataset) -> list[dict]:
     """
     if isinstance(data.metadata, EpisodeMetadata):
         return [{"name": "rollout@Rollouts", "example": config.picture if isinstance(config.picture, int) else 0}]
-    picture = {"name": "pictures@Pictures", "example": config.picture, "trust_code": config.trust_code}
-    return [] if config.picture is None else [picture]
+    return [] if config.picture is None else [{"name": "pictures@Pictures", "example": config.picture}]
 
 
 def output_directory(config: EvaluateConfig, checkpoint: Path) -> Path:

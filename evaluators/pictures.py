@@ -26,7 +26,7 @@ class Pictures(Inspector):
     """Draws one example of the data set.
 
     `example`: its number, or `slowest`: of the first examples, the one that is solved in the end after the most steps,
-    and of sequences of floats the one whose error falls most. `trust_code`: as in `dataset.kinds.kind.kind_of`.
+    and of sequences of floats the one whose error falls most. `trust_code`: the command line's.
     """
 
     def __init__(self, data_path: str, eval_metadata: SplitMetadata, example: int | Literal["slowest"] = "slowest",

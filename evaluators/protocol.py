@@ -3,6 +3,7 @@
 An evaluator sees every test example with the model's final outputs, and returns metrics. It may also run the model
 itself: pictures, rollouts and searches are evaluators. An example is in docs/your-own-evaluator.md.
 """
+import inspect
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from dataset.common import PuzzleDatasetMetadata
 from dataset.example_set import ExampleSet, say_once
-from dataset.kinds.kind import RULES, Kind, kind_of
+from dataset.kinds.kind import kind_of
 from utils.resolve import built, load_class
 
 
@@ -79,7 +80,8 @@ def build_evaluators(configs: Sequence[dict] | None, dataset, trust_code: bool =
 
     `configs`: `{"name": "module@Class", option: value}` each; None: for each data set the evaluator of its kind of
     puzzle, if there is one. `others`: configs of more, beside them. `trust_code`: a data set may name a kind outside
-    this project (`kind_of`). Raises ValueError where an evaluator is not for such data.
+    this project (`kind_of`); an evaluator whose class takes `trust_code` is told, too. Raises ValueError where an
+    evaluator is not for such data.
 
     The prefix is `eval/<module>` or, with several data sets, `eval/<module>/<folder>`. A prefix that would come again
     gets a number, such as `eval/arc2`, and a notice says so. Evaluators' own notices are printed, too.
@@ -94,6 +96,10 @@ def build_evaluators(configs: Sequence[dict] | None, dataset, trust_code: bool =
     for (config, paths), module, numbered in zip(wanted, modules, distinct(modules)):
         options = {key: value for key, value in config.items() if key != "name"}
         evaluator_class = load_class(config["name"], "evaluators", EVALUATOR_PARTS, anywhere=True)  # a typed config's
+        if "trust_code" in options:  # a config may be a stranger's
+            raise ValueError(f"evaluators: {config['name']} cannot be told trust_code; add trust_code=true to the "
+                             "command line")
+        takes_trust = "trust_code" in inspect.signature(evaluator_class).parameters
         for (path, test_set), folder, own_folder in zip(sets.items(), folders, distinct(folders)):
             if path not in paths:
                 continue
@@ -101,7 +107,7 @@ def build_evaluators(configs: Sequence[dict] | None, dataset, trust_code: bool =
             if (module, folder) != (numbered, own_folder):
                 notices.append(f"{prefix} is {config} on {path}")
             evaluator = built(evaluator_class, f"evaluators: {config['name']}", options, data_path=path,
-                              eval_metadata=test_set.metadata)
+                              eval_metadata=test_set.metadata, **({"trust_code": trust_code} if takes_trust else {}))
             if hasattr(evaluator, "check"):
                 evaluator.check(dataset.part(path))
             evaluators[prefix] = path, evaluator
@@ -114,15 +120,13 @@ def build_evaluators(configs: Sequence[dict] | None, dataset, trust_code: bool =
 
 def _by_kind(sets: Mapping[str, ExampleSet], trust_code: bool) -> list[tuple[dict, list[str]]]:
     """The config of each evaluator that a kind of puzzle in `sets`, by path, has, and the paths of that kind."""
-    wanted: dict[tuple[str, type[Kind]], tuple[dict, list[str]]] = {}
+    wanted: dict[str, list[str]] = {}
     for path, test_set in sets.items():
-        if not isinstance(test_set.metadata, PuzzleDatasetMetadata):
-            continue
-        kind = kind_of(test_set, trust_code)
-        if kind.evaluator:
-            config = {"name": kind.evaluator} | ({"kind": kind} if kind.evaluator == RULES else {})
-            wanted.setdefault((kind.evaluator, type(kind)), (config, []))[1].append(path)
-    return list(wanted.values())
+        if isinstance(test_set.metadata, PuzzleDatasetMetadata):
+            evaluator = kind_of(test_set, trust_code).evaluator
+            if evaluator:
+                wanted.setdefault(evaluator, []).append(path)
+    return [({"name": name}, paths) for name, paths in wanted.items()]
 
 
 def distinct(names: Sequence[str]) -> list[str]:

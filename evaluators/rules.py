@@ -10,26 +10,26 @@ import torch
 from torch import Tensor
 
 from dataset.common import PuzzleDatasetMetadata
-from dataset.kinds.kind import Kind, find_kind
+from dataset.kinds.kind import find_kind
 from utils.distributed import all_reduce_sum_
 
 
 class Rules:
     """For each rule of the kind the fraction of the answers that obey it, `solved` first.
 
-    `kind`: a kind, or the name of one in dataset/kinds/; None: the one that dataset.json names. Raises ValueError where
-    there is no such kind, it has no rules, or its puzzles have another size.
+    `kind`: its name; None: the one that dataset.json names. `trust_code`: it may stand outside this project
+    (`find_kind`). Raises ValueError where there is no such kind, it has no rules, or its puzzles have another size.
     """
 
     required_outputs = {"preds"}
 
-    def __init__(self, data_path: str, eval_metadata: PuzzleDatasetMetadata, kind: Kind | str | None = None):
+    def __init__(self, data_path: str, eval_metadata: PuzzleDatasetMetadata, kind: str | None = None,
+                 trust_code: bool = False):
         name = kind or eval_metadata.kind
         try:
             if name is None:
                 raise ValueError("dataset.json names no kind; give one, such as {name: rules@Rules, kind: sudoku}")
-            self.kind = name if isinstance(name, Kind) else find_kind(name)(eval_metadata.seq_len,
-                                                                            eval_metadata.vocab_size)
+            self.kind = find_kind(name, trust_code)(eval_metadata.seq_len, eval_metadata.vocab_size)
             if not self.kind.rule_names:
                 raise ValueError(f"{self.kind} has no rules")
         except ValueError as error:

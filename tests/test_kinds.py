@@ -18,6 +18,7 @@ from dataset.kinds.sequence import Sequence
 from dataset.kinds.sudoku import Sudoku
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
 from dataset.symmetry import BOXES
+from evaluators.protocol import build_evaluators
 
 ALL = [Sudoku(16, 6), Sudoku(36, 8), Sudoku(81, 11), Maze(9, 6), ARC(900, 12)]
 MAZE, WAY = "S  # #   G # ## ", "S  #o#  oooG# ##"
@@ -53,10 +54,13 @@ def example_set(path: Path, inputs, labels, vocab_size: int, **options):
     return test_set(path)
 
 
-def test_set(path: Path, split: str = "test"):
-    data = PuzzleDataset(PuzzleDatasetConfig(seed=0, dataset_paths=[str(path)], test_set_mode=True,
+def opened(path: Path, split: str = "test") -> PuzzleDataset:
+    return PuzzleDataset(PuzzleDatasetConfig(seed=0, dataset_paths=[str(path)], test_set_mode=True,
                                              global_batch_size=4), split)
-    return next(iter(data.sets.values()))
+
+
+def test_set(path: Path, split: str = "test"):
+    return next(iter(opened(path, split).sets.values()))
 
 
 test_set.__test__ = False  # a data set, not a test
@@ -346,7 +350,15 @@ def test_a_kind_elsewhere_is_imported_only_where_code_is_trusted(tmp_path, monke
     with pytest.raises(ValueError, match="there is no module dataset.kinds.strange_kinds.*trust_code=true"):
         kind_of(data)
     assert not (tmp_path / "ran").exists()
+    with pytest.raises(ValueError, match="trust_code=true to the command line"):  # in a stranger's config, say
+        build_evaluators([{"name": "pictures@Pictures", "trust_code": True}], opened(tmp_path / "data"))
+    for configs in (None, [{"name": "rules@Rules"}], [{"name": "rules@Rules", "kind": "strange_kinds@Alternating"}]):
+        with pytest.raises(ValueError, match="trust_code=true"):
+            build_evaluators(configs, opened(tmp_path / "data"))
+    assert not (tmp_path / "ran").exists()
     assert str(kind_of(data, trust_code=True)) == "Alternating" and (tmp_path / "ran").exists()
+    (_, evaluator), = build_evaluators(None, opened(tmp_path / "data"), trust_code=True).values()
+    assert evaluator.names() == ("solved",)
 
 
 def test_every_file_in_the_folder_has_one_kind():

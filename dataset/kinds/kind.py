@@ -22,7 +22,6 @@ from utils.resolve import load_class, load_only_class
 
 PACKAGE = "dataset.kinds"
 RECOGNISED = ("arc", "sudoku", "maze")  # kinds that are told by their data, where dataset.json names none
-RULES = "rules@Rules"  # the evaluator that checks the rules of any kind
 LOOKED_AT = 16  # examples that must obey the rules of such a kind
 FIRST_TOKEN = 1  # of the alphabet; token 0 is padding
 NO_TOKEN = 255  # what a character becomes that stands for no token
@@ -99,7 +98,7 @@ class Kind:
     @property
     def evaluator(self) -> str | None:
         """`module@Class` of the evaluator that data of this kind get where no other is asked for."""
-        return RULES if self.rule_names else None
+        return "rules@Rules" if self.rule_names else None
 
     # Symmetries
 
