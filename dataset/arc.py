@@ -20,7 +20,7 @@ VOCAB_SIZE = FIRST_COLOUR + COLOURS
 SEPARATOR = "|||"
 
 
-def augmentation_names(task: str, transforms: np.ndarray, permutations: np.ndarray) -> list[str]:
+def augmentation_names(task: str, transforms: np.ndarray | list[int], permutations: np.ndarray) -> list[str]:
     """Names of B augmented puzzles; each of `permutations` (B, 10) holds the new colour of each old one."""
     digits = (np.asarray(permutations, np.uint8) + ord("0")).view(f"S{COLOURS}").astype(str).ravel()
     return [f"{task}{SEPARATOR}t{transform}{SEPARATOR}{permutation}" for transform, permutation in

@@ -133,7 +133,7 @@ def orbit_key(solution: Grid) -> Hashable:
 
 def _line_key(lines: list[Grid], thickness: int) -> Hashable:
     inside: dict[int, list] = defaultdict(list)
-    across = []
+    across: list[tuple] = []
     for first, second in combinations(range(len(lines)), 2):
         together = first // thickness == second // thickness
         (inside[first // thickness] if together else across).append(_cycle_lengths(lines[first], lines[second]))

@@ -229,7 +229,8 @@ def write_dataset(builder: str, args: argparse.Namespace, files: dict[str, Path]
 
 
 def _write_split(split_dir: Path, split: Split, kind: str, seq_len: int, vocab_size: int) -> None:
-    arrays = {name: open_field(split_dir, name, (split.puzzles, seq_len)) for name in ("inputs", "labels")}
+    arrays: dict[str, np.ndarray] = {name: open_field(split_dir, name, (split.puzzles, seq_len))
+                                     for name in ("inputs", "labels")}
     split.fill(arrays["inputs"], arrays["labels"])
     arrays["puzzle_identifiers"] = np.zeros(split.puzzles, np.int32)
     arrays["puzzle_indices"] = np.arange(split.puzzles + 1, dtype=np.int32)

@@ -29,10 +29,12 @@ def rows_for_testing(tasks: np.ndarray, fraction: float, seed: int) -> np.ndarra
 
 
 def joined(*keys: np.ndarray) -> np.ndarray:
-    """(N,) numbers of tasks: rows that have one of their keys (N,) in common are of one task, and so are those that
-    others join."""
+    """(N,) numbers of tasks. `keys`: arrays (N,).
+
+    Two rows that have the same value in any of the keys are of one task; if a and b are, and b and c, so are a and c.
+    """
     groups = [np.unique(np.asarray(key), return_inverse=True)[1] for key in keys]
-    tasks, before = np.arange(len(groups[0])), None
+    tasks, before = np.arange(len(groups[0])), np.empty(0, int)
     while not np.array_equal(tasks, before):
         before = tasks
         for group in groups:

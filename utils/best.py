@@ -9,9 +9,11 @@ from utils.run_directory import evaluations
 SCORES = {r"val/exact_accuracy|eval/.+/(accuracy|solved)": "max", r"val/rmse": "min"}
 
 
-def best_of(run: Path, metric: str, mode: str) -> tuple[int, float] | None:
-    """Step and value of a run's best evaluation by a metric, of equal ones the first; None where it has no finite
-    value."""
+def best_of(run: Path, metric: str | None, mode: str) -> tuple[int, float] | None:
+    """Step and value of a run's best evaluation by a metric; of equal ones, the first.
+
+    None where no evaluation has a finite value of it.
+    """
     best = None
     for step, metrics in evaluations(run):
         if metric in metrics and improves(metrics[metric], best and best[1], mode):
@@ -32,16 +34,17 @@ def out_of_patience(run: Path, config: CheckpointConfig, patience: int) -> str |
 
 
 def best_in_doubt(run: Path, monitor: str | None, step: int | None = None, value: float | None = None) -> list[str]:
-    """A line where the scores of a run hold another step for the best than best.ckpt is of, or none. best.ckpt is of
-    `step`, or of the first at which the monitored metric had this value.
+    """A line to print if another step than that of best.ckpt has better scores; an empty list if not.
+
+    best.ckpt is of `step`; or else of the first step at which the monitored metric had this `value`.
 
     The cause is most often the halting loss in val/loss: it grows as puzzles get solved, since q starts at a bias of
     −5, and each solved puzzle that q does not expect costs 5.
     """
     logged = evaluations(run)
     if value is not None:
-        step = next((step for step, metrics in logged if metrics.get(monitor) == value), None)
-    of_best = dict(logged).get(step, {})
+        step = next((at for at, metrics in logged if monitor and metrics.get(monitor) == value), None)
+    of_best = dict(logged).get(step, {}) if step is not None else {}
     others = []
     for metric, value in of_best.items():
         mode = next((mode for pattern, mode in SCORES.items() if re.fullmatch(pattern, metric)), None)

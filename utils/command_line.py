@@ -18,6 +18,7 @@ from hydra.errors import ConfigCompositionException, HydraException, OverridePar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from utils.foreign import printable
 from utils.hints import CONFIG_DIR, meant_by_word, name_here, refuse_words_without_key
@@ -55,7 +56,8 @@ def _is_group(key: str) -> bool:
 
 def describe_validation(error: ValidationError, known: Iterable[str], prefix: str = "") -> str:
     """Every problem of a typed config, one a line, named by its full key."""
-    lines, wrong_values = [], {}
+    lines: list[str] = []
+    wrong_values: dict[str, list[str]] = {}
     for problem in error.errors():
         parts = [prefix.rstrip(".")] * bool(prefix) + [str(part) for part in problem["loc"]]
         key = ".".join(parts)
@@ -69,8 +71,11 @@ def describe_validation(error: ValidationError, known: Iterable[str], prefix: st
     return "\n".join(lines + [f"{value}: {', or: '.join(messages)}" for value, messages in wrong_values.items()])
 
 
-def _right_spelling(problem: dict) -> str:
-    """Of what was meant where one thing stands for a list of them, or a name for {name: …}; the end of a sentence."""
+def _right_spelling(problem: ErrorDetails) -> str:
+    """How the value should be written, as the end of a sentence; empty where that is not known.
+
+    Known are one value in place of a list of them, a number in place of text, and a name in place of {name: …}.
+    """
     given = problem["input"]
     if problem["type"] == "list_type" and isinstance(given, str):
         return f'; write {problem["loc"][-1]}="[{given}]"'
@@ -96,8 +101,10 @@ def user_errors(config_name: str) -> Iterator[None]:
 
 
 def _first_to_tell(message: str, is_consequence: bool) -> bool:
-    """Is this process the first of those that torchrun started on this machine to end with this message? Of a
-    consequence, such as a lost peer: with any. (torchrun's own report, its traceback included, follows.)"""
+    """Should this process print the message? Of those that torchrun started on this machine, the first one does.
+
+    A consequence of another error, such as a lost peer, is printed only if no process printed anything.
+    """
     error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")  # a folder for each process, in one for each attempt
     if not error_file or not (attempt := Path(error_file).parent.parent).is_dir():
         return True
@@ -112,15 +119,17 @@ def _first_to_tell(message: str, is_consequence: bool) -> bool:
 
 def run_script(task: Callable[[DictConfig], None], config_name: str,
                help_text: Callable[[DictConfig, str], str] | None = None) -> None:
-    """Compose `config/<config_name>.yaml` with the command line by Hydra, and run the task with it. `help_text` makes
-    of the config what `--help` prints."""
+    """Compose `config/<config_name>.yaml` with the command line by Hydra, and run the task with it.
+
+    `help_text`: what `--help` prints, made from the config.
+    """
     def guarded(cfg: DictConfig) -> None:
         with user_errors(config_name):  # inside as well: Hydra would print a line of its own about the error
             task(cfg)
 
     sys.argv[1:] = overrides_known_to_classes(sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors of composing to us rather than print half a traceback
-    status = 0
+    status: str | int | None = 0
     try:
         with user_errors(config_name):
             refuse_words_without_key(sys.argv[1:], config_name)
@@ -149,8 +158,11 @@ def composed(config_name: str, words: list[str]) -> DictConfig:
 
 
 def _leave(status: int) -> NoReturn:
-    """End one process of several without taking the interpreter apart: a thread of torch.distributed that wants it
-    meanwhile aborts ("terminate called without an active exception"), and torchrun would call the run failed."""
+    """End one process of several at once, without Python's own shutdown.
+
+    During that shutdown a thread of torch.distributed can abort ("terminate called without an active exception"), and
+    torchrun would report the run as failed.
+    """
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -158,8 +170,10 @@ def _leave(status: int) -> NoReturn:
 
 
 def overrides_known_to_classes(words: Iterable[str]) -> list[str]:
-    """A command line on which Hydra lets keys below `arch` pass that the YAML lacks, such as those of another loss
-    head: the classes named there know theirs, and refuse others."""
+    """The words of a command line, with `++` before keys below `arch`, so that Hydra accepts keys which the YAML lacks.
+
+    Those may be options of another model or loss head. The classes named there check them, and refuse unknown ones.
+    """
     return [f"++{word}" if re.match(r"arch\.[\w.]+=", word) else word for word in words]
 
 

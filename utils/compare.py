@@ -4,9 +4,9 @@
     python -m utils.compare checkpoints/ablate-sudoku4 --output ablations           # ablations.md, .csv and .png
     python -m utils.compare votes_0 votes_30 --metrics eval/arc/pass@2 --output votes           # of evaluate.py
 
-A folder that is no run means the runs in it. Runs that differ in nothing but their seed, name and place are one row.
-Every setting in which rows differ has a column, an evaluation its folder too. The first metric is drawn, and rows are
-in its order, the best first; the picture names them by what they do not have in common with most.
+A folder that is not itself a run stands for all runs below it. Runs whose settings are the same but for seed, name and
+place make one row. Each setting that differs between rows has a column; so has the folder of an evaluation. The first
+metric is drawn, and orders the rows, the best first. The picture labels a row with the settings that most rows lack.
 """
 import argparse
 import csv
@@ -29,7 +29,7 @@ from utils.foreign import printable, read_settings, spreadsheet_text
 from utils.plots import plot_comparison
 from utils.strict_json import read_metrics
 
-# starts of keys
+# Keys that begin so do not make it another run.
 SAME_RUN = ("seed", "run_name", "project_name", "checkpoint", "log_", "device", "debug", "use_wandb", "max_")
 METRICS = ("val/exact_accuracy", "val/accuracy", "val/loss", "train/steps", "train/examples_per_s")
 LOWER_IS_BETTER = "loss|mse|mae|error|steps$"
@@ -60,16 +60,20 @@ class FinishedRun:
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """The folder itself where it is a run or an evaluation; else the runs in it, or where it has none the evaluations,
-    at any depth. What is not whole yet, or was set aside, is none. Raises ValueError where there are none."""
+    """The runs that a folder stands for.
+
+    It is the folder itself if that is a run or an evaluation. Otherwise it is all runs below it, at any depth, or, if
+    there are no runs, all evaluations. Runs that are not whole yet, and those that a later run replaced, do not count.
+    Raises ValueError where nothing is found.
+    """
     if _is_run(folder) or _is_evaluation(folder):
         return [folder]
     below = sorted({file.parent for file in folder.rglob("metrics.json*")
                     if not re.search(r"\.old\d+(/|$)", str(file.parent.relative_to(folder)))})
     found = list(filter(_is_run, below)) or list(filter(_is_evaluation, below))
     if not found:
-        raise ValueError(f"{folder} is not the directory of a run, which has config.yaml and metrics.jsonl, nor of an "
-                         "evaluation, which has metrics.json, and there are none in it; name one, or a folder of some")
+        raise ValueError(f"{folder} is not the directory of a run (config.yaml, metrics.jsonl) or of an evaluation "
+                         "(metrics.json), and has none in it; name one, or a folder of some")
     return found
 
 
@@ -116,10 +120,13 @@ class Row:
         return float(np.mean(ends)) if ends else None
 
     def cells(self, metrics: Sequence[str]) -> dict[str, str | float | None]:
-        """Of the last value of each metric the mean, and under `metric ±` the deviation where there are several runs.
+        """The row of the table: the settings, how many runs, their steps, and for each metric two columns.
+
+        `metric` is the mean of the runs' last values, `metric ±` their standard deviation (None for a single run).
         """
-        cells = {**self.settings, "runs": str(len(self.runs)),
-                 "steps": "/".join(dict.fromkeys(run.steps for run in self.runs))}
+        cells: dict[str, str | float | None] = {
+            **self.settings, "runs": str(len(self.runs)),
+            "steps": "/".join(dict.fromkeys(run.steps for run in self.runs))}
         for metric in metrics:
             ends = self.ends(metric)
             cells |= {metric: self.mean(metric), f"{metric} ±": float(np.std(ends, ddof=1)) if len(ends) > 1 else None}

@@ -110,7 +110,7 @@ def gather_rows(rows: Tensor) -> Tensor | None:
     is_main = dist.get_rank() == 0
     gathered = [torch.empty_like(as_bytes) for _ in range(dist.get_world_size())] if is_main else None
     dist.gather(as_bytes, gathered)
-    return torch.cat(gathered).view(rows.dtype).view(-1, *rows.shape[1:]) if is_main else None
+    return torch.cat(gathered).view(rows.dtype).view(-1, *rows.shape[1:]) if gathered is not None else None
 
 
 def gather_uneven_rows(rows: Tensor) -> Tensor | None:
@@ -126,7 +126,7 @@ def gather_objects(value: T) -> list[T] | None:
     """The values of all ranks, on rank 0; None on the others."""
     if not dist.is_initialized():
         return [value]
-    gathered = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
+    gathered = [value] * dist.get_world_size() if dist.get_rank() == 0 else None  # places for the others' values
     dist.gather_object(value, gathered)
     return gathered
 
@@ -135,7 +135,7 @@ def all_gather_objects(value: T) -> list[T]:
     """The values of all ranks, on each of them; they may differ in shape and in all else."""
     if not dist.is_initialized():
         return [value]
-    gathered = [None] * dist.get_world_size()
+    gathered = [value] * dist.get_world_size()  # places for the others' values
     dist.all_gather_object(gathered, value)
     return gathered
 
@@ -155,8 +155,8 @@ def decided_by_main(decide: Callable[[], T]) -> T:
     if not dist.is_initialized() or dist.get_rank() == 0:
         try:
             outcome = decide(), None
-        except (ValueError, OSError) as error:
-            outcome = None, error
+        except (ValueError, OSError) as failure:
+            outcome = None, failure
     value, error = broadcast_object(outcome)
     if error is not None:
         raise error

@@ -3,6 +3,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from utils.distributed import all_gather_objects
 
 # Sums over all observed targets of a set, by feature, from which `means` makes rmse and r2.
 OVER_SET = ("observed", "squared_error", "target_sum", "target_square")
+Sums = dict[str, Any]  # by name: a float, or for the names in OVER_SET an array of one value a feature
 
 
 def widest_float(device: torch.device) -> torch.dtype:
@@ -31,12 +33,12 @@ class MetricSums:
             value = value.to(self.dtype)
             self.sums[name] = self.sums[name] + value if name in self.sums else value
 
-    def read(self) -> dict[str, float | np.ndarray]:
+    def read(self) -> Sums:
         """Sums over all ranks, by name, as numbers. Every rank must call it, whatever it has added: one may hold what
         others do not, such as the sums of a checkpoint that fewer or more ranks wrote."""
         return added(all_gather_objects(self.state_dict()))
 
-    def state_dict(self) -> dict[str, float | np.ndarray]:
+    def state_dict(self) -> Sums:
         """This rank's own sums; arrays are those of `OVER_SET`."""
         if not self.sums:
             return {}
@@ -44,23 +46,23 @@ class MetricSums:
         parts = flat.split([value.numel() for value in self.sums.values()])
         return {name: part.numpy() if name in OVER_SET else part.item() for name, part in zip(self.sums, parts)}
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
+    def load_state_dict(self, state: Sums) -> None:
         self.sums = {name: torch.tensor(value, dtype=self.dtype, device=self.device) for name, value in state.items()}
 
     def clear(self) -> None:
         self.sums = {name: torch.zeros_like(value) for name, value in self.sums.items()}
 
 
-def added(parts: Sequence[dict[str, float | np.ndarray]]) -> dict[str, float | np.ndarray]:
+def added(parts: Sequence[Sums]) -> Sums:
     """Sums by name of what several ranks or sets hold; one may lack what others have."""
-    together: dict[str, float | np.ndarray] = {}
+    together: Sums = {}
     for part in parts:
         for name, value in part.items():
             together[name] = together.get(name, 0) + value
     return together
 
 
-def means(sums: dict[str, float]) -> dict[str, float]:
+def means(sums: Sums) -> dict[str, float]:
     """Means of a loss head's sums: a loss over the `rows` it saw, the others over the `count` rows that halted.
 
     A metric without rows is left out, never NaN.
@@ -75,7 +77,7 @@ def mean_names(names: Iterable[str]) -> set[str]:
     return {*names} - {"rows", "count", *OVER_SET} | ({"rmse", "r2"} if OVER_SET[0] in names else set())
 
 
-def _over_set(sums: dict[str, float | np.ndarray]) -> dict[str, float]:
+def _over_set(sums: Sums) -> dict[str, float]:
     """Root of the mean squared error, and the share of the targets' variance, each feature about its own mean, that
     the predictions explain; each left out where it has no meaning."""
     if not np.any(sums.get("observed", 0)):
@@ -114,16 +116,16 @@ class TrainMeter:
         self.since_evaluation.clear()
         return loss
 
-    def state_dict(self) -> dict[str, dict[str, float]]:
+    def state_dict(self) -> dict[str, Sums]:
         """This rank's sums of the line and of the evaluation that are still to come."""
         return {"window": self.window.state_dict(), "since_evaluation": self.since_evaluation.state_dict()}
 
-    def load_state_dict(self, state: dict[str, dict[str, float]]) -> None:
+    def load_state_dict(self, state: dict[str, Sums]) -> None:
         self.window.load_state_dict(state["window"])
         self.since_evaluation.load_state_dict(state["since_evaluation"])
 
     @staticmethod
-    def added(states: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    def added(states: Sequence[dict[str, Sums]]) -> dict[str, Sums]:
         """One rank's state that has the sums of several."""
         return {part: added([state[part] for state in states]) for part in states[0]}
 

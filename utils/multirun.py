@@ -1,6 +1,7 @@
 """The runs of one command, `pretrain.py -m seed=0,1 …`: what sets each apart is in its name."""
 import re
 import sys
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -15,7 +16,7 @@ def is_multirun() -> bool:
 
 
 def choices() -> dict[str, str]:
-    """Of the settings that the command varies, those of this run, by dotted key; empty where it is the only one."""
+    """The value that this run has of each setting that the command varies, by dotted key; empty for a single run."""
     if not is_multirun():
         return {}
     parse = OverridesParser.create().parse_overrides
@@ -27,7 +28,7 @@ def choices() -> dict[str, str]:
 
 
 def name_of_choices() -> str:
-    """Such as `-halt_max_steps_4-seed_0`, to stand behind a name; empty where there is one run."""
+    """The end of a run's name, such as `-halt_max_steps_4-seed_0`; empty for a single run."""
     parts = []
     chosen = choices()
     last_parts = [key.rpartition(".")[2] for key in chosen]
@@ -38,7 +39,8 @@ def name_of_choices() -> str:
 
 
 def tell_names_apart(cfg: DictConfig) -> None:
-    """Put the run's choices behind a run_name that all runs of the command would have."""
-    given = OmegaConf.to_container(cfg, resolve=False)["run_name"]
+    """Add the run's choices to a run_name that all runs of the command would share."""
+    as_written: Any = OmegaConf.to_container(cfg, resolve=False)
+    given = as_written["run_name"]
     if given is not None and "${" not in given and "run_name" not in choices():
         cfg.run_name = given + name_of_choices()

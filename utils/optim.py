@@ -73,7 +73,8 @@ def build_optimizers(parameters: Iterable[Tensor], matrices: Iterable[Tensor], c
     parameters = list(parameters)
     inner = {id(matrix) for matrix in matrices}
     matrices, others = ([p for p in parameters if (id(p) in inner) == chosen] for chosen in (True, False))
-    settings = {"lr": config.lr, "betas": (config.beta1, config.beta2), "weight_decay": config.weight_decay}
+    settings: dict[str, Any] = {"lr": config.lr, "betas": (config.beta1, config.beta2),
+                                "weight_decay": config.weight_decay}
     decay_of_others = config.weight_decay if config.weight_decay_on == "all" else 0.0
     if config.optimizer == "muon":
         if config.adamw_weight_decay is not None:

@@ -12,6 +12,7 @@ import secrets
 import sys
 import time
 from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from tqdm import tqdm
@@ -206,14 +207,14 @@ def _start_wandb(config: LogConfig, run_dir: Path, settings: dict, parameters: d
     run_id = id_file.read_text().strip() if id_file.exists() else secrets.token_hex(4)
     before = None if id_file.exists() else _last_set_aside_id(run_dir)
     id_file.write_text(run_id + "\n")
-    link = {}
+    link: dict[str, Any] = {}
     if before:
         link = {"notes": f"goes on from step {first_step} of run {before}", "tags": [f"from-{before}"]}
         settings = settings | {"goes_on_from": {"run": before, "step": first_step}}
         tqdm.write(f"Weights & Biases: a new run, {run_id}, since it goes back to step {first_step} of run {before}, "
                    "which keeps its points")
 
-    def start(mode: str | None):
+    def start(mode: Literal["offline"] | None):
         return wandb.init(project=config.project_name, name=config.run_name, config=settings, mode=mode, id=run_id,
                           resume="allow", dir=str(run_dir), settings=wandb.Settings(silent=True), **link)
 
