@@ -147,7 +147,8 @@ def episode_records(path: str | Path) -> dict[str, list[dict]]:
 
 
 def _records_of(path: str | Path, split: str) -> list[dict]:
-    records, seen, folder = [], {}, Path(path) / split / "metadata"
+    records, folder = [], Path(path) / split / "metadata"
+    seen: dict[int, str] = {}
     for file in episode_files(path, split):
         record = {"set": DEFAULT_SET, "group": None, "puzzle_identifier": None} | _record_of(path, split, file.stem)
         identifier = record["puzzle_identifier"]
@@ -164,7 +165,7 @@ def _records_of(path: str | Path, split: str) -> list[dict]:
 
 
 def _record_of(path: str | Path, split: str, episode: str) -> dict:
-    record = {}
+    record: dict = {}
     for suffix in (".json", ".jsonl"):
         file = Path(path) / split / "metadata" / f"{episode}{suffix}"
         if not file.is_file():

@@ -28,6 +28,7 @@ CHUNK = 1024
 class RegressionSet(ExampleSet):
     """The arrays of one set, memory-mapped."""
 
+    metadata: RegressionMetadata
     inputs: np.ndarray  # (N, [L,] input_dim)
     targets: np.ndarray  # (N, [L,] target_dim)
     target_mask: np.ndarray | None  # the same; None: all are observed
@@ -35,7 +36,7 @@ class RegressionSet(ExampleSet):
     def fields(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Floats as float32, `target_mask` as bool; targets that are not observed are the pad value."""
         inputs, targets = (getattr(self, field)[rows].astype(np.float32) for field in ("inputs", "targets"))
-        mask = np.ones(targets.shape, bool) if self.target_mask is None else self._checked_mask(rows)
+        mask = np.ones(targets.shape, bool) if self.target_mask is None else self._checked_mask(self.target_mask, rows)
         targets[~mask] = self.metadata.target_pad_value
         for field, values in (("inputs", inputs), ("targets", targets)):
             place = first_not_finite(values)
@@ -44,8 +45,8 @@ class RegressionSet(ExampleSet):
                                  + (" where target_mask is true" if field == "targets" else ""))
         return {"inputs": inputs, "targets": targets, "target_mask": mask}
 
-    def _checked_mask(self, rows: np.ndarray) -> np.ndarray:
-        stored = self.target_mask[rows]
+    def _checked_mask(self, target_mask: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        stored = target_mask[rows]
         mask = stored.astype(bool)
         if not np.array_equal(mask, stored):
             self._refuse_row("target_mask", rows[np.argwhere(mask != stored)[0][0]], "holds other values than 0 and 1")
@@ -68,26 +69,25 @@ def load_regression_set(path: str, split: str, name: str, metadata: RegressionMe
                         ) -> RegressionSet:
     """Open one set's arrays and check that they fit together; the metadata are completed by them."""
     split_dir = Path(path) / split
-    arrays = {field: load_field(split_dir, name, field, mapped=True) for field in ("inputs", "targets")}
+    inputs, targets = (load_field(split_dir, name, field, mapped=True) for field in ("inputs", "targets"))
     has_mask = field_file(split_dir, name, "target_mask").is_file()
-    arrays["target_mask"] = load_field(split_dir, name, "target_mask", mapped=True) if has_mask else None
-    _check_arrays(arrays, split_dir, name, metadata)
+    mask = load_field(split_dir, name, "target_mask", mapped=True) if has_mask else None
+    _check_arrays(inputs, targets, mask, split_dir, name, metadata)
     numbering = {field: load_field(split_dir, name, field)
                  for field in ("puzzle_identifiers", "puzzle_indices", "group_indices")}
-    check_puzzles(numbering, len(arrays["inputs"]), metadata.num_puzzle_identifiers,
+    check_puzzles(numbering, len(inputs), metadata.num_puzzle_identifiers,
                   partial(refuse_field, split_dir, name))
     if say_casts:
-        cast_notice(path, {field: arrays[field].dtype for field in ("inputs", "targets")})
-    return RegressionSet(path, split_dir, name, metadata, **numbering, **arrays)
+        cast_notice(path, {"inputs": inputs.dtype, "targets": targets.dtype})
+    return RegressionSet(path, split_dir, name, metadata, **numbering, inputs=inputs, targets=targets, target_mask=mask)
 
 
-def _check_arrays(arrays: dict[str, np.ndarray | None], split_dir: Path, name: str,
+def _check_arrays(inputs: np.ndarray, targets: np.ndarray, mask: np.ndarray | None, split_dir: Path, name: str,
                   metadata: RegressionMetadata) -> None:
     """Raises ValueError for shapes and dtypes that cannot be; takes the length from the arrays if it is not known."""
-    for field, array in arrays.items():
+    for field, array in (("inputs", inputs), ("targets", targets), ("target_mask", mask)):
         if array is not None and array.dtype.kind not in "fiub":
             refuse_field(split_dir, name, field, f"holds {array.dtype}, not numbers")
-    inputs, targets, mask = arrays["inputs"], arrays["targets"], arrays["target_mask"]
     if inputs.ndim not in (2, 3):
         refuse_field(split_dir, name, "inputs", f"expected (N, {metadata.input_dim}) or (N, L, {metadata.input_dim}), "
                                                 f"found {inputs.shape}")
@@ -96,12 +96,12 @@ def _check_arrays(arrays: dict[str, np.ndarray | None], split_dir: Path, name: s
                                                 f"{metadata.inputs_shape}; all sets must have the same dimensions")
     metadata.flat = inputs.ndim == 2
     metadata.seq_len = metadata.seq_len or (1 if metadata.flat else inputs.shape[1])
-    for field, array, width in (("inputs", inputs, metadata.input_dim), ("targets", targets, metadata.target_dim)):
+    for field, found, width in (("inputs", inputs, metadata.input_dim), ("targets", targets, metadata.target_dim)):
         shape = (len(inputs), *metadata.row_shape(width))
-        if array.shape != shape:
+        if found.shape != shape:
             dim = "input_dim" if field == "inputs" else "target_dim"
             refuse_field(split_dir, name, field, f"expected shape {shape} by inputs, seq_len and {dim} of "
-                                                 f"dataset.json, found {array.shape}")
+                                                 f"dataset.json, found {found.shape}")
     if mask is not None and mask.shape != targets.shape:
         refuse_field(split_dir, name, "target_mask", f"has shape {mask.shape}, and the targets {targets.shape}")
 
@@ -116,7 +116,7 @@ def feature_statistics(sets: Sequence[Any]) -> dict[str, np.ndarray]:
             known = np.broadcast_to(example_set.known_inputs(fields)[..., None], fields["inputs"].shape)
             sums["input"].append(_moments(fields["inputs"], known))
             sums["target"].append(_moments(fields["targets"], fields["target_mask"]))
-    statistics = {}
+    statistics: dict[str, np.ndarray] = {}
     for kind, parts in sums.items():
         counts, means, squares = (np.stack(column) for column in zip(*parts))
         count = np.maximum(counts.sum(0), 1)

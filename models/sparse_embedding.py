@@ -13,6 +13,8 @@ from utils.distributed import all_gather_rows
 class SparseEmbedding(nn.Module):
     """Table `weights` (N, width), zero at first: a puzzle never seen means nothing yet."""
 
+    weights: Tensor
+
     def __init__(self, num_identifiers: int, width: int):
         super().__init__()
         self.register_buffer("weights", torch.zeros(num_identifiers, width))
@@ -33,7 +35,7 @@ class SparseEmbedding(nn.Module):
     @property
     def gradient(self) -> Tensor | None:
         """Gradient (B, width) of the rows looked up in this step."""
-        gradients = [rows.grad for _, rows in self.with_gradient()]
+        gradients = [rows.grad for _, rows in self.with_gradient() if rows.grad is not None]
         return torch.cat(gradients) if gradients else None
 
 

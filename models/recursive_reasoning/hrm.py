@@ -29,6 +29,8 @@ class HRMConfig(BackboneConfig):
 class HRMRecursion(Backbone):
     """T·n updates of z by f_L, after every n of them one of y by f_H; only the last of either has a gradient."""
 
+    config: HRMConfig
+
     def __init__(self, config: HRMConfig):
         super().__init__(config)
         self.add_initial_latent("H_init")

@@ -27,7 +27,8 @@ class TRMConfig(BackboneConfig):
 class TRMRecursion(Backbone):
     """The recursion of the paper (figure 3): `f` is `L_level`, the only network."""
 
-    LATENTS = ("H_init", "L_init")
+    LATENTS: tuple[str, ...] = ("H_init", "L_init")
+    config: TRMConfig
 
     def __init__(self, config: TRMConfig):
         super().__init__(config)
