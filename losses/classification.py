@@ -1,10 +1,12 @@
 """Cross-entropy over cells, plus the halting loss: a model with this head is a training objective.
 
-    loss = Σ over rows of [mean over answered cells of cross-entropy + w · (BCE of q_halt [+ BCE of q_continue])]
+    loss = Σ over rows of [mean over labelled cells of cross-entropy + w · (BCE of q_halt [+ BCE of q_continue])]
 
-with w = `halting_weight`, ½ as published; summed, not averaged, over rows: the training loop divides by the global
-batch, so ranks may just add gradients. In training a row without any label counts as solved in the halting loss, as
-published, and is in no score; in an evaluation it is in no loss either.
+w = `halting_weight`, ½ as published. A cell is labelled if its label is not -100. The loss is a sum over rows, not a
+mean: the training step divides it by the global batch size, so that processes can simply add their gradients.
+
+A row without a labelled cell counts as solved in the halting loss of training, as published. It is in no score, and at
+evaluation in no loss either.
 """
 from typing import Literal
 
@@ -19,22 +21,28 @@ from models.act import Carry
 
 
 class ACTLossConfig(LossConfig):
-    # how logits become probabilities: exp, or s(x) = x+1 for x ≥ 0 and 1/(1−x) below (arXiv 2501.04697)
+    # what turns logits into positive numbers: exp, or s(x) = x+1 for x ≥ 0 and 1/(1−x) for x < 0 (arXiv 2501.04697)
     loss_type: Literal["softmax_cross_entropy", "stablemax_cross_entropy"]
-    # part of the target's probability that is spread evenly over all V tokens
+    # share of the target probability that is spread evenly over all V tokens
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    # in training, what a supervision step counts for as a part of the one before (arXiv 2511.08653); 1: all the same
+    # weight of a supervision step's training loss, as a fraction of the weight of the step before (arXiv 2511.08653)
     supervision_decay: float = Field(1.0, gt=0, le=1)
 
 
 def log_stablemax_numerator(x: Tensor) -> Tensor:
-    """log s(x) = sign(x)·log(1+|x|). Softmax of it is stablemax; float32 suffices in logarithms, where the published
-    code sums s itself in float64, which a GPU computes at a fraction of its speed."""
+    """log s(x) = sign(x)·log(1+|x|), where s is the function that stablemax has in place of exp (arXiv 2501.04697).
+
+    So stablemax is the softmax of log s, and float32 is precise enough. The published code sums s itself, needs
+    float64 for it, and a GPU computes float64 at a fraction of its speed.
+    """
+    # Not sign(x)·log1p(|x|): PyTorch takes its derivative at 0 for 0, and it is 1. `torch.where` computes both branches
+    # and multiplies the gradient of the one not taken by 0. Unclamped, that branch is log 0 at x = ±1, its gradient is
+    # infinite there, and 0 times infinity is NaN.
     return torch.where(x >= 0, x.clamp(min=0).log1p(), -(-x.clamp(max=0)).log1p())
 
 
 def cell_cross_entropy(logits: Tensor, labels: Tensor, loss_type: str, label_smoothing: float = 0.0) -> Tensor:
-    """Loss (B, L) of logits (B, L, V) against labels (B, L); 0 at ignored cells."""
+    """Cross-entropy (B, L) of logits (B, L, V) against labels (B, L). It is 0 at cells whose label is -100."""
     logits = logits.float()
     if loss_type == "stablemax_cross_entropy":
         logits = log_stablemax_numerator(logits)
@@ -52,11 +60,11 @@ class ACTLossHead(LossHead):
         return carry, outputs | {"preds": outputs["logits"].argmax(-1)}
 
     def cell_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Loss (B, L) of each cell; 0 where no answer is asked for."""
+        """Loss (B, L) of each cell. It is 0 at cells without a label."""
         return cell_cross_entropy(logits, labels, self.config.loss_type, self.config.label_smoothing)
 
     def answer_losses(self, outputs: dict[str, Tensor], data: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The mean over the cells of a row that are asked for."""
+        """`lm_loss` (B,): the mean loss of a row's labelled cells."""
         cells = _answered(data).sum(-1)
         return {"lm_loss": self.cell_losses(outputs["logits"], data["labels"]).sum(-1) / cells.clamp(min=1)}
 
@@ -67,7 +75,7 @@ class ACTLossHead(LossHead):
         return (~_answered(data) | (outputs["preds"] == data["labels"])).all(-1)
 
     def trained_on(self, data: dict[str, Tensor]) -> Tensor:
-        """All rows: one without a label is in the halting loss, as published."""
+        """All rows (B,), since a row without labels still has a halting loss, as published."""
         return torch.ones_like(self.asked(data))
 
     def row_weights(self, carry: Carry) -> Tensor | int:
@@ -75,7 +83,8 @@ class ACTLossHead(LossHead):
         return decay ** (carry.steps - 1) if self.training and decay < 1 else 1
 
     def scores(self, outputs: dict[str, Tensor], data: dict[str, Tensor], counted: Tensor) -> dict[str, Tensor]:
-        """`count`, the part of the cells that is right, puzzles solved, and where q_halt is right."""
+        """Sums over the `counted` rows (B,) that have labels: the rows, the fraction of labelled cells that is right,
+        the rows solved, and the rows of which the sign of q_halt tells rightly whether they are solved."""
         answered = _answered(data)
         right, cells = (answered & (outputs["preds"] == data["labels"])).sum(-1), answered.sum(-1)
         counted, solved = counted & (cells > 0), right == cells
@@ -86,5 +95,5 @@ class ACTLossHead(LossHead):
 
 
 def _answered(data: dict[str, Tensor]) -> Tensor:
-    """Cells (B, L) whose answer is asked for."""
+    """Which cells (B, L) have a label."""
     return data["labels"] != IGNORE_LABEL_ID

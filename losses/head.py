@@ -1,7 +1,7 @@
-"""What every loss head shares: the model inside it, the halting loss, sums of losses and scores.
+"""The base class of loss heads: it holds the model, adds the halting loss, and sums losses and scores over rows.
 
-A head of one's own says which rows ask for an answer, which answers are right, and what each row's answer costs; the
-rest is here. An example is in docs/your-own-loss.md.
+A subclass says which rows have an answer to compare with, which predictions are right, and the loss of each row. An
+example is in docs/your-own-loss.md.
 """
 from collections.abc import Sequence
 from typing import Any
@@ -16,27 +16,28 @@ HALTING_WEIGHT = 0.5  # as published
 
 
 class LossConfig(BaseModel):
-    """Options of every head."""
+    """Options that every loss head has."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    # what the halting loss counts for beside the loss of the answer
+    # weight of the halting loss; the loss of the answer has weight 1
     halting_weight: float = Field(HALTING_WEIGHT, ge=0)
 
 
 class LossHead(nn.Module):
-    """`Class(model, **loss)`: a model with its head is a training objective, whose loss is a sum over rows.
+    """A model with its training loss, built as `Class(model, **options)`.
 
-    `data` are the puzzles that the rows work on, keyed as in the batch; `outputs` are the model's, and `preds`. Sums
-    over rows are divided by `utils.metrics.means`.
+    A *row* is one of the B places of the batch, and works on one puzzle until that is halted. In the methods, `data`
+    holds the rows' puzzles, with the fields of a batch, and `outputs` what `step` returned. Losses and scores are sums
+    over rows. `utils.metrics.means` divides them.
     """
 
     Config: type[LossConfig]
     config: Any  # an instance of it
-    TASK: str  # `task_type` of the data it is for
-    BATCH_FIELDS: tuple[str, ...]  # of a batch
-    OUTPUTS: tuple[str, ...]  # of those of a step, what evaluators can ask for
-    ANSWER_LOSS: str  # which of `answer_losses` is trained on, beside the halting loss
+    TASK: str  # `task_type` of the data that the head is for
+    BATCH_FIELDS: tuple[str, ...]  # fields that a batch of such data has
+    OUTPUTS: tuple[str, ...]  # names of the outputs that evaluators can ask for
+    ANSWER_LOSS: str  # name of the one among `answer_losses` that is trained on, beside the halting loss
 
     def __init__(self, model: ACTModel, **loss: Any):
         super().__init__()
@@ -45,11 +46,12 @@ class LossHead(nn.Module):
 
     @classmethod
     def model_options(cls, loss: LossConfig) -> dict[str, Any]:
-        """Options that the model inside a head of these settings must be built with, whatever its own config says."""
+        """Options that a head with these settings needs its model to be built with. They overrule the model's config.
+        """
         return {}
 
     def prepare(self, sets: Sequence[Any]) -> None:
-        """Take what the head has to know of the training sets, before training starts. Nothing, unless overridden."""
+        """Look at the training sets before training starts. Does nothing unless overridden."""
 
     @property
     def puzzle_embedding(self):
@@ -77,46 +79,48 @@ class LossHead(nn.Module):
         return self.model.initial_carry(batch, **noise)
 
     def step(self, carry: Carry, batch: dict[str, Tensor]) -> tuple[Carry, dict[str, Tensor]]:
-        """One supervision step: the carry after it and the outputs, `preds` among them."""
+        """Run one supervision step. Returns the carry after it and the outputs, which include `preds`."""
         raise NotImplementedError
 
     def asked(self, data: dict[str, Tensor]) -> Tensor:
-        """Which rows (B,) ask for an answer."""
+        """Which rows (B,) have an answer to compare the prediction with."""
         raise NotImplementedError
 
     def is_right(self, outputs: dict[str, Tensor], data: dict[str, Tensor]) -> Tensor:
-        """Which rows (B,) are answered well enough to halt: the target of q_halt."""
+        """Which rows (B,) are answered well enough to halt. It is the target of q_halt."""
         raise NotImplementedError
 
     def answer_losses(self, outputs: dict[str, Tensor], data: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Losses (B,) of the answers by name, each ending in `loss`."""
+        """Losses (B,) of the predictions, by name. Each name ends in `loss`."""
         raise NotImplementedError
 
     def scores(self, outputs: dict[str, Tensor], data: dict[str, Tensor], counted: Tensor) -> dict[str, Tensor]:
-        """Sums over those of the `counted` rows (B,) that ask for an answer: `count`, how many they are, and metrics.
-        """
+        """`count` and sums of metrics, over the rows that are `counted` (B,) and have an answer to compare with."""
         raise NotImplementedError
 
     def trained_on(self, data: dict[str, Tensor]) -> Tensor:
-        """Over which rows (B,) the losses of training are averaged."""
+        """Which rows (B,) the logged training losses are averaged over."""
         return self.asked(data)
 
     def row_weights(self, carry: Carry) -> Tensor | int:
-        """What each row (B,) counts for in training, by the steps that it has taken."""
+        """Weight (B,) of each row's loss in training. It may depend on the steps that the row has taken."""
         return 1
 
     def row_losses(self, outputs: dict[str, Tensor], data: dict[str, Tensor]) -> dict[str, Tensor]:
-        """All losses (B,) by name."""
+        """All losses (B,) by name: those of the predictions and the halting loss."""
         return self.answer_losses(outputs, data) | halting_losses(outputs, self.is_right(outputs, data))
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
-        """The loss, of the sums of its parts."""
+        """The loss that is minimised, from its parts by name."""
         halting = losses.get("q_halt_loss", 0) + losses.get("q_continue_loss", 0)
         return losses[self.ANSWER_LOSS] + self.config.halting_weight * halting
 
     def forward(self, *, carry: Carry, batch: dict[str, Tensor], return_keys: Sequence[str]):
-        """One supervision step of training -> carry, loss, sums of losses and scores, the outputs named by
-        `return_keys`, whether all rows halted. Scores are of the rows that halted in this step."""
+        """Run one supervision step of training.
+
+        Returns the carry after it, the loss, sums of losses and scores, the outputs named by `return_keys`, and
+        whether all rows halted. Losses are summed over all rows, scores over the rows that halted in this step.
+        """
         carry, outputs = self.step(carry, batch)
         data = carry.current_data
         sums = self._sums(outputs, data, carry.steps, self.row_weights(carry), self.trained_on(data), carry.halted)
@@ -124,8 +128,10 @@ class LossHead(nn.Module):
         return carry, sums["loss"], {name: value.detach() for name, value in sums.items()}, kept, carry.halted.all()
 
     def tally(self, outputs: dict[str, Tensor], data: dict[str, Tensor], steps: Tensor) -> dict[str, Tensor]:
-        """Sums of losses and scores over rows whose puzzles have ended, after so many `steps` (B,) each. Rows that ask
-        for no answer are in none of them."""
+        """Sums of losses and scores over rows whose puzzles have ended. `steps` (B,): the supervision steps each took.
+
+        Rows without an answer to compare with are left out.
+        """
         asked = self.asked(data)
         return self._sums(outputs, data, steps, asked, asked, asked)
 
@@ -137,7 +143,7 @@ class LossHead(nn.Module):
 
 
 def halting_losses(outputs: dict[str, Tensor], right: Tensor) -> dict[str, Tensor]:
-    """BCE (B,) of q_halt against `right` (B,), and of q_continue against its target where it has one."""
+    """Binary cross-entropy (B,) of q_halt against `right` (B,), and of q_continue against its target, if it has one."""
     def bce(logits: Tensor, target: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="none")
 

@@ -2,13 +2,15 @@
 
     loss = Σ over rows of [mse_weight · mean squared error + mae_weight · mean absolute error + w · BCE of q_halt]
 
-with w = `halting_weight`. Means are over a row's observed targets (`target_mask`); a row without any counts as nothing.
-Without the Q head every example takes N_sup supervision steps. With it, q_halt learns whether the row's own weighted
-error (the bracket without the BCE) is below `halt_threshold`, and training halts rows whose q_halt is positive; at
-evaluation only `arch.act_inference` has it do so.
+w = `halting_weight`. Means are over the observed targets of a row (`target_mask`). A row without any adds 0.
 
-With `normalize`, the network sees inputs and targets of mean 0 and deviation 1 in each feature of the training data;
-loss and `halt_threshold` are in these units, predictions and all other metrics in those of the data.
+Without the Q head every example takes N_sup supervision steps. With it, q_halt learns whether the weighted error of the
+row (the bracket without the BCE) is below `halt_threshold`. Training halts rows whose q_halt is positive. Evaluation
+does so only with `arch.act_inference`.
+
+With `normalize`, the network sees inputs and targets scaled to mean 0 and standard deviation 1 in each feature, as
+measured on the training data. The loss and `halt_threshold` are in these units. Predictions and all other metrics are
+in the units of the data.
 """
 from collections.abc import Sequence
 from typing import Any
@@ -29,11 +31,11 @@ class ACTRegressionLossConfig(LossConfig):
     mse_weight: float = Field(1.0, ge=0)
     # weight of the mean absolute error
     mae_weight: float = Field(0.0, ge=0)
-    # train the Q head, and halt by it; may stand in `arch`, too
+    # train the Q head, and halt by it; may also be written arch.keep_act_halting_head
     keep_act_halting_head: bool = False
     # weighted error below which an example is good enough to halt
     halt_threshold: float | None = Field(None, gt=0)
-    # shift and scale each feature by its mean and deviation in the training data, which travel with the weights
+    # scale each feature by its mean and deviation in the training data; both are saved with the weights
     normalize: bool = False
 
     @model_validator(mode="after")
@@ -63,7 +65,7 @@ class ACTRegressionLossHead(LossHead):
 
     def __init__(self, model: ACTModel, **loss: Any):
         super().__init__(model, **loss)
-        if not self.config.keep_act_halting_head:  # an untrained q says nothing
+        if not self.config.keep_act_halting_head:  # then q_halt is untrained, so halting by it would be random
             if model.config.act_inference:
                 raise ValueError("arch.act_inference=True halts by the Q head; train it with "
                                  "arch.loss.keep_act_halting_head=True and arch.loss.halt_threshold=…")
@@ -80,7 +82,7 @@ class ACTRegressionLossHead(LossHead):
             self.set_normalization(feature_statistics(sets))
 
     def set_normalization(self, statistics: dict[str, np.ndarray]) -> None:
-        """Take means and deviations as `dataset.regression_dataset.feature_statistics` gives them."""
+        """Set means and deviations to those that `dataset.regression_dataset.feature_statistics` returned."""
         for name, value in statistics.items():
             getattr(self, name).copy_(torch.from_numpy(value))
 
@@ -90,7 +92,8 @@ class ACTRegressionLossHead(LossHead):
         return (values - getattr(self, f"{field}_mean")) / getattr(self, f"{field}_std")
 
     def step(self, carry: Carry, batch: dict[str, Tensor]) -> tuple[Carry, dict[str, Tensor]]:
-        """Predictions in the units of the data are `preds`; those that the loss is of are `scaled`."""
+        """Run one supervision step. Of the outputs, `preds` are predictions in the units of the data, and `scaled` the
+        same in the units of the loss."""
         carry, outputs = self.model(carry, batch | {"inputs": self._scaled("input", batch["inputs"])})
         scaled = outputs.pop("logits").float().view_as(carry.current_data["targets"])
         preds = scaled * self.target_std + self.target_mean if self.config.normalize else scaled
@@ -102,7 +105,7 @@ class ACTRegressionLossHead(LossHead):
         return {"regression_loss": self.config.mse_weight * squared + self.config.mae_weight * absolute}
 
     def row_losses(self, outputs: dict[str, Tensor], data: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Without the Q head there is no halting loss."""
+        """All losses (B,) by name, with the halting loss only where the Q head is kept."""
         return super().row_losses(outputs, data) if self.config.keep_act_halting_head else self.answer_losses(
             outputs, data)
 
@@ -113,8 +116,11 @@ class ACTRegressionLossHead(LossHead):
         return self.answer_losses(outputs, data)["regression_loss"].detach() < self.config.halt_threshold
 
     def scores(self, outputs: dict[str, Tensor], data: dict[str, Tensor], counted: Tensor) -> dict[str, Tensor]:
-        """`count`, `mse`, `mae`, where q_halt is right if it is trained and, when evaluating, the sums over the set
-        that rmse and r2 are made of."""
+        """Sums over the `counted` rows that have observed targets: `count`, `mse`, `mae`.
+
+        If the Q head is kept, also how many rows q_halt is right about. At evaluation, also the sums from which rmse
+        and r2 of the whole set are computed.
+        """
         targets, mask = data["targets"], data["target_mask"]
         residual, observed = outputs["preds"].detach() - targets, mask.flatten(1).sum(-1)
         counted = counted & (observed > 0)
@@ -129,14 +135,14 @@ class ACTRegressionLossHead(LossHead):
 
 
 def _row_errors(residual: Tensor, mask: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean squared and mean absolute error (B,) of each row's observed targets; 0 for a row without any."""
+    """Mean squared and mean absolute error (B,) over the observed targets of each row. A row without any has 0."""
     residual = (residual * mask).flatten(1)
     counted = observed.clamp(min=1)
     return residual.square().sum(-1) / counted, residual.abs().sum(-1) / counted
 
 
 def _sums_over_set(residual: Tensor, targets: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    """For rmse and r2 of a whole set: sums over its observed targets, (features,) each."""
+    """Sums over the observed targets, (features,) each, from which rmse and r2 of a whole set are computed."""
     wide = widest_float(targets.device)
     features = targets.shape[-1]
     residual, targets, mask = (t.reshape(-1, features).to(wide) for t in (residual, targets, mask))

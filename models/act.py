@@ -1,8 +1,9 @@
-"""Adaptive computation time around any recursion: the carry, its reset, halting, exploration. One copy for all.
+"""Adaptive computation time (ACT) around any recursion: the carry, its reset, halting and exploration.
 
-A puzzle is worked on for up to N_sup = `halt_max_steps` supervision steps. Between them a row of the carry keeps its
-latents; a row that has halted takes the next puzzle and starts anew. Training may halt early where the model trusts
-its answer (q_halt), so easy puzzles make room for others; evaluation runs N_sup steps, unless `act_inference`.
+A puzzle is worked on for up to N_sup = `halt_max_steps` supervision steps. From step to step, each row of the batch
+keeps its latents in the carry. A row that has halted takes the next puzzle and starts from initial latents. Training
+halts a row early where the model trusts its answer (q_halt), so that easy puzzles make room for others. Evaluation runs
+N_sup steps, unless `act_inference` is set.
 """
 import math
 from collections.abc import Callable, Iterator
@@ -19,13 +20,13 @@ WEYL = 0x9E3779B9  # 2^32 / golden ratio, odd: its multiples visit every 32-bit 
 
 @dataclass
 class Carry:
-    """What passes from one supervision step to the next: only tensors with a row for each row of the batch."""
+    """The state that passes from one supervision step to the next. Every tensor has one row for each of B puzzles."""
 
-    latents: tuple[Tensor, ...]  # each (B, P+L, D), never with gradient; for TRM (z_H, z_L)
+    latents: tuple[Tensor, ...]  # each (B, P+L, D), without gradient; for TRM (z_H, z_L)
     steps: Tensor  # (B,) int32, supervision steps taken on the current puzzle
-    halted: Tensor  # (B,) bool, done: the next step takes a new puzzle
+    halted: Tensor  # (B,) bool, whether the row is done with its puzzle and the next step gives it a new one
     noise_key: Tensor  # (B,) int64, state of the row's random numbers
-    current_data: dict[str, Tensor]  # the puzzle each row works on, keyed as in the batch
+    current_data: dict[str, Tensor]  # the puzzle that each row works on, with the fields of a batch
 
     def map(self, change: Callable[[Tensor], Any]) -> "Carry":
         """The carry with `change` applied to each of its tensors."""
@@ -38,37 +39,44 @@ class Carry:
 
     @staticmethod
     def joined(parts: list["Carry"]) -> "Carry":
-        """The rows of several carries, in their order."""
-        def rows_of(field: str) -> Tensor:
+        """One carry with the rows of all `parts`, one part after the other."""
+        def concatenated(field: str) -> Tensor:
             return torch.cat([getattr(part, field) for part in parts])
 
         return Carry(
-            latents=tuple(torch.cat(rows) for rows in zip(*(part.latents for part in parts))),
-            steps=rows_of("steps"), halted=rows_of("halted"), noise_key=rows_of("noise_key"),
+            latents=tuple(torch.cat(latent) for latent in zip(*(part.latents for part in parts))),
+            steps=concatenated("steps"), halted=concatenated("halted"), noise_key=concatenated("noise_key"),
             current_data={name: torch.cat([part.current_data[name] for part in parts])
                           for name in parts[0].current_data})
 
 
 def mix32(x: Tensor) -> Tensor:
-    """A bijective hash of 32-bit numbers held in int64 (C. Wellons' lowbias32)."""
+    """A hash of 32-bit numbers held in int64, under which no two numbers collide (C. Wellons' lowbias32)."""
     x = ((x ^ (x >> 16)) * 0x7FEB352D) & MASK32
     x = ((x ^ (x >> 15)) * 0x846CA68B) & MASK32
     return x ^ (x >> 16)
 
 
 def noise_keys(seed: int, rows: Tensor) -> Tensor:
-    """A key (B,) for each row number of the global batch: draws depend on seed, step and row, not on the ranks."""
+    """A random key (B,) for each of the `rows` (B,), numbered over the global batch.
+
+    So a row draws the same numbers however many ranks share the batch.
+    """
     return mix32((mix32(torch.full_like(rows, seed & MASK32)) + rows) & MASK32)
 
 
 def uniform(key: Tensor, draw: int) -> Tensor:
-    """Draw number `draw` of a key as float32 in [0, 1): the upper 24 bits, which float32 holds exactly."""
+    """A uniform float32 (B,) in [0, 1) for each key (B,). `draw` numbers the draws of one key."""
+    # the upper 24 bits, which float32 holds exactly
     return (mix32((key + draw * WEYL) & MASK32) >> 8).float() / 2**24
 
 
 def normal(key: Tensor, stream: int, *shape: int, cut: float = math.inf) -> Tensor:
-    """Standard normals (B, *shape), float32, cut at ±`cut`: a stream for each key (B,) and stream number. Drawn by
-    inverting the distribution at 2^24 midpoints, so each value is a function of its key, stream and place alone."""
+    """Standard normals (B, *shape), float32, cut at ±`cut`. Each key (B,) has many independent streams, by number.
+
+    The inverse of the distribution function is taken at one of 2^24 midpoints, which a hash chooses. So each value
+    depends on nothing but its key, its stream and its place in `shape`.
+    """
     row = (mix32(key) + stream * WEYL) & MASK32
     place = mix32(torch.arange(math.prod(shape), device=key.device)).view(shape)
     bits = mix32((mix32(row).view(-1, *[1] * len(shape)) + place) & MASK32) >> 8
@@ -77,21 +85,21 @@ def normal(key: Tensor, stream: int, *shape: int, cut: float = math.inf) -> Tens
 
 
 def where_rows(rows: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """`a` in the rows (B,) that are true, else `b` (B, …)."""
+    """`a` where `rows` (B,) is true, else `b` (B, …)."""
     return torch.where(rows.view(-1, *[1] * (b.ndim - 1)), a, b)
 
 
 class ACTModel(nn.Module):
-    """`Class(config: dict)`: builds its `Recursion` from its `Config`, and steps a batch through it.
+    """A model that takes a batch through supervision steps, built as `Class(config: dict)`.
 
-    Subclasses name `Config`, `Recursion`, and `UNUSED_KEYS`, published keys that they take and do not use.
+    A subclass sets `Config` and `Recursion`, and `UNUSED_KEYS` if it accepts published keys without using them.
     """
 
     Config: Any  # a pydantic model, with the options of the architecture
     config: Any  # an instance of it
-    Recursion: type
+    Recursion: type  # the network, a subclass of `models.backbone.Backbone`
     UNUSED_KEYS: tuple[str, ...] = ()
-    TRAINS_CONTINUE = True  # where halting compares q_halt with q_continue: whether the latter has a target
+    TRAINS_CONTINUE = True  # whether q_continue gets a target, in architectures that halt when q_halt > q_continue
 
     def __init__(self, config: dict):
         super().__init__()
@@ -108,12 +116,12 @@ class ACTModel(nn.Module):
         return self.inner.matrices()
 
     def compile_recursion(self) -> None:
-        """Compile what costs: the recursion. In place, so names in the state dict stay."""
+        """Compile the recursion, which is nearly all of the computation. Names in the state dict stay as they are."""
         self.inner.compile(dynamic=False)
 
     @contextmanager
     def recursing(self, **cycles: int) -> Iterator[None]:
-        """Inside, recursions have other `H_cycles`, `L_cycles` than the config's."""
+        """A context in which the recursion runs with other `H_cycles` and `L_cycles` than the config's."""
         full = {key: getattr(self.config, key) for key in cycles}
         vars(self.config).update(cycles)
         try:
@@ -122,7 +130,10 @@ class ACTModel(nn.Module):
             vars(self.config).update(full)
 
     def initial_carry(self, batch: dict[str, Tensor], seed: int = 0, first_row: int = 0) -> Carry:
-        """All rows halted, so that the first step takes the batch. `first_row`: number of this rank's first row."""
+        """A carry in which all rows have halted, so that the first step gives each a puzzle of the batch.
+
+        `first_row`: number of this rank's first row in the global batch, on which its random numbers depend.
+        """
         inputs = batch["inputs"]
         B, positions = len(inputs), self.inner.P + self.config.seq_len
         empty = torch.zeros(B, positions, self.config.hidden_size, dtype=self.inner.dtype, device=inputs.device)
@@ -134,8 +145,8 @@ class ACTModel(nn.Module):
             current_data={name: torch.zeros_like(value) for name, value in batch.items()})
 
     def forward(self, carry: Carry, batch: dict[str, Tensor]) -> tuple[Carry, dict[str, Tensor]]:
-        """One supervision step. Outputs: `logits` (B, L, V), `q_halt_logits`, `q_continue_logits` (B,) and, where the
-        continue logit is trained, its `target_q_continue` (B,)."""
+        """Run one supervision step. Returns the carry after it and the outputs: `logits` (B, L, V), `q_halt_logits`
+        and `q_continue_logits` (B,) and, where the continue logit is trained, its `target_q_continue` (B,)."""
         carry = self._refill(carry, batch)
         x = self.inner.embed(carry.current_data)
         latents, logits, q = self.inner(carry.latents, x, carry.noise_key)
@@ -151,11 +162,11 @@ class ACTModel(nn.Module):
 
     @property
     def steps_known(self) -> int | None:
-        """The supervision steps that each puzzle gets at evaluation; None where the model halts when it is sure."""
+        """How many supervision steps each puzzle gets at evaluation. None: the model decides, by halting."""
         return None if self.config.act_inference and self.config.halt_max_steps > 1 else self.config.halt_max_steps
 
     def _refill(self, carry: Carry, batch: dict[str, Tensor]) -> Carry:
-        """Halted rows take the batch's puzzle, initial latents and zero steps."""
+        """Give each halted row its puzzle of the batch, initial latents and a step count of 0."""
         new = carry.halted
         starts = self.inner.initial_latents(carry.noise_key)
         return replace(
@@ -166,7 +177,7 @@ class ACTModel(nn.Module):
             current_data={name: where_rows(new, batch[name], old) for name, old in carry.current_data.items()})
 
     def _halt(self, steps: Tensor, q: Tensor, key: Tensor) -> Tensor:
-        """Which rows stop here (B,)."""
+        """Which rows (B,) halt after this step."""
         config = self.config
         last = steps >= config.halt_max_steps
         adaptive = config.act_enabled and config.learns_halting if self.training else config.act_inference
@@ -175,13 +186,14 @@ class ACTModel(nn.Module):
         confident = q[:, 0] > (0 if config.no_ACT_continue else q[:, 1])
         if not self.training:
             return last | confident
-        # Exploration: now and then demand a random minimum of 2…N_sup steps, so that halting late is seen, too.
+        # Exploration: some rows must take a random minimum of 2…N_sup steps, so that q_halt also learns of late steps.
         explore = uniform(key, 0) < config.halt_exploration_prob
         minimum = 2 + (uniform(key, 1) * (config.halt_max_steps - 1)).int()
         return last | confident & (~explore | (steps >= minimum))
 
     def _continue_target(self, after: Carry, x: Tensor) -> Tensor:
-        """Q-learning target of "continue": what the next step would be worth, halting there if it is the last."""
+        """Target (B,) of q_continue, as in Q-learning: the greater of the two Q values of one more step. Where the last
+        step is taken, the Q value of halting after one more."""
         _, _, q = self.inner(after.latents, x, after.noise_key)
         next_halt, next_continue = q[:, 0], q[:, 1]
         last = after.steps >= self.config.halt_max_steps

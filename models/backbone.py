@@ -1,14 +1,14 @@
-"""What every architecture shares around its recursion: its config, the embedded puzzle x, initial latents, the heads.
+"""The base class of architectures: config, embedding of the puzzle, initial latents and output heads.
 
-    x = √D · (tokens + puzzle embedding [+ positions])   (B, P+L, D), the question of the paper
+    x = √D · (puzzle embedding, then the tokens' embeddings [+ positions])   (B, P+L, D), the question of the paper
     y = z_H, the answer latent, and z = z_L, the reasoning latent, start from fixed vectors
     logits = lm_head(y), and two halting logits from y's first position
 
-Regression data have floats in place of tokens: `embed_tokens` projects them, and `lm_head` gives the predictions, both
-in float32 whatever the dtype of the activations: bfloat16 has 8 bits, in which the years 2021 to 2024 are one.
+Regression data have floats in place of tokens. `embed_tokens` projects them, and `lm_head` gives the predictions. Both
+compute in float32 whatever the dtype of the activations, because bfloat16 keeps only 8 significant bits: 2021 and 2024
+would be the same number.
 
-An architecture subclasses `Backbone` and adds the networks and the recursion that make it differ; an example of one is
-in docs/your-own-model.md.
+An architecture subclasses `Backbone` and adds its networks and its recursion. An example is in docs/your-own-model.md.
 """
 import math
 from typing import ClassVar, Literal
@@ -27,64 +27,66 @@ Q_HEAD_BIAS = -5.0  # "almost surely wrong, do not halt" before anything is lear
 
 
 class BackboneConfig(BaseModel):
-    """Published keys common to all architectures. The last two blocks are filled from the data and from the loss head,
-    never from YAML."""
+    """Options that all architectures share, under their published names.
+
+    The last two blocks are not settings: the data and the loss head decide them.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    # published keys that an architecture takes and does not use: they keep their defaults, whatever was set
+    # published keys that an architecture accepts without using them; they keep their defaults
     UNUSED_KEYS: ClassVar[tuple[str, ...]] = ()
 
-    # width D of a latent
+    # width D of the latents
     hidden_size: int = Field(gt=0)
-    # attention heads; D / heads is the width of one (unused with mlp_t)
+    # number of attention heads, each of width D / num_heads (unused with mlp_t)
     num_heads: int = Field(gt=0)
-    # SwiGLU inner width as a multiple of its input, before the factor 2/3 and rounding up to 256
+    # inner width of each SwiGLU as a multiple of its input width, before the factor 2/3 and rounding up to 256
     expansion: float = Field(gt=0)
-    # normalise inside each SwiGLU, as Muon at high rates needs (arXiv 2601.19085)
+    # normalise inside each SwiGLU, which Muon needs at high learning rates (arXiv 2601.19085)
     glu_norm: bool = False
     # blocks in the network
     L_layers: int = Field(gt=0)
-    # how attention learns of positions; rope2d: half of a head's width turns by the row, half by the column
+    # how attention is told positions; rope2d: half of each head is rotated by the row and half by the column of a cell
     pos_encodings: Literal["none", "rope", "rope2d", "learned"]
     # mix positions by a SwiGLU along the sequence instead of attention
     mlp_t: bool = False
-    # positions see none after them, as a prediction of the next latent needs; the halting logits then read the last
+    # let no position see later ones, as predicting the next latent needs; halting then reads the last position
     causal: bool = False
-    # width of a puzzle's embedding; 0: puzzles have none
+    # width of the puzzle embeddings; 0: no puzzle embeddings
     puzzle_emb_ndim: int = Field(ge=0)
-    # positions P before the sequence that hold it; 0: as many as its width needs
+    # positions P before the sequence that hold the puzzle embedding; 0: as many as its width needs
     puzzle_emb_len: int = Field(ge=0)
-    # dtype of activations; auto: bfloat16 on CUDA, float32 elsewhere (floats are read and predicted in float32);
-    # float16 evaluates old checkpoints and does not train, since it loses small gradients
+    # dtype of activations; auto: bfloat16 on CUDA, float32 elsewhere; float16 is for evaluating old checkpoints only,
+    # since small gradients vanish in it
     forward_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    # N_sup, supervision (ACT) steps a puzzle gets at most
+    # N_sup, the most supervision (ACT) steps that a puzzle gets
     halt_max_steps: int = Field(gt=0)
-    # chance that a step demands a random minimum of steps before halting
+    # probability that a row must take a random minimum of steps before it may halt
     halt_exploration_prob: float = Field(ge=0, le=1)
-    # halt when q_halt > 0 (true), or when q_halt > q_continue, whose target is bootstrapped (false)
+    # true: halt when q_halt > 0; false: when q_halt > q_continue, which learns from the next step's Q values
     no_ACT_continue: bool = True
-    # halt before N_sup in training
+    # let training halt before N_sup steps
     act_enabled: bool = True
-    # halt before N_sup at evaluation
+    # let evaluation halt before N_sup steps
     act_inference: bool = False
-    # deviation of latents drawn anew for each puzzle and position; 0: they start from fixed vectors (arXiv 2605.21488)
+    # standard deviation of random initial latents, drawn for each puzzle; 0: fixed vectors (arXiv 2605.21488)
     initial_state_std: float = Field(0.0, ge=0)
-    # λ of a relaxed pass z ← (1−λ)·z + λ·f(z + …)
+    # λ of a pass z ← (1−λ)·z + λ·f(z + …); 1: z ← f(z + …)
     relaxation: float = Field(1.0, gt=0, le=1)
-    # deviation of the normal noise added after each pass, at evaluation as well
+    # standard deviation of the noise that is added after each pass, at evaluation as well
     noise_scale: float = Field(0.0, ge=0)
 
     # filled from the data: rows of a batch on one rank, sequence length L, tokens V, rows of the embedding table
     batch_size: int = 0
     seq_len: int = 0
     vocab_size: int = 0
-    # of regression data, in place of V: floats at a position of the input, and of the target
+    # for regression data, in place of V: floats at each position of the input, and of the target
     latent_dim: int = 0
     output_dim: int = 0
     num_puzzle_identifiers: int = 0
 
-    # filled from the loss head: are the halting logits trained? Otherwise training gives every puzzle N_sup steps
+    # filled from the loss head: whether the halting logits are trained; if not, training gives every puzzle N_sup steps
     learns_halting: bool = True
 
     def model_post_init(self, _context) -> None:
@@ -118,7 +120,7 @@ class BackboneConfig(BaseModel):
         return self.hidden_size // self.num_heads
 
     def notices(self) -> list[str]:
-        """What works and is likely not meant, to be said at start-up."""
+        """Warnings about settings that work but are probably not meant. They are printed at the start."""
         if self.mlp_t or self.hidden_size % self.num_heads == 0:
             return []
         return [f"arch.hidden_size={self.hidden_size} is no multiple of arch.num_heads={self.num_heads}: heads are "
@@ -126,14 +128,15 @@ class BackboneConfig(BaseModel):
 
     @property
     def prefix_len(self) -> int:
-        """P. Without an embedding, `puzzle_emb_len` positions stay zero: room to think, a place for the Q head."""
+        """P, the positions before the sequence. Without a puzzle embedding their x is zero; the Q head reads the first.
+        """
         return self.puzzle_emb_len or -(-self.puzzle_emb_ndim // self.hidden_size)
 
 
 class Backbone(nn.Module):
-    """Embeds a puzzle, holds initial latents and heads; subclasses add networks and `supervision_step`."""
+    """The network of an architecture. Subclasses add their networks and `supervision_step`."""
 
-    SHORT_CONV = False  # whether the blocks look back one position inside their SwiGLU
+    SHORT_CONV = False  # whether each SwiGLU also sees the position before (`models.layers.ConvSwiGLU`)
 
     def __init__(self, config: BackboneConfig):
         super().__init__()
@@ -144,7 +147,7 @@ class Backbone(nn.Module):
         if config.latent_dim:
             self.embed_tokens: nn.Module = OuterLinear(config.latent_dim, D, bias=True)
             with torch.no_grad():
-                self.embed_tokens.weight /= self.scale  # as an embedding's, which `embed` scales up
+                self.embed_tokens.weight /= self.scale  # small as an embedding's weights, since `embed` scales them up
             self.lm_head = OuterLinear(D, config.output_dim, bias=True)
         else:
             self.embed_tokens = Embedding(config.vocab_size, D, std=1 / self.scale, dtype=self.dtype)
@@ -164,17 +167,20 @@ class Backbone(nn.Module):
         self.latent_names: list[str] = []
 
     def add_initial_latent(self, name: str) -> None:
-        """A fixed vector (D,), drawn once, saved with the weights and not trained. The first added is y."""
+        """Draw the fixed vector (D,) that a latent starts from. It is saved with the weights and not trained.
+
+        The first latent added is y.
+        """
         self.register_buffer(name, truncated_normal_(torch.empty(self.config.hidden_size), std=1.0).to(self.dtype))
         self.latent_names.append(name)
 
     def initial_latents(self, keys: Tensor | None = None) -> tuple[Tensor, ...]:
-        """The fixed vectors (D,), or with `initial_state_std`, latents (B, P+L, D) drawn by the rows' keys (B,)."""
+        """The fixed vectors (D,) or, with `initial_state_std`, latents (B, P+L, D) drawn from the rows' keys (B,)."""
         c = self.config
         if keys is None or not c.initial_state_std:
             return tuple(getattr(self, name) for name in self.latent_names)
         scale = c.initial_state_std / STD_OF_TRUNCATED_NORMAL
-        # Streams -1, -2, …: those from 0 on are the noise of the passes.
+        # Streams -1, -2, …: the noise of the passes has the streams from 0 on.
         return tuple(scale * normal(keys, -1 - i, self.P + c.seq_len, c.hidden_size, cut=2.0).to(self.dtype)
                      for i in range(len(self.latent_names)))
 
@@ -185,24 +191,29 @@ class Backbone(nn.Module):
                             c.glu_norm) for _ in range(layers)])
 
     def matrices(self) -> list[Tensor]:
-        """Weights of the linear maps between embeddings and heads, as they lie. Muon trains these, and weight decay
-        may be theirs alone. Embeddings, heads, biases and short convolutions are none of them."""
+        """Weight matrices of the linear maps between the embeddings and the heads, as they are stored.
+
+        Muon trains these alone, and weight decay may be restricted to them. Embeddings, heads, biases and short
+        convolutions are not included.
+        """
         return [module.weight for module in self.modules()
                 if isinstance(module, (Linear, nn.Linear)) and not isinstance(module, OuterLinear)]
 
     def supervision_step(self, latents: tuple[Tensor, ...], x: Tensor, update: "Passes") -> tuple[Tensor, ...]:
-        """The recursion: new latents, y first, each by `update(network, z, injection)`."""
+        """Run the recursion and return the new latents, y first. Each pass is `update(network, z, injection)`."""
         raise NotImplementedError
 
     def forward(self, latents: tuple[Tensor, ...], x: Tensor, keys: Tensor | None = None):
-        """One supervision step: latents without gradient, logits (B, L, V), halting logits (B, 2). `keys` (B,) of the
-        rows' noise, where there is any."""
+        """Run one supervision step. Returns latents without gradient, logits (B, L, V) and halting logits (B, 2).
+
+        `keys` (B,): random keys of the rows, for the noise of the passes.
+        """
         latents = self.supervision_step(latents, x, Passes(self.config, self.rotary, keys))
         return tuple(z.detach() for z in latents), *self.heads(latents[0])
 
     def embed(self, data: dict[str, Tensor]) -> Tensor:
-        """The question x (B, P+L, D) from `inputs`, tokens (B, L) or floats (B, [L,] width), and `puzzle_identifiers`
-        (B,)."""
+        """The question x (B, P+L, D), from `inputs` and `puzzle_identifiers` (B,) of the batch. Inputs are tokens
+        (B, L) or floats (B, [L,] width)."""
         inputs = data["inputs"]
         if self.config.latent_dim:
             inputs = inputs.view(len(inputs), self.config.seq_len, -1)
@@ -210,7 +221,7 @@ class Backbone(nn.Module):
         if self.P:
             x = torch.cat((self._prefix(data["puzzle_identifiers"], x), x), dim=1)
         if self.config.pos_encodings == "learned":
-            x = (x + self.embed_pos.embedding_weight.to(self.dtype)) / math.sqrt(2)  # two parts, the variance of one
+            x = (x + self.embed_pos.embedding_weight.to(self.dtype)) / math.sqrt(2)  # a sum of two doubles the variance
         return self.scale * x
 
     def _prefix(self, identifiers: Tensor, tokens: Tensor) -> Tensor:
@@ -222,19 +233,20 @@ class Backbone(nn.Module):
         return F.pad(vector, (0, self.P * D - vector.shape[-1])).view(B, self.P, D)
 
     def heads(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, L, V), or float32 predictions (B, L, width), and the halting logits (B, 2): halt, continue; the
-        latter in float32."""
+        """Logits (B, L, V), or predictions (B, L, width) in float32, and the logits of halt and continue (B, 2), also
+        in float32."""
         sees_all = y[:, -1 if self.config.causal else 0]
         answer = y.float() if self.config.latent_dim else y
         return self.lm_head(answer)[:, self.P:], self.q_head(sees_all).float()
 
 
 class Passes:
-    """The passes of one supervision step, `z = update(network, z, injection)`, relaxed and noised as configured:
+    """Computes the passes of one supervision step: `z = update(network, z, injection)` is
 
         z ← (1−λ)·z + λ·f(z + injection) + ε
 
-    ε of a pass is a function of its row's key and of the pass's number in the step.
+    with λ = `relaxation`, and noise ε of deviation `noise_scale`. The noise is a function of the row's key and of the
+    number of the pass in the step.
     """
 
     def __init__(self, config: BackboneConfig, rotary: RotaryPositions | None, keys: Tensor | None):
@@ -253,7 +265,7 @@ class Passes:
 
 
 class Stack(nn.Module):
-    """f: add the injection, then pass through the blocks."""
+    """A network f: it adds the injection to the latent and passes the sum through its blocks."""
 
     def __init__(self, layers: list[Block]):
         super().__init__()

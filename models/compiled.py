@@ -1,16 +1,16 @@
-"""Whether to compile a model, and how: the same for training and for evaluation."""
+"""Whether and how to compile a model, for training and evaluation alike."""
 import os
 
 import torch
 from torch import nn
 
-GRAPHS_A_DEPTH = 8  # training, evaluation, the target of the continue logit, and some to spare; PyTorch's default limit
+GRAPHS_A_DEPTH = 8  # PyTorch's default limit; training, evaluation and the target of q_continue need a graph each
 
 
 def should_compile(asked: bool | None, device: torch.device) -> bool:
-    """Whether the recursion is to be compiled. `asked`: the setting `compile`; None means on CUDA only.
+    """Whether to compile the recursion. `asked` is the setting `compile`, where None means on CUDA only.
 
-    DISABLE_COMPILE in the environment, whatever its value, overrules both.
+    DISABLE_COMPILE in the environment, with any value that is not empty, switches compilation off.
     """
     if os.environ.get("DISABLE_COMPILE"):
         return False
@@ -18,10 +18,10 @@ def should_compile(asked: bool | None, device: torch.device) -> bool:
 
 
 def compile_recursion(head: nn.Module, depths: int = 1) -> None:
-    """Compile the recursion of a head, in place. `depths`: how many different depths of recursion it will run at.
+    """Compile the recursion of the model in a head, in place. `depths`: at how many depths of recursion it will run.
 
-    PyTorch keeps the graphs of a whole process, and past a limit it goes on uncompiled. So the graphs of earlier models
-    are dropped here, and the limit grows with the depths.
+    PyTorch counts the graphs of a whole process and, past a limit, runs uncompiled. So this drops the graphs of earlier
+    models and raises the limit with the number of depths.
     """
     torch.compiler.reset()
     settings = torch._dynamo.config

@@ -1,4 +1,4 @@
-"""Exponential moving average of a module's parameters; buffers, and with them the puzzle table, are not averaged."""
+"""Exponential moving average of a module's parameters. Buffers are not averaged, so neither is the puzzle table."""
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class EMA:
-    """Shadow ← rate · shadow + (1 − rate) · parameter, after every optimizer step."""
+    """Averages of parameters: `update`, after every optimizer step, is shadow ← rate·shadow + (1−rate)·parameter."""
 
     def __init__(self, module: nn.Module, rate: float):
         self.rate = rate
@@ -20,7 +20,7 @@ class EMA:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Inside, the module computes with the averages; its own values come back afterwards. Nothing is copied."""
+        """A context in which the module has the averaged parameters. The two are swapped, not copied."""
         self._swap()
         try:
             yield

@@ -1,8 +1,8 @@
-"""The blocks every architecture is built from: linear, norm, rotary positions, attention, SwiGLU, the two-part block.
+"""The layers that every architecture is built from: linear, norm, rotary positions, attention, SwiGLU, and the block.
 
-Shapes, here and everywhere: B batch, L sequence, P puzzle-embedding positions, D hidden width, V vocabulary; a latent
-is (B, P+L, D). Weights stay in float32 and are cast to the activations' dtype at each use, so that the optimizer sees
-full precision whatever the forward dtype.
+Shapes, here and everywhere: B batch, L sequence length, P positions of the puzzle embedding, D hidden width, V
+vocabulary size. A latent is (B, P+L, D). Weights stay in float32 and are cast to the dtype of the activations at each
+use, so that the optimizer always works in full precision.
 """
 import math
 
@@ -12,27 +12,25 @@ from torch import Tensor, nn
 
 NORM_EPS = 1e-5
 ROPE_BASE = 10_000.0
-STD_OF_TRUNCATED_NORMAL = 0.8796256610342398  # of N(0, 1) cut at ±2
+STD_OF_TRUNCATED_NORMAL = 0.8796256610342398  # standard deviation of N(0, 1) cut at ±2
 
 
 def truncated_normal_(tensor: Tensor, std: float) -> Tensor:
-    """Fill with a normal cut at two of its deviations, widened so that what is left has deviation `std`."""
+    """Fill a tensor with a normal distribution cut at two of its deviations, whose deviation after the cut is `std`."""
     wide = std / STD_OF_TRUNCATED_NORMAL
     return nn.init.trunc_normal_(tensor, std=wide, a=-2 * wide, b=2 * wide)
 
 
 def rms_norm(x: Tensor) -> Tensor:
-    """Root-mean-square norm over the last dimension, without a learned weight, in float32.
-
-    Written out in the published order of operations: `F.rms_norm` rounds otherwise, and an untrained recursion
-    amplifies one such rounding to 1e-2 within four supervision steps.
-    """
+    """Divide by the root mean square over the last dimension, in float32, without a learned weight."""
+    # Not F.rms_norm, which rounds in another order than the published code: an untrained recursion amplifies such a
+    # difference to 1e-2 within four supervision steps.
     wide = x.float()
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + NORM_EPS)).to(x.dtype)
 
 
 class Linear(nn.Module):
-    """`x @ weight.T + bias`, LeCun-normal weight (out, in), zero bias."""
+    """`x @ weight.T + bias`, with weight (out, in) drawn LeCun-normal and bias zero at first."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool = False):
         super().__init__()
@@ -63,8 +61,11 @@ class Embedding(nn.Module):
 
 
 def board_positions(prefix: int, cells: int) -> Tensor:
-    """Row and column (prefix + cells, 2) of a square board's cells; the prefix stands on the diagonal before it.
-    Raises ValueError for a board that is not square."""
+    """Row and column of each position, (prefix + cells, 2), for a square board.
+
+    The prefix positions have the places (0, 0), (1, 1), … on the diagonal, and the board begins at (prefix, prefix).
+    Raises ValueError for a board that is not square.
+    """
     side = math.isqrt(cells)
     if side**2 != cells:
         raise ValueError(f"pos_encodings=rope2d needs square puzzles, and these have {cells} cells; use "
@@ -74,10 +75,10 @@ def board_positions(prefix: int, cells: int) -> Tensor:
 
 
 class RotaryPositions(nn.Module):
-    """Cosines and sines (positions, head width) of rotary position encoding (arXiv 2104.09864), always float32.
+    """Rotary position encoding (arXiv 2104.09864): cosines and sines (positions, head width), always float32.
 
-    `positions`: how many there are in a line, or the coordinates (positions, axes) of each, which share the head's
-    width equally.
+    `positions` is the number of positions in a line, or the coordinates (positions, axes) of each position. Each axis
+    then rotates an equal part of the head's width.
     """
 
     def __init__(self, positions: int | Tensor, head_width: int):
@@ -85,7 +86,7 @@ class RotaryPositions(nn.Module):
         places = torch.arange(positions)[:, None] if isinstance(positions, int) else positions
         width = head_width // places.shape[1]
         frequencies = ROPE_BASE ** (-torch.arange(0, width, 2, dtype=torch.float32) / width)
-        # (positions, axes, width / 2) -> (positions, head width / 2), then the same for the other of each pair
+        # (positions, axes, width / 2) -> (positions, head width / 2), repeated for the second half of the rotated pairs
         angles = (places.float()[:, :, None] * frequencies).flatten(1).repeat(1, 2)
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
@@ -98,8 +99,7 @@ class RotaryPositions(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; `rotary` turns queries and keys, None leaves them. `causal`: a position sees none
-    after it."""
+    """Multi-head self-attention. With `causal`, no position sees later ones."""
 
     def __init__(self, width: int, heads: int, causal: bool = False):
         super().__init__()
@@ -118,9 +118,10 @@ class Attention(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """`down(silu(gate(x)) · up(x))` (arXiv 2002.05202); inner width 2/3·expansion·width, rounded up to 256.
+    """`down(silu(gate(x)) · up(x))` (arXiv 2002.05202), of inner width 2/3·expansion·width rounded up to 256.
 
-    `normed`: `down(sigmoid(gate(x)) · rms_norm(gate(x) · up(x)))`, which Muon at high rates needs (arXiv 2601.19085).
+    With `normed` it is `down(sigmoid(gate(x)) · rms_norm(gate(x) · up(x)))`, which Muon needs at high learning rates
+    (arXiv 2601.19085).
     """
 
     def __init__(self, width: int, expansion: float, normed: bool = False):
@@ -139,8 +140,8 @@ class SwiGLU(nn.Module):
 
 
 class ConvSwiGLU(SwiGLU):
-    """SwiGLU whose inner channels each look back one position before the down projection (arXiv 2512.14693):
-    `down(silu(w₀·h[t−1] + w₁·h[t] + b))`, with zeros before the first position."""
+    """SwiGLU with a convolution over two positions before the down projection (arXiv 2512.14693):
+    `down(silu(w₀·h[t−1] + w₁·h[t] + b))` for each inner channel h, with zeros before the first position."""
 
     def __init__(self, width: int, expansion: float, normed: bool = False):
         super().__init__(width, expansion, normed)
@@ -155,10 +156,10 @@ class ConvSwiGLU(SwiGLU):
 
 
 class Block(nn.Module):
-    """Mix across positions, then within each: two residual parts, each normalised after the sum (post-norm).
+    """Two residual parts, each normalised after the sum (post-norm): one across positions, then one within each.
 
-    Positions are mixed by attention or, with `mlp_t`, by a SwiGLU along the sequence of `positions` = P+L entries,
-    whose norm then runs along the sequence as well. `short_conv` makes the second part a `ConvSwiGLU`.
+    Across positions works attention or, with `mlp_t`, a SwiGLU along the sequence of `positions` = P+L entries; its
+    norm also runs along the sequence. `short_conv` makes the second part a `ConvSwiGLU`.
     """
 
     def __init__(self, width: int, positions: int, heads: int, expansion: float, mlp_t: bool,

@@ -1,8 +1,8 @@
-"""One learned vector a puzzle, in a table too large for dense gradients, and the sign-SGD that trains it.
+"""The puzzle table: one learned vector for each puzzle, and the sign-SGD that trains it.
 
-ARC with 1,000 augmentations has 876,000 rows of which a batch touches at most B. The table is therefore a buffer: no
-dense gradient, no optimizer moments, no EMA copy. A training lookup leaves the rows it read as an autograd leaf, and
-`SparseSignSGD` folds their gradients back into the table.
+With 1,000 augmentations, the table of ARC has 876,000 rows, and a batch reads at most B of them. So the table is a
+buffer, without dense gradient, optimizer moments and EMA copy. A lookup in training makes the rows that it read an
+autograd leaf, and `SparseSignSGD` updates the table from their gradients.
 """
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from utils.distributed import all_gather_rows
 
 
 class SparseEmbedding(nn.Module):
-    """Table `weights` (N, width), zero at first: a puzzle never seen means nothing yet."""
+    """A table `weights` (N, width) of puzzle embeddings, all zero before training."""
 
     weights: Tensor
 
@@ -22,28 +22,28 @@ class SparseEmbedding(nn.Module):
         self.looked_up: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, identifiers: Tensor) -> Tensor:
-        """Rows (B, width) of the identifiers (B,); remembered for the optimizer where a gradient will come."""
+        """Rows (B, width) of the identifiers (B,). In training they are remembered for the optimizer."""
         rows = self.weights[identifiers]
         if self.training and torch.is_grad_enabled():
             self.looked_up = [*self.with_gradient(), (identifiers, rows.requires_grad_())]
         return rows
 
     def with_gradient(self) -> list[tuple[Tensor, Tensor]]:
-        """The lookups whose gradient has come: one of each part of a batch that was computed in parts."""
+        """The lookups of this step that have a gradient: one for each part of the batch that was computed by itself."""
         return [(identifiers, rows) for identifiers, rows in self.looked_up if rows.grad is not None]
 
     @property
     def gradient(self) -> Tensor | None:
-        """Gradient (B, width) of the rows looked up in this step."""
+        """Gradient (B, width) of the rows looked up in this step. None before there is one."""
         gradients = [rows.grad for _, rows in self.with_gradient() if rows.grad is not None]
         return torch.cat(gradients) if gradients else None
 
 
 class SparseSignSGD(torch.optim.Optimizer):
-    """Sign-SGD with decoupled weight decay on the rows of one `SparseEmbedding` that the step looked up.
+    """Sign-SGD with decoupled weight decay. It updates the rows of a `SparseEmbedding` that the step looked up.
 
-    Gradients of equal identifiers are summed, over all ranks, before the sign is taken. All sizes are those of the
-    batch, so that nothing here waits for the GPU (`unique` would).
+    Before the sign is taken, gradients of equal identifiers are summed over all ranks. All tensors have the size of the
+    batch, so that nothing here waits for the GPU, as `torch.unique` would.
     """
 
     def __init__(self, embedding: SparseEmbedding, lr: float, weight_decay: float):

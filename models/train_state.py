@@ -1,4 +1,4 @@
-"""The state that training changes, what a checkpoint stores of it, and the training step that changes it."""
+"""The state of training, how a checkpoint stores it, and the training step that changes it."""
 import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -25,15 +25,15 @@ from utils.random_state import random_states, set_random_states
 
 
 class TrainConfig(OptimConfig):
-    """The part of the config that training steps read."""
+    """The settings that a training step reads."""
 
     # examples in a step, over all processes
     global_batch_size: int = Field(gt=0)
     # examples that a process computes at a time, which saves memory; null: its whole share of a step
     micro_batch_size: int | None = Field(gt=0)
-    # stages of shallower recursion that training begins with
+    # stages of shallower recursion at the start of training
     depth_curriculum: list[Stage]
-    # number that decides initial weights, the order of the data and exploration
+    # seed of initial weights, order of the data and exploration
     seed: int = Field(ge=0)
     # compile the recursion; auto: on CUDA. DISABLE_COMPILE=1 in the environment overrules it
     compile: bool | None
@@ -41,36 +41,41 @@ class TrainConfig(OptimConfig):
 
 @dataclass
 class TrainState:
-    """Everything that changes while training."""
+    """Everything that changes during training."""
 
-    head: Any  # the loss head, whose package models/ do not import
+    head: Any  # the loss head (losses/, which models/ does not import)
     optimizers: list[torch.optim.Optimizer]
     ema: EMA | None
     data: PuzzleDataset
     carry: Carry
     meter: TrainMeter
     step: int = 0
-    skipped: int = 0  # steps in a row that were not finite
-    gradient_norm: float = 0.0  # of the network, over the global batch, at the last step, before it is clipped
+    skipped: int = 0  # how many of the latest steps in a row were left out, because they were not finite
+    gradient_norm: float = 0.0  # norm of the network's gradient at the last step, before clipping
 
     @property
     def epoch(self) -> int:
         return self.data.stream.epoch
 
     def state_dict(self) -> dict:
-        """The payload of a checkpoint: tensors and plain values. Every rank must call it. Only rank 0's is complete."""
+        """The payload of a checkpoint: tensors and plain values.
+
+        Every rank must call it, since it gathers from all. Only rank 0 gets the complete payload.
+        """
         return {
             "model_state": self.head.state_dict(),
             "ema_state": self.ema and self.ema.state_dict(),
             "optimizer_states": [optimizer.state_dict() for optimizer in self.optimizers],
             "data_position": self.data.stream.state_dict(),
-            "carry": vars(self.carry.map(gather_rows)),  # by row of the global batch
+            "carry": vars(self.carry.map(gather_rows)),  # the rows of the global batch
             "ranks": gather_objects({"random": random_states(), "meter": self.meter.state_dict()}),
             "step": self.step, "skipped": self.skipped, "epoch": self.epoch}
 
     def load_state_dict(self, payload: dict, source: Path, world: World) -> None:
-        """Take up the state of a payload. Another number of ranks may have written it. Raises ValueError where it does
-        not fit."""
+        """Take the state from a payload, which another number of ranks may have written.
+
+        Raises ValueError where it does not fit.
+        """
         load_weights(self.head, payload["model_state"], source, self._resumed_rows(payload, source))
         if self.ema is not None:
             self.ema.load_state_dict(payload["ema_state"])
@@ -78,7 +83,7 @@ class TrainState:
             configured = [dict(group) for group in optimizer.param_groups]
             optimizer.load_state_dict(state)
             for group, settings in zip(optimizer.param_groups, configured):
-                group.update(settings)  # rates, weight decay and the like are the config's, which may have changed
+                group.update(settings)  # rates and weight decay come from the config, where they may have changed
         self.data.stream.load_state_dict(payload["data_position"])
         first, rows = world.rank * self.data.local_batch_size, self.data.local_batch_size
         carry = Carry(**payload["carry"]).map(lambda t: t[first:first + rows].to(world.device))
@@ -92,26 +97,30 @@ class TrainState:
         self.step, self.skipped = payload["step"], payload["skipped"]
 
     def _resumed_rows(self, payload: dict, source: Path) -> Tensor | None:
-        """For each row of the puzzle table, the row of the payload's table that it takes. None: they are the same rows.
-        Only runs of older versions have others: puzzles of test sets had rows of their own there."""
+        """For each row of the puzzle table, the row of the payload's table to load. None: both tables have equal rows.
+
+        They differ only in files of older versions, in which puzzles of test sets had rows of their own.
+        """
         table = puzzle_table_rows(payload["model_state"])
         if table in (None, self.data.rows.total):
             return None
         return taken_rows(self.data, payload, source, table, trains=False)[0]
 
     def averaged(self) -> AbstractContextManager:
-        """A context in which the network has its averaged weights, if the run keeps them."""
+        """A context in which the network has its averaged weights, if the run averages them."""
         return self.ema.applied() if self.ema else nullcontext()
 
     def leave_out_step(self) -> None:
-        """Count a step that was left out. All rows take new puzzles, since one of the old may be the cause."""
+        """Count a step that was left out. All rows take new puzzles, since one of the old ones may be the cause."""
         self.step, self.skipped = self.step + 1, self.skipped + 1
         self.carry = replace(self.carry, halted=torch.ones_like(self.carry.halted))
 
 
 def build_state(config: TrainConfig, head: nn.Module, data: PuzzleDataset, world: World) -> TrainState:
-    """The state that training starts from. `head` has its first weights. Raises ValueError where `micro_batch_size`
-    does not divide the examples of a process."""
+    """The state at the start of training, for a head with its initial weights.
+
+    Raises ValueError where `micro_batch_size` does not divide the number of examples of a process.
+    """
     if config.micro_batch_size and data.local_batch_size % config.micro_batch_size:
         raise ValueError(f"micro_batch_size={config.micro_batch_size} does not divide the {data.local_batch_size} "
                          f"examples of each process (global_batch_size={config.global_batch_size} over {world.size}); "
@@ -132,17 +141,17 @@ def build_state(config: TrainConfig, head: nn.Module, data: PuzzleDataset, world
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch on a device. It goes through pinned memory, so that the copy to a GPU runs beside the computation."""
+    """Copy a batch to a device. Pinned memory lets the copy to a GPU run while the GPU computes."""
     if device.type != "cuda":
         return {name: value.to(device) for name, value in batch.items()}
     return {name: value.pin_memory().to(device, non_blocking=True) for name, value in batch.items()}
 
 
 def train_step(state: TrainState, batch: Batch, config: TrainConfig, total_steps: int) -> dict[str, Tensor] | None:
-    """One supervision step, then one update by the gradient of the global batch.
+    """Run one supervision step and update the weights by the gradient of the global batch.
 
-    Returns the metrics as sums over this rank's rows. Returns None where the loss or the gradient is not finite; then
-    no weight has changed, and the carry and the step are those of before.
+    Returns the metrics as sums over this rank's rows. Returns None where the loss or the gradient is not finite. Then
+    no weight has changed, nor have the carry and the step number.
     """
     cycles = cycles_at(state.step + 1, total_steps, config.depth_curriculum)
     with state.head.recursing(**cycles) if cycles else nullcontext():
@@ -164,8 +173,11 @@ def train_step(state: TrainState, batch: Batch, config: TrainConfig, total_steps
 
 
 def _accumulate_gradients(state: TrainState, batch: Batch, config: TrainConfig) -> tuple[Carry, dict[str, Tensor]]:
-    """Add this rank's part of the gradient, `micro_batch_size` rows at a time. The loss is a sum over rows, so the size
-    of the parts changes nothing but rounding. Returns the carry after the step and the metrics as sums over rows."""
+    """Compute this rank's part of the gradient, `micro_batch_size` rows at a time.
+
+    The loss is a sum over rows, so the size of the parts affects rounding only. Returns the carry after the step, and
+    the metrics as sums over rows.
+    """
     rows = config.micro_batch_size or state.data.local_batch_size
     carries, metrics = [], []
     for part in (slice(first, first + rows) for first in range(0, state.data.local_batch_size, rows)):
@@ -180,10 +192,10 @@ def _accumulate_gradients(state: TrainState, batch: Batch, config: TrainConfig) 
 
 
 def _sum_gradients(head: nn.Module, loss: Tensor, largest_norm: float | None) -> tuple[bool, float]:
-    """Sum the gradients over ranks. Those of the network are scaled down to `largest_norm`, if they exceed it.
+    """Sum the gradients over ranks, and scale those of the network down to `largest_norm` if their norm is larger.
 
-    Returns, on all ranks alike, whether the loss and all gradients are finite, and the network's norm before scaling.
-    The host waits for the device here, since nothing may be updated before this is known.
+    Returns whether the loss and all gradients are finite, and the norm of the network's gradient before scaling. All
+    ranks get the same values. The host waits for the device here, since no weight may change before this is known.
     """
     probes = [loss.clone()]
     if head.puzzle_embedding is not None and head.puzzle_embedding.gradient is not None:

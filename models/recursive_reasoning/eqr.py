@@ -1,8 +1,8 @@
-"""EqR, the Equilibrium Reasoner (arXiv 2605.21488): TRM trained to end in the same place from anywhere.
+"""EqR, the Equilibrium Reasoner (arXiv 2605.21488): TRM trained to reach the same answer from any initial latents.
 
-Its latents start from random states (`initial_state_std`), and its passes are relaxed (`relaxation`, λ of the paper)
-and noised (`noise_scale`). Those are options of every architecture (models/backbone.py); here they are on by default.
-Draws are functions of the seed, the step and the row of the global batch.
+Its latents start from random states (`initial_state_std`), its passes are damped (`relaxation`, λ of the paper), and
+noise is added to them (`noise_scale`). Every architecture has these options (models/backbone.py); here they are on by
+default. Random numbers depend on the seed, the step and the row of the global batch.
 
     python pretrain.py arch=eqr data_paths="[data/…]"
 """

@@ -1,6 +1,6 @@
-"""HRM, the Hierarchical Reasoning Model (arXiv 2506.21734): a slow network over a fast one.
+"""HRM, the Hierarchical Reasoning Model (arXiv 2506.21734): a slow network f_H over a fast network f_L.
 
-y = z_H and z = z_L (B, P+L, D); T = `H_cycles`, n = `L_cycles`. A puzzle is halted when q_halt > q_continue.
+y = z_H and z = z_L, both (B, P+L, D); T = `H_cycles`, n = `L_cycles`. A puzzle is halted when q_halt > q_continue.
 
     python pretrain.py arch=hrm data_paths="[data/…]"
 """
@@ -15,9 +15,9 @@ from models.backbone import Backbone, BackboneConfig, Passes
 class HRMConfig(BackboneConfig):
     # T: updates of y in a supervision step
     H_cycles: int = Field(gt=0)
-    # n: updates of z for each of y
+    # n: updates of z before each update of y
     L_cycles: int = Field(gt=0)
-    # blocks of f_H; `L_layers` are those of f_L
+    # blocks of the slow network f_H; L_layers: blocks of the fast network f_L
     H_layers: int = Field(gt=0)
     # published keys that HRM does not use: its prefix is as long as the embedding's width needs
     puzzle_emb_len: int = 0
@@ -27,7 +27,7 @@ class HRMConfig(BackboneConfig):
 
 
 class HRMRecursion(Backbone):
-    """T·n updates of z by f_L, after every n of them one of y by f_H; only the last of either has a gradient."""
+    """T times: n updates of z by f_L, then one update of y by f_H. Only the last update of each has a gradient."""
 
     config: HRMConfig
 

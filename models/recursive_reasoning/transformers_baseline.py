@@ -1,4 +1,4 @@
-"""The baseline without recursion inside a step: one pass of a plain transformer, and deep supervision over steps.
+"""The baseline without recursion: a supervision step is one pass of a plain transformer.
 
     python pretrain.py arch=transformers_baseline data_paths="[data/…]"
 """
@@ -38,7 +38,7 @@ class BaselineRecursion(Backbone):
 
 
 class TransformersBaseline(ACTModel):
-    """Halts where q_halt > q_continue, and never trains the latter."""
+    """Halts when q_halt > q_continue, of which q_continue is never trained, as published."""
 
     Config, Recursion, UNUSED_KEYS = BaselineConfig, BaselineRecursion, BaselineConfig.UNUSED_KEYS
     TRAINS_CONTINUE = False

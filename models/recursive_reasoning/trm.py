@@ -14,7 +14,7 @@ from models.backbone import Backbone, BackboneConfig, Passes
 
 
 class TRMConfig(BackboneConfig):
-    # T: recursions in a supervision step, of which only the last has a gradient
+    # T: recursions in a supervision step; only the last has a gradient
     H_cycles: int = Field(gt=0)
     # n: updates of z in one recursion
     L_cycles: int = Field(gt=0)
@@ -25,7 +25,7 @@ class TRMConfig(BackboneConfig):
 
 
 class TRMRecursion(Backbone):
-    """The recursion of the paper (figure 3): `f` is `L_level`, the only network."""
+    """The recursion of the paper (figure 3). `L_level` is f, the only network."""
 
     LATENTS: tuple[str, ...] = ("H_init", "L_init")
     config: TRMConfig

@@ -1,4 +1,4 @@
-"""TRM with six reasoning latents, an ablation of arXiv 2510.04871: each inner step renews one of them.
+"""TRM with six reasoning latents, an ablation of arXiv 2510.04871: each inner step updates one of them.
 
     python pretrain.py arch=trm_hier6 data_paths="[data/…]"
 """
@@ -12,7 +12,7 @@ LEVELS = 6
 
 
 class Hier6Config(TRMConfig):
-    # n: inner step i of a recursion renews latent i, so there are at most six
+    # n: inner steps of a recursion, at most six, since step i updates latent i
     L_cycles: int = Field(gt=0, le=LEVELS)
 
 

@@ -1,7 +1,8 @@
 """URM, the Universal Reasoning Model (arXiv 2512.14693): one latent, one network, the question added before each pass.
 
-T = `H_cycles`, n = `L_cycles`: of the T·n passes of a supervision step the last n have a gradient (its truncated
-backpropagation through loops). The paper counts 8 passes, 2 without gradient; its published scripts run T 2, n 6.
+T = `H_cycles`, n = `L_cycles`. A supervision step has T·n passes, of which the last n have a gradient (the paper's
+truncated backpropagation through loops). The paper counts 8 passes, 2 of them without gradient. Its published scripts
+run T = 2, n = 6.
 
     python pretrain.py arch=urm data_paths="[data/…]"
 """
