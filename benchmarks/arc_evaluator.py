@@ -20,8 +20,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 
-from dataset.arc import (COLOURS, FIRST_COLOUR, SIDE, VOCAB_SIZE, augmentation_name, decode_grid, encode_recoloured,
-                         invert_augmentation, parse_augmentation)
+from dataset.arc import (
+    COLOURS,
+    FIRST_COLOUR,
+    SIDE,
+    VOCAB_SIZE,
+    augmentation_name,
+    decode_grid,
+    encode_recoloured,
+    invert_augmentation,
+    parse_augmentation,
+)
 from dataset.common import PuzzleDatasetMetadata
 from dataset.symmetry import dihedral
 from evaluators.arc import ARC

@@ -25,8 +25,16 @@ from dataset.common import SplitMetadata, metadata_of
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
 from dataset.puzzle_rows import fingerprints_in, load_by_name, names_in
 from losses.head import LossHead
-from utils.checkpoint import (CONFIG_NAMES, find_checkpoint, load_weights, puzzle_table_rows, read_checkpoint,
-                              refuse_misfit, settings_of, weights_of)
+from utils.checkpoint import (
+    CONFIG_NAMES,
+    find_checkpoint,
+    load_weights,
+    puzzle_table_rows,
+    read_checkpoint,
+    refuse_misfit,
+    settings_of,
+    weights_of,
+)
 from utils.command_line import describe_validation
 from utils.distributed import World
 

@@ -212,7 +212,7 @@ class SharedConfig(BaseModel):
 
     @classmethod
     def of(cls, **settings: object) -> Self:
-        """The config of settings by keyword, all others at their defaults. Raises ValueError as the command line does."""
+        """The config of settings by keyword, all others at their defaults. Raises what the command line raises."""
         return cls.parse(*composed_from(cls.YAML, settings))
 
     @classmethod
@@ -271,8 +271,8 @@ class PretrainConfig(SharedConfig, TrainConfig, LogConfig):
     def _check(self):
         self.arch.check()
         if self.arch.options.get("forward_dtype") == "float16":
-            raise ValueError("arch.forward_dtype=float16 cannot train: what is below 6e-8 becomes 0 on the gradient's way "
-                             "back; use bfloat16, which has the range of float32 in as much memory, or float32")
+            raise ValueError("arch.forward_dtype=float16 cannot train: gradients below 6e-8 become 0; use bfloat16, "
+                             "which has the range of float32 in as much memory, or float32")
         check_order(self.depth_curriculum)
         for stage in self.depth_curriculum:
             self.arch.check_cycles(stage.cycles)
@@ -393,7 +393,9 @@ class EvaluateConfig(SharedConfig):
         options = self.arch_options
         loss = {f"loss.{key}": value for key, value in options.pop("loss", {}).items()}
         short = {key: options.pop(key) for key in ("halt_max_steps",) if key in options}
-        here: dict[str, str] = {"puzzle_identifiers": self.puzzle_identifiers} if self.puzzle_identifiers != "own" else {}
+        here: dict[str, str] = {}
+        if self.puzzle_identifiers != "own":
+            here["puzzle_identifiers"] = self.puzzle_identifiers
         here |= {"strategy": self.strategy.name} if self.strategy else {}
         return here | short | {f"arch.{key}": value for key, value in (options | loss).items()}
 

@@ -21,8 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataset.common import (BLANK_IDENTIFIER, IDENTIFIER_NAMES, MOST_IDENTIFIER, dataset_files, dataset_fingerprint,
-                            load_metadata)
+from dataset.common import (
+    BLANK_IDENTIFIER,
+    IDENTIFIER_NAMES,
+    MOST_IDENTIFIER,
+    dataset_files,
+    dataset_fingerprint,
+    load_metadata,
+)
 from dataset.example_set import Numbering
 from dataset.latent_episodes import SPLITS, episode_records, holds_episodes
 from utils.checkpoint import load_weights, puzzle_table_rows

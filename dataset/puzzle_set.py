@@ -5,8 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.common import (FIELDS, IGNORE_LABEL_ID, PuzzleDatasetMetadata, check_integers, check_puzzles,
-                            first_foreign_token)
+from dataset.common import (
+    FIELDS,
+    IGNORE_LABEL_ID,
+    PuzzleDatasetMetadata,
+    check_integers,
+    check_puzzles,
+    first_foreign_token,
+)
 from dataset.example_set import ExampleSet, field_file, load_field, refuse_field
 
 

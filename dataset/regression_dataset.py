@@ -15,10 +15,26 @@ from typing import Any
 
 import numpy as np
 
-from dataset.common import (MOST_IDENTIFIER, RegressionMetadata, check_puzzles, field_path, filled_up, lengths_of_rows,
-                            new_dataset_directory, said_range, write_json)
-from dataset.example_set import (ExampleSet, cast_notice, evenly_over, field_file, first_not_finite, load_field,
-                                 refuse_field)
+from dataset.common import (
+    MOST_IDENTIFIER,
+    RegressionMetadata,
+    check_puzzles,
+    field_path,
+    filled_up,
+    lengths_of_rows,
+    new_dataset_directory,
+    said_range,
+    write_json,
+)
+from dataset.example_set import (
+    ExampleSet,
+    cast_notice,
+    evenly_over,
+    field_file,
+    first_not_finite,
+    load_field,
+    refuse_field,
+)
 
 STATISTICS_ROWS = 100_000  # training examples, evenly spaced, of which means and deviations are taken
 CHUNK = 1024

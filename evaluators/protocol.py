@@ -16,7 +16,6 @@ from dataset.example_set import ExampleSet, say_once
 from dataset.kinds.kind import kind_of
 from utils.resolve import built, load_class
 
-
 EVALUATOR_PARTS = ("begin_eval",)  # by which a class is known as one
 
 

@@ -19,8 +19,16 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from models.act import normal
-from models.layers import (STD_OF_TRUNCATED_NORMAL, Block, Embedding, Linear, OuterLinear, RotaryPositions,
-                           board_positions, truncated_normal_)
+from models.layers import (
+    STD_OF_TRUNCATED_NORMAL,
+    Block,
+    Embedding,
+    Linear,
+    OuterLinear,
+    RotaryPositions,
+    board_positions,
+    truncated_normal_,
+)
 from models.sparse_embedding import SparseEmbedding
 
 Q_HEAD_BIAS = -5.0  # "almost surely wrong, do not halt" before anything is learned

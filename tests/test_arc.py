@@ -4,8 +4,20 @@ import json
 import numpy as np
 import pytest
 
-from dataset.arc import (COLOURS, EOS, PAD, SIDE, augment, augmentation_name, crop_sizes, decode_grid, encode_grid,
-                         encode_recoloured, invert_augmentation, parse_augmentation)
+from dataset.arc import (
+    COLOURS,
+    EOS,
+    PAD,
+    SIDE,
+    augment,
+    augmentation_name,
+    crop_sizes,
+    decode_grid,
+    encode_grid,
+    encode_recoloured,
+    invert_augmentation,
+    parse_augmentation,
+)
 
 
 def random_grid(rng: np.random.Generator, low: int = 1, high: int = SIDE) -> np.ndarray:

@@ -9,8 +9,15 @@ import pytest
 import torch
 
 from helpers import pretrain_config
-from utils.checkpoint import (FORMAT_VERSION, Checkpoints, find_checkpoint, load_weights, read_checkpoint, weights_of,
-                              write_atomically)
+from utils.checkpoint import (
+    FORMAT_VERSION,
+    Checkpoints,
+    find_checkpoint,
+    load_weights,
+    read_checkpoint,
+    weights_of,
+    write_atomically,
+)
 
 
 def settings(*overrides: str):

@@ -6,8 +6,17 @@ import numpy as np
 import pytest
 
 from dataset import common
-from dataset.common import (FIELDS, PuzzleDatasetMetadata, dataset_fingerprint, field_path, file_sha256,
-                            new_dataset_directory, open_field, write_json, write_split)
+from dataset.common import (
+    FIELDS,
+    PuzzleDatasetMetadata,
+    dataset_fingerprint,
+    field_path,
+    file_sha256,
+    new_dataset_directory,
+    open_field,
+    write_json,
+    write_split,
+)
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
 
 

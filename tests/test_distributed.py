@@ -6,8 +6,15 @@ import pytest
 import torch
 
 from helpers import ROOT, run_process
-from utils.distributed import (World, all_gather_rows, all_reduce_sum_, broadcast_object, gather_uneven_rows,
-                               joined_world, pick_device)
+from utils.distributed import (
+    World,
+    all_gather_rows,
+    all_reduce_sum_,
+    broadcast_object,
+    gather_uneven_rows,
+    joined_world,
+    pick_device,
+)
 
 SCRIPT = """
 import json, sys, torch

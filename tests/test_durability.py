@@ -11,8 +11,16 @@ import pytest
 import torch
 
 from faulty_pretrain import set_read_only
-from helpers import (assert_equal, assert_same_run, free_port, metric_lines, run_script, start_script, wait_for,
-                     write_tiny_dataset)
+from helpers import (
+    assert_equal,
+    assert_same_run,
+    free_port,
+    metric_lines,
+    run_script,
+    start_script,
+    wait_for,
+    write_tiny_dataset,
+)
 from test_resume import RUN
 from utils.checkpoint import read_checkpoint
 from utils.preemption import AT_LIMIT, GAVE_UP, STOPPED

@@ -14,8 +14,14 @@ from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
 from evaluate import score
 from evaluators import pictures
 from evaluators.identifiers import ablate_identifiers
-from helpers import (TINY_ARCH, evaluate_config, metric_lines, pretrain_config, run_script, tiny_metadata,
-                     write_tiny_dataset)
+from helpers import (
+    TINY_ARCH,
+    evaluate_config,
+    metric_lines,
+    pretrain_config,
+    run_script,
+    write_tiny_dataset,
+)
 from pretrain import train
 from utils import boards
 from utils.checkpoint import read_checkpoint

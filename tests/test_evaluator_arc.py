@@ -14,16 +14,35 @@ import pytest
 import torch
 
 from dataset import build_arc_dataset
-from dataset.arc import (COLOURS, FIRST_COLOUR, SIDE, VOCAB_SIZE, augment, augmentation_name, decode_grid, encode_grid,
-                         invert_augmentation, parse_augmentation)
+from dataset.arc import (
+    COLOURS,
+    FIRST_COLOUR,
+    SIDE,
+    VOCAB_SIZE,
+    augment,
+    augmentation_name,
+    decode_grid,
+    encode_grid,
+    invert_augmentation,
+    parse_augmentation,
+)
 from dataset.common import PuzzleDatasetMetadata
 from dataset.puzzle_dataset import load_metadata
 from evaluate import score
 from evaluators.arc import ARC, NO_PREDICTION
 from evaluators.arc_gallery import PALETTE, write_gallery
 from evaluators.arc_votes import ORIGINAL, Answer, Attempt, grid_hashes, restored
-from helpers import (ROOT, TINY_ARCH, evaluate_config, metric_lines, pretrain_config, random_arc_task, run_process,
-                     run_script, write_arc_source)
+from helpers import (
+    ROOT,
+    TINY_ARCH,
+    evaluate_config,
+    metric_lines,
+    pretrain_config,
+    random_arc_task,
+    run_process,
+    run_script,
+    write_arc_source,
+)
 from pretrain import train
 from utils.checkpoint import find_checkpoint
 from utils.distributed import World

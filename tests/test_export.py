@@ -9,8 +9,15 @@ from safetensors.torch import load_file
 
 from dataset.common import dataset_fingerprint
 from evaluate import score
-from helpers import (REGRESSION, TINY_ARCH, assert_equal, evaluate_config, metric_lines, pretrain_config,
-                     write_tiny_dataset)
+from helpers import (
+    REGRESSION,
+    TINY_ARCH,
+    assert_equal,
+    evaluate_config,
+    metric_lines,
+    pretrain_config,
+    write_tiny_dataset,
+)
 from pretrain import train
 from utils.checkpoint import read_checkpoint, weights_of
 from utils.distributed import World

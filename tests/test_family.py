@@ -18,8 +18,16 @@ from torch import Tensor, nn
 
 from config.schema import ArchConfig
 from dataset.common import PuzzleDatasetMetadata
-from helpers import (ROOT, assert_same_run, pretrain_config, resume, run_process, run_script, tiny_batch,
-                     write_tiny_dataset)
+from helpers import (
+    ROOT,
+    assert_same_run,
+    pretrain_config,
+    resume,
+    run_process,
+    run_script,
+    tiny_batch,
+    write_tiny_dataset,
+)
 from models.act import normal
 from models.recursive_reasoning import eqr, hrm, transformers_baseline, trm_hier6, trm_singlez
 from pretrain import train

@@ -4,8 +4,8 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 
-from dataset.kinds.sudoku import valid_grids
 from dataset.generate_sudoku import CLUES, count_solutions, main, orbit_key, solutions
+from dataset.kinds.sudoku import valid_grids
 from dataset.symmetry import BOXES, random_sudoku_symmetries
 from helpers import generated
 

@@ -5,8 +5,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.layers import (Attention, Block, ConvSwiGLU, Embedding, Linear, RotaryPositions, SwiGLU, board_positions,
-                           rms_norm, truncated_normal_)
+from models.layers import (
+    Attention,
+    Block,
+    ConvSwiGLU,
+    Embedding,
+    Linear,
+    RotaryPositions,
+    SwiGLU,
+    board_positions,
+    rms_norm,
+    truncated_normal_,
+)
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:

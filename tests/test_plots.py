@@ -1,5 +1,6 @@
 """Curves: what is drawn, read back from the axes, and files that are pictures."""
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ def test_labels_of_any_length_do_not_overlap(tmp_path, drawn, count):
     plots.plot_comparison(rows, "val/accuracy", tmp_path / "runs.png")
     drawn[0].draw_without_rendering()
     boxes = [label.get_window_extent() for label in drawn[0].axes[-1].get_yticklabels()]
-    assert len(boxes) == count and all(above.y0 >= below.y1 for above, below in zip(boxes, boxes[1:]))
+    assert len(boxes) == count and all(above.y0 >= below.y1 for above, below in pairwise(boxes))
     curves, _ = drawn[0].axes
     assert all(box.x0 > curves.get_window_extent().x1 for box in boxes)
 

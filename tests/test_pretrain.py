@@ -15,8 +15,19 @@ from omegaconf import OmegaConf
 from config.schema import PretrainConfig
 from dataset import build_arc_dataset
 from documents import printed
-from helpers import (ROOT, TINY_ARCH, first_state, metric_lines, pretrain_config, random_arc_task, resume,
-                     run_process, run_script, write_arc_source, write_tiny_dataset)
+from helpers import (
+    ROOT,
+    TINY_ARCH,
+    first_state,
+    metric_lines,
+    pretrain_config,
+    random_arc_task,
+    resume,
+    run_process,
+    run_script,
+    write_arc_source,
+    write_tiny_dataset,
+)
 from models.train_state import train_step
 from pretrain import load_data, train
 from utils.checkpoint import read_checkpoint, weights_of

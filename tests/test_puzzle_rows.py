@@ -15,8 +15,17 @@ from dataset.common import dataset_fingerprint
 from dataset.puzzle_rows import PuzzleRows, packed, unpacked
 from evaluate import score
 from evaluators.loop import evaluate
-from helpers import (TINY_ARCH, assert_same_run, evaluate_config, first_state, metric_lines, pretrain_config,
-                     resume, write_tiny_dataset, write_tiny_regression)
+from helpers import (
+    TINY_ARCH,
+    assert_same_run,
+    evaluate_config,
+    first_state,
+    metric_lines,
+    pretrain_config,
+    resume,
+    write_tiny_dataset,
+    write_tiny_regression,
+)
 from pretrain import load_data, train
 from utils.checkpoint import read_checkpoint
 from utils.distributed import World

@@ -18,11 +18,25 @@ from config.schema import PretrainConfig
 from dataset.common import RegressionMetadata, dataset_fingerprint
 from dataset.puzzle_rows import unpacked
 from dataset.regression_dataset import feature_statistics
-from evaluate import score
 from documents import examples, printed, write_examples
-from helpers import (REGRESSION, ROOT, TINY_ARCH, assert_same_run, evaluate_config, first_state, metric_lines,
-                     pretrain_config, resume, run_process, run_script, tiny_config, write_tiny_dataset,
-                     write_tiny_episodes, write_tiny_regression)
+from evaluate import score
+from helpers import (
+    REGRESSION,
+    ROOT,
+    TINY_ARCH,
+    assert_same_run,
+    evaluate_config,
+    first_state,
+    metric_lines,
+    pretrain_config,
+    resume,
+    run_process,
+    run_script,
+    tiny_config,
+    write_tiny_dataset,
+    write_tiny_episodes,
+    write_tiny_regression,
+)
 from losses import ACTRegressionLossHead
 from models.recursive_reasoning.trm import TRM
 from pretrain import load_data, train

@@ -14,8 +14,18 @@ from huggingface_hub import constants
 from config.restored import Restored
 from config.schema import ArchConfig
 from evaluate import score
-from helpers import (REGRESSION, TINY_ARCH, evaluate_config, pretrain_config, resume, tiny_batch, tiny_metadata,
-                     write_tiny_dataset, write_tiny_episodes, write_tiny_regression)
+from helpers import (
+    REGRESSION,
+    TINY_ARCH,
+    evaluate_config,
+    pretrain_config,
+    resume,
+    tiny_batch,
+    tiny_metadata,
+    write_tiny_dataset,
+    write_tiny_episodes,
+    write_tiny_regression,
+)
 from pretrain import train
 from test_hub import cached
 from utils.checkpoint import read_checkpoint

@@ -14,8 +14,16 @@ import torch
 import pretrain
 from config.resume import named_keys
 from evaluators.rows import Rows
-from helpers import (TINY_ARCH, assert_equal, assert_same_run, metric_lines, pretrain_config, resume, run_script,
-                     write_tiny_dataset)
+from helpers import (
+    TINY_ARCH,
+    assert_equal,
+    assert_same_run,
+    metric_lines,
+    pretrain_config,
+    resume,
+    run_script,
+    write_tiny_dataset,
+)
 from pretrain import train
 from utils.checkpoint import read_checkpoint
 from utils.distributed import World
@@ -366,7 +374,7 @@ def test_every_kind_of_checkpoint_goes_on_on_another_number_of_processes(data):
         files = [f"of{ranks}/{'best' if kind == 'best' else f'step_{kind:08d}'}.ckpt" for kind in kinds]
         for count in others:
             done = run_script("pretrain.py", "-m", f"checkpoint.resume_from={','.join(files)}",
-                              "checkpoint.path='on%d/${checkpoint.resume_from}'" % count, ranks=count, cwd=data.parent,
+                              f"checkpoint.path='on{count}/${{checkpoint.resume_from}}'", ranks=count, cwd=data.parent,
                               seconds=120, **ONE_THREAD)
             assert done.returncode == 0, done.stderr
             assert done.stdout.count(f"notice: {ranks} processes wrote the checkpoint, {count} go on") == len(kinds)

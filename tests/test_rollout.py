@@ -4,8 +4,16 @@ import pytest
 import torch
 
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
-from evaluators.rollout import (LinearAutoregression, ModelPredictor, linear_order, one_step_cases, open_loop,
-                                repeat_last, roll_out, rollout_cases)
+from evaluators.rollout import (
+    LinearAutoregression,
+    ModelPredictor,
+    linear_order,
+    one_step_cases,
+    open_loop,
+    repeat_last,
+    roll_out,
+    rollout_cases,
+)
 from helpers import tiny_config, write_episode, write_tiny_episodes
 from losses import ACTRegressionLossHead
 from models.recursive_reasoning.trm import TRM

@@ -5,10 +5,20 @@ from random import Random
 import numpy as np
 import pytest
 
-from dataset.kinds.sudoku import valid_grids
 from dataset.generate_sudoku import solutions
-from dataset.symmetry import (BOXES, DIHEDRAL_INVERSE, Symmetries, compose, dihedral, dihedral_indices,
-                              inverse_dihedral, invert, random_sudoku_symmetries, sudoku_keys)
+from dataset.kinds.sudoku import valid_grids
+from dataset.symmetry import (
+    BOXES,
+    DIHEDRAL_INVERSE,
+    Symmetries,
+    compose,
+    dihedral,
+    dihedral_indices,
+    inverse_dihedral,
+    invert,
+    random_sudoku_symmetries,
+    sudoku_keys,
+)
 
 # where cell (row, column) of the result comes from in a grid of `height` rows and `width` columns
 ORIGIN = [

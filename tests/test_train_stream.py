@@ -4,8 +4,8 @@ import json
 import numpy as np
 import pytest
 
-from dataset.puzzle_set import load_puzzle_set
 from dataset.common import load_metadata
+from dataset.puzzle_set import load_puzzle_set
 from dataset.train_stream import TrainStream, WindowStream
 from helpers import write_tiny_dataset
 

@@ -24,8 +24,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from utils.hub import downloaded, is_reference
 from utils.foreign import plain_settings, read_settings
+from utils.hub import downloaded, is_reference
 
 # A version changes where an older program would misread a newer file, or the reverse; an added key changes nothing.
 FORMAT_VERSION = 2  # 1: without random states, meters and the carries of all ranks; gives its weights, not its run
@@ -74,7 +74,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         write(temporary)
         with open(temporary, "rb+") as f:
             os.fsync(f.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -274,7 +274,7 @@ def _read_safetensors(path: str | Path) -> dict:
 
     with safe_open(path, "pt") as file:
         header = file.metadata() or {}
-        payload = {"model_state": {name: file.get_tensor(name) for name in file.keys()}}
+        payload = {"model_state": {name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118, it is no dict
     facts = json.loads(header.get("facts", "{}"))
     payload |= {key: facts[key] for key in ("step", "data_fingerprints", "data_metadata") if key in facts}
     return payload | ({"config": json.loads(header["config"])} if "config" in header else {})

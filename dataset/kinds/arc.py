@@ -9,8 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.arc import (COLOURS, FIRST_COLOUR, PAD, SIDE, VOCAB_SIZE, augment, decode_grid, encode_grid,
-                         invert_augmentation)
+from dataset.arc import (
+    COLOURS,
+    FIRST_COLOUR,
+    PAD,
+    SIDE,
+    VOCAB_SIZE,
+    augment,
+    decode_grid,
+    encode_grid,
+    invert_augmentation,
+)
 from dataset.arc_tasks import checked_grid
 from dataset.common import IGNORE_LABEL_ID
 from dataset.example_set import ExampleSet
