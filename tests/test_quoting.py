@@ -7,7 +7,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from helpers import pretrain_config, run_script
-from utils.command_line import _message
+from utils.command_line import message_of
 from utils.quoting import corrected, typed
 
 TEXTS = ["runs/lr=1e-3", "runs/a (1)", "runs(1)", "a,b", "runs/a b", "a{b}", "it's", 'a "b" \\', "$HOME/x", "12",
@@ -52,6 +52,6 @@ def test_the_form_that_an_error_shows_works_in_bash(tmp_path, script, key):
 def test_several_values_where_one_is_meant_are_told_with_each_way_to_write_them():
     with pytest.raises(HydraException) as error:
         pretrain_config("checkpoint.path=a,b")
-    assert _message(error.value, "cfg_pretrain") == (
+    assert message_of(error.value, "cfg_pretrain", []) == (
         "checkpoint.path=a,b is several values; for one text write 'checkpoint.path=\"a,b\"', for a list "
         "'checkpoint.path=[a,b]'; -m runs each")
