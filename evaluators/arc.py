@@ -1,15 +1,17 @@
-"""ARC by its own rules, answers voted on by all augmentations of a task: `evaluators="[{name: arc@ARC}]"`.
+"""Scores ARC by its own rules, with a vote among all augmentations of a task: `evaluators="[{name: arc@ARC}]"`.
 
-A prediction is undone by what its puzzle's name in identifiers.json says, cropped, and is a vote for the grid that
-results, as the answer to the test input of test_puzzles.json that the input becomes in the same way. Of the candidates
-for an answer, more votes are better, then a greater mean of q, the halting probability.
+Each prediction is one vote. The name of its puzzle in identifiers.json tells its augmentation (dataset/arc.py), which
+is undone on the input and on the prediction. The restored input is one of the test inputs in test_puzzles.json, and the
+restored and cropped prediction is a *candidate* for its answer. Candidates are ranked by their number of votes, then by
+the mean of q, the halting probability.
 
     pass@K      mean over tasks of the fraction of its test inputs whose true answer is among the K best candidates
-    accuracy    pass@submission_K, what Kaggle scores
+    accuracy    pass@submission_K, which is what Kaggle scores
 
-Test inputs whose answer is not known are submitted and not scored; where none is known, there are no metrics.
-It leaves `submission.json` in Kaggle's form, `arc_tasks.csv` with a line a test input and, if asked, `gallery.html`.
-Check: `pytest tests/test_evaluator_arc.py`; speed and memory: `python benchmarks/arc_evaluator.py`.
+Test inputs without a known answer are submitted and not scored. If no answer is known, there are no metrics.
+
+It writes `submission.json` in Kaggle's form, `arc_tasks.csv` with one line for each test input and, if asked for,
+`gallery.html`. Its tests are in tests/test_evaluator_arc.py; benchmarks/arc_evaluator.py measures speed and memory.
 """
 import csv
 import json
@@ -33,19 +35,19 @@ from utils.distributed import broadcast_object, decided_by_main
 from utils.foreign import spreadsheet_text
 
 NO_PREDICTION = [[0, 0], [0, 0]]  # submitted where no grid was predicted
-STAND_IN = [[0]]  # for each answer, in data sets that were built without solutions by the published code
+STAND_IN = [[0]]  # the published builder writes this as each answer if it has no solutions
 
 
 class ARCConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    # K of the pass@K to tell
+    # the values of K for which pass@K is reported
     pass_Ks: list[int] = [1, 2, 5, 10, 100, 1000]
-    # attempts at each test input: those of the submission, and of `accuracy`
+    # attempts at each test input, in the submission and in `accuracy`
     submission_K: int = Field(2, gt=0)
-    # augmentations of a task that vote beside the task itself, the first in identifiers.json; null: all
+    # how many augmentations of a task vote beside the task itself, in the order of identifiers.json; null: all
     voting_augmentations: int | None = Field(None, ge=0)
-    # keep the votes of earlier evaluations of the run, which predate the weights evaluated: metrics `aggregated_…`
+    # also count the votes of earlier evaluations of the run, made with older weights; metrics are `aggregated_…`
     aggregated_voting: bool = False
     # tasks to draw in gallery.html
     gallery: int = Field(0, ge=0)
@@ -68,26 +70,27 @@ class ARC:
         if (eval_metadata.seq_len, eval_metadata.vocab_size) != SIZES:
             raise ValueError(f"{data_path}: ARC has {SIZES[0]} cells and {SIZES[1]} tokens, this data set "
                              f"{eval_metadata.seq_len} and {eval_metadata.vocab_size}; score it without arc@ARC")
-        self.notices = self._unknown_answers()  # to be said at the start
+        self.notices = self._unknown_answers()  # printed at the start
         self._number_test_inputs()
         self._number_identifiers(names)
         self.votes = Votes()
 
     def _unknown_answers(self) -> list[str]:
-        """What there is to say of them. Answers that are all stand-ins are taken away."""
+        """Notices about test inputs without an answer. Removes the answers if all are stand-ins."""
         tests = [test for puzzle in self.tasks.values() for test in puzzle["test"]]
         if len(self.tasks) > 1 and all(test.get("output") == STAND_IN for test in tests):
             for test in tests:
                 del test["output"]
-            return [f"{self.data_path} has no solutions: each is a single black cell, which val/… is measured against, "
-                    "so trust no val/…, and no pass@K is reported; build the data set again for neither"]
+            return [f"{self.data_path} has no solutions: each answer is a single black cell; no pass@K is reported, "
+                    "and val/… compares with that cell, so it means nothing; build the data set again to avoid it"]
         unknown = sum("output" not in test for test in tests)
         scored = "no pass@K is reported" if unknown == len(tests) else "pass@K is of the others"
         return [f"{self.data_path} has no solutions to {unknown} of its {len(tests)} test inputs, which are submitted "
                 f"and not scored; {scored}"] if unknown else []
 
     def _number_test_inputs(self) -> None:
-        """Number the questions: the test inputs of each task, those that are equal once."""
+        """Number the questions. A question is a test input of a task; equal test inputs of one task are one question.
+        """
         self.pairs = [(task, number) for task, puzzle in self.tasks.items() for number in range(len(puzzle["test"]))]
         tests = [self.tasks[task]["test"][number] for task, number in self.pairs]
         self.task_numbers = {task: i for i, task in enumerate(self.tasks)}
@@ -98,8 +101,8 @@ class ARC:
         self.truths, self.truth_known = candidate_keys(self.questions, truths), truths != 0
 
     def _number_identifiers(self, names: Sequence[str]) -> None:
-        """For each identifier its task (-1: none that is tested), whether it votes, its transform, and the original
-        colour + 1 of each token."""
+        """Read from the name of each identifier its task (-1: not a test task), whether it votes, its transform, and
+        for each token the original colour + 1."""
         self.task_of = np.full(len(names), -1)
         self.has_vote, seen, most = np.ones(len(names), bool), Counter(), self.config.voting_augmentations
         self.transforms = np.zeros(len(names), np.uint8)
@@ -116,7 +119,7 @@ class ARC:
         return list(self._attempts_of_metrics())
 
     def _attempts_of_metrics(self) -> dict[str, int]:
-        """Attempts that count, by metric."""
+        """How many attempts count for each metric."""
         prefix = "aggregated_" * self.config.aggregated_voting
         Ks = {f"pass@{K}": K for K in self.config.pass_Ks} | {"accuracy": self.config.submission_K}
         return {prefix + name: K for name, K in Ks.items()}
@@ -148,12 +151,12 @@ class ARC:
         return metrics if rank == 0 else None
 
     def _best_keys(self, candidates: np.ndarray) -> np.ndarray:
-        """Keys of the candidates to be submitted."""
+        """Keys of the candidates that are submitted."""
         starts = np.searchsorted(candidates["question"], candidates["question"])
         return candidates["key"][np.arange(len(candidates)) - starts < self.config.submission_K]
 
     def _report(self, candidates: np.ndarray, grids: dict[int, np.ndarray], save_path: Path | None) -> dict[str, float]:
-        """Metrics; writes the files."""
+        """Write the files and return the metrics."""
         starts = np.searchsorted(candidates["question"], np.arange(len(self.question_keys) + 1))
         answers = [self._answer(number, candidates[starts[question]:starts[question + 1]], grids)
                    for number, question in enumerate(self.questions)]
@@ -169,7 +172,7 @@ class ARC:
         return metrics
 
     def _answer(self, number: int, candidates: np.ndarray, grids: dict[int, np.ndarray]) -> Answer:
-        """What was voted on a test input, by its number in `pairs`."""
+        """The result of the vote on the test input with this number in `pairs`."""
         place = np.flatnonzero(candidates["key"] == self.truths[number])
         best = candidates[:self.config.submission_K]
         return Answer(
@@ -180,7 +183,7 @@ class ARC:
             truth_known=bool(self.truth_known[number]))
 
     def _write_submission(self, answers: list[Answer], file: Path) -> None:
-        """Where there are fewer candidates than attempts, the best one is repeated."""
+        """Write the attempts in Kaggle's form. If there are too few candidates, the best one is repeated."""
         submission: dict[str, list[dict[str, Grid]]] = {}
         for answer in answers:
             grids = [attempt.grid for attempt in answer.attempts] or [NO_PREDICTION]
@@ -199,7 +202,10 @@ class ARC:
 
 
 def _pass_rate(answers: list[Answer], attempts: int) -> float:
-    """Mean over tasks of the fraction of test inputs solved within so many attempts, where the answer is known."""
+    """Mean over tasks of the fraction of their test inputs that are solved within this number of attempts.
+
+    Test inputs without a known answer are left out.
+    """
     solved: dict[str, list[bool]] = {}
     for answer in filter(lambda answer: answer.truth_known, answers):
         solved.setdefault(answer.task, []).append(answer.solved_within(attempts))
@@ -207,7 +213,7 @@ def _pass_rate(answers: list[Answer], attempts: int) -> float:
 
 
 def _hashes(grids: list[Grid]) -> np.ndarray:
-    """Hashes of grids that are nobody's augmentation."""
+    """Hashes of grids that are not augmented."""
     tokens = np.array([encode_grid(np.array(grid)) for grid in grids])
     return grid_hashes(tokens, np.zeros(len(grids), np.uint8), np.tile(ORIGINAL, (len(grids), 1)))
 

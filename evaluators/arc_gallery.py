@@ -1,13 +1,13 @@
-"""A page of ARC tasks as the model answered them: demonstrations, attempts, truth, votes. One HTML file, no scripts."""
+"""Draws ARC tasks and the model's answers on one HTML page without scripts: demonstrations, attempts, truth, votes."""
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
 from evaluators.arc_votes import Answer, Grid
 
-# of the colours 0 to 9, as the ARC Prize draws them
+# the colours 0 to 9, as the ARC Prize draws them
 PALETTE = ("#000000", "#1e93ff", "#f93c31", "#4fcc30", "#ffdc00", "#999999", "#e53aa3", "#ff851b", "#87d8f1", "#921231")
-SIDE_PX, CELL_PX = 168, 22  # largest side of a drawn grid, and of a cell
+SIDE_PX, CELL_PX = 168, 22  # largest side of a drawn grid and of a cell, in pixels
 STYLE = """
 :root { --ink: #1c2128; --soft: #5f6b7a; --line: #dfe3e8; --good: #1a7f37; --bad: #c0392b; }
 * { box-sizing: border-box; }
@@ -43,11 +43,12 @@ svg { display: block; background: #555; }
 
 
 class Html(str):
-    """Text that is markup already. All other text is escaped where `tag` takes it up, and nowhere else."""
+    """Text that is already HTML. `tag` escapes all other text, and no other function does."""
 
 
 def tag(name: str, *content: str, **attributes: str) -> Html:
-    """An element around text and elements; of the attributes' names, `_` stands for `-`, and one behind is left out."""
+    """An HTML element around text and elements. In names of attributes `_` becomes `-`, and a trailing `_` is dropped.
+    """
     words = "".join(f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"' for key, value in attributes.items())
     inside = "".join(part if isinstance(part, Html) else escape(part) for part in content)
     return Html(f"<{name}{words}>{inside}</{name}>")
@@ -55,7 +56,7 @@ def tag(name: str, *content: str, **attributes: str) -> Html:
 
 def write_gallery(tasks: dict[str, dict], answers: Sequence[Answer], metrics: dict[str, float], count: int,
                   submission_K: int, file: Path) -> None:
-    """Draw the first `count` tasks. `tasks`: demonstrations and truths by task, as in test_puzzles.json."""
+    """Draw the first `count` tasks into `file`. `tasks`: demonstrations and truths by task, as in test_puzzles.json."""
     shown = list(tasks)[:count]
     by_task = {task: [answer for answer in answers if answer.task == task] for task in shown}
     scores = " · ".join(f"{name} {100 * value:.1f}%" for name, value in metrics.items())
@@ -106,7 +107,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _grid(grid: Grid) -> Html:
-    """A drawing; cells are apart by a hair, so that equal neighbours can be counted."""
+    """A drawing of a grid. Thin gaps between cells let the reader count equal neighbours."""
     if not grid:
         return tag("div", "no grid", class_="none")
     height, width = len(grid), len(grid[0])

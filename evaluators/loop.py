@@ -1,4 +1,4 @@
-"""The one evaluation loop: every test example worked on as a strategy has it, metrics by set, evaluators fed."""
+"""The evaluation loop: a strategy works on every test example, answers go to metrics and evaluators."""
 import difflib
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -18,14 +18,15 @@ from utils.metrics import MetricSums, added, mean_names, means
 
 
 class DepthCurve:
-    """Metrics after each of N_sup = `depth` supervision steps, as if it were the last: accuracy against compute."""
+    """Collects metrics after each of N_sup supervision steps, as if it were the last: accuracy against compute."""
 
     def __init__(self, head: LossHead, world: World):
         self.head = head
         self.sums = [MetricSums(world.device) for _ in range(head.model.config.halt_max_steps)]
 
     def add(self, step: RowStep) -> None:
-        """Take the rows after a supervision step. One that ends early keeps its metrics for the steps to come."""
+        """Add the rows after a supervision step. A row that ends early counts with its answer in all later steps, too.
+        """
         for taken in np.unique(step.steps[step.busy]).tolist():
             now = step.busy & (step.steps == taken)
             self._add(step.answers(now), self.sums[taken - 1:taken])
@@ -40,13 +41,13 @@ class DepthCurve:
             of_step.add(metrics)
 
     def read(self) -> list[dict[str, float]]:
-        """`step` and the means over all examples, by step. Every rank must call it."""
+        """A dict for each step: `step` and the means over all examples. Every rank must call it."""
         return [{"step": step, **means(sums.read())} for step, sums in enumerate(self.sums, 1)]
 
 
 def refuse_unknown_outputs(head: LossHead, evaluators: dict[str, tuple[str, Evaluator]],
                    save_outputs: Sequence[str]) -> None:
-    """Raises ValueError for an output that is asked for and that the head does not have."""
+    """Raise ValueError if an evaluator or `save_outputs` asks for an output that the head does not have."""
     asked = {name: set(evaluator.required_outputs) for name, (_, evaluator) in evaluators.items()}
     asked["eval_save_outputs"] = set(save_outputs)
     there_are = {*head.BATCH_FIELDS, *head.OUTPUTS}
@@ -58,8 +59,11 @@ def refuse_unknown_outputs(head: LossHead, evaluators: dict[str, tuple[str, Eval
 
 def refuse_unknown_metric(monitor: str | None, head: LossHead, dataset: PuzzleDataset,
                           evaluators: dict[str, tuple[str, Evaluator]]) -> None:
-    """Raise ValueError where no evaluation makes the metric that checkpoint.monitor names: a supervision step of one
-    example tells the head's. An evaluator without `names` may make any below its prefix."""
+    """Raise ValueError if evaluations of this run do not give the metric that checkpoint.monitor names.
+
+    One supervision step of one example tells the names of the head's metrics. An evaluator without `names` may give any
+    metric below its prefix.
+    """
     if monitor is None:
         return
     device = next(head.parameters()).device
@@ -85,12 +89,16 @@ def evaluate(head: LossHead, dataset: PuzzleDataset, world: World,
              save_outputs: Sequence[str] = (), save_path: Path | None = None,
              before_round: Callable[[], None] = lambda: None, curve: DepthCurve | None = None,
              strategy: Strategy | None = None) -> dict[str, float]:
-    """Metrics by flat name: `val/<name>` over all sets, `val/<set>/<name>`, and what evaluators find, on rank 0.
+    """Metrics of a test split, on rank 0. Every rank must call it.
 
-    Examples without an answer are predicted and in no metric: where there are no others, there is no `val/<name>`.
-    Every rank must call it. `save_outputs` names batch fields and outputs to write to `save_path`, a file a rank.
-    `before_round` may end the evaluation by an exception. `curve` takes the metrics of the steps before the last, too.
-    `strategy`: what is made of the supervision steps; None: the answer is that of the last.
+    Their names are `val/<name>` over all sets, `val/<set>/<name>` if there are several sets, and
+    `eval/<evaluator>/<name>` from evaluators. Examples without a known answer are predicted, but count in no metric of
+    the head. If no answer is known, there are no `val/…`.
+
+    `save_outputs`: names of batch fields and outputs to save in `save_path`, one file for each rank.
+    `before_round`: called each time that rows take new examples; may end the evaluation by an exception.
+    `curve`: gets the rows after each supervision step.
+    `strategy`: decides how puzzles are attempted; None: once, and the answer is that after the last step.
     """
     evaluators, strategy = evaluators or {}, strategy or Single()
     refuse_unknown_outputs(head, evaluators, save_outputs)
@@ -117,7 +125,7 @@ def evaluate(head: LossHead, dataset: PuzzleDataset, world: World,
 
 
 class SavedOutputs:
-    """Batch fields and outputs of all examples, in their order, on the host."""
+    """Collects batch fields and outputs of all examples on the host, in the order of the examples."""
 
     def __init__(self, keys: Sequence[str]):
         self.keys = keys
@@ -143,7 +151,7 @@ class SavedOutputs:
 
 
 def _feed(evaluators: dict[str, tuple[str, Evaluator]], example_set: ExampleSet, answers: Answers) -> None:
-    """Hand answers to their data set's evaluators, identifiers as that data set numbers them."""
+    """Hand answers to the evaluators of their data set, with identifiers as that data set numbers them."""
     own = [evaluator for path, evaluator in evaluators.values() if path == example_set.path]
     if not own:
         return
@@ -160,13 +168,13 @@ def _validation_metrics(sums: dict[str, MetricSums]) -> dict[str, float]:
 
 
 def _prefixes(sets: Collection[str]) -> list[str]:
-    """What stands before the metrics of all sets together and, where there are several, before those of each."""
+    """The prefix of metrics over all sets and, if there are several sets, the prefix for each."""
     return ["val", *(f"val/{name}" for name in sets if len(sets) > 1)]
 
 
 def _evaluator_metrics(evaluators: dict[str, tuple[str, Evaluator]], head: LossHead, dataset: PuzzleDataset,
                        world: World, save_path: Path | None) -> dict[str, float]:
-    """What evaluators make of the answers they were given, and of the model where they run it themselves."""
+    """The metrics of evaluators: from the answers that they were given, and from running the model themselves."""
     found, folders = {}, []
     for prefix, (path, evaluator) in evaluators.items():
         folder = save_path and _folder(prefix, evaluators, save_path)
@@ -177,15 +185,18 @@ def _evaluator_metrics(evaluators: dict[str, tuple[str, Evaluator]], head: LossH
         if hasattr(evaluator, "inspect"):
             metrics |= evaluator.inspect(head, dataset.part(path), world, folder) or {}
         found |= {f"{prefix}/{name}": value for name, value in metrics.items()}
-    any_rank(False)  # all have written
+    any_rank(False)  # wait until all ranks have written
     for folder in folders if world.is_main else []:
         _remove_if_empty(folder, save_path)
     return found
 
 
 def _folder(prefix: str, evaluators: dict[str, tuple[str, Evaluator]], save_path: Path) -> Path:
-    """Where an evaluator's files go. Of several evaluators each has a folder that is named like its metrics; those that
-    only inspect the model share that of the evaluation, or of the data set where there are several."""
+    """The folder for an evaluator's files.
+
+    One evaluator writes to `save_path` itself. If there are several, each has a folder named like its metrics, except
+    that an `Inspector` always writes to `save_path` or, with several data sets, to the folder of its data set.
+    """
     if isinstance(evaluators[prefix][1], Inspector):
         return save_path.joinpath(*prefix.split("/")[2:])
     several = sum(not isinstance(evaluator, Inspector) for _, evaluator in evaluators.values()) > 1
@@ -193,7 +204,7 @@ def _folder(prefix: str, evaluators: dict[str, tuple[str, Evaluator]], save_path
 
 
 def _remove_if_empty(folder: Path, top: Path) -> None:
-    """A folder that nothing was written to, and those above it up to `top`."""
+    """Remove a folder if it is empty, and then each empty folder above it, up to `top`."""
     while folder.is_relative_to(top) and folder.exists() and not any(folder.iterdir()):
         folder.rmdir()
         folder = folder.parent

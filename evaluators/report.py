@@ -1,4 +1,4 @@
-"""What an evaluation found, on the terminal and in files."""
+"""Reports the metrics of an evaluation on the terminal and in files."""
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -7,14 +7,14 @@ from utils.strict_json import as_json
 
 def report(metrics: Mapping[str, float], by_step: Sequence[Mapping[str, float]], settings: Mapping[str, object],
            folder: Path) -> None:
-    """Print the metrics and write them to `metrics.json`, behind the `settings` that make them special.
+    """Print the metrics and write them to `metrics.json`, after the `settings` that differ from training.
 
-    `by_step`: the metrics after each supervision step, for a second table and `steps.jsonl`; []: neither.
+    `by_step`: the metrics after each supervision step, for a second table and `steps.jsonl`; []: neither is made.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").write_text(as_json({**settings, **metrics}, indent=1) + "\n")
     if not metrics:
-        print(f"  nothing is scored, since no answer is known; what evaluators made of it lies in {folder}")
+        print(f"  nothing is scored, since no answer is known; the files of evaluators are in {folder}")
     width = max(map(len, metrics), default=0)
     print("\n".join(f"  {name:{width}s}  {value:.6g}" for name, value in metrics.items()))
     print(f"metrics: {folder / 'metrics.json'}")

@@ -1,9 +1,8 @@
-"""A baseline of regression data: ridge regression from all inputs to each target, `evaluators="[{name: ridge@Ridge}]"`.
+"""Baseline for regression data: ridge regression from all inputs to each target, `evaluators="[{name: ridge@Ridge}]"`.
 
-`ridge.png` shows its error and the model's by position.
-
-Fitted on the training split of the data set that is tested, each target on the examples that observe it; the strength
-of the penalty, one for all, is the best of `STRENGTHS` on the last tenth of the training examples.
+It is fitted on the training split of the tested data set, for each target on the examples in which that is observed.
+All targets share one penalty: the best of `STRENGTHS` on the last tenth of the training examples. `ridge.png` shows the
+errors of the baseline and of the model by position.
 """
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,12 +18,12 @@ from utils.distributed import all_reduce_sum_
 from utils.plots import plot_errors
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-EXAMPLES = 20_000  # of training, evenly spaced
-MOST_INPUTS = 2048  # more would take a minute
+EXAMPLES = 20_000  # training examples to fit on, evenly spaced
+MOST_INPUTS = 2048  # fitting on more would take a minute
 
 
 class Ridge:
-    """`ridge_rmse` and, over the same targets, `model_rmse`."""
+    """Metrics `ridge_rmse` and `model_rmse`, over the same targets."""
 
     required_outputs = {"preds"}
 
@@ -39,7 +38,7 @@ class Ridge:
         if width > MOST_INPUTS:
             raise ValueError(f"ridge@Ridge takes at most {MOST_INPUTS} inputs, and an example of {data_path} has "
                              f"{width}; use evaluators=[]")
-        load_metadata(data_path, "train")  # or the first evaluation would find out that there is nothing to fit it on
+        load_metadata(data_path, "train")  # raises now, not at the first evaluation, if there is no data to fit on
         self.data_path, self.metadata, self.weights = data_path, eval_metadata, None
         self.begin_eval()
 
@@ -85,8 +84,11 @@ class Ridge:
 
 
 def ridge_weights(inputs: np.ndarray, targets: np.ndarray, mask: np.ndarray, strengths: Sequence[float]) -> np.ndarray:
-    """Weights (strengths, inputs, targets) of the least squares with the penalty strength · examples · |weights|², the
-    constant input, which is the last, free of it. Each target counts where it is observed."""
+    """Least-squares weights (strengths, inputs, targets) with the penalty strength · examples · |weights|².
+
+    The last input is the constant 1, and its weight has no penalty. Each target is fitted on the examples in which it
+    is observed (`mask`).
+    """
     penalty = np.diag(np.append(np.ones(inputs.shape[1] - 1), 1e-12))
     weights = np.zeros((len(strengths), inputs.shape[1], targets.shape[1]))
     for target in range(targets.shape[1]):

@@ -1,11 +1,13 @@
-"""Latent episodes rolled out: from W latents of a test episode on, predict the next, take it for true, predict on.
+"""Rolls out latent episodes: the model predicts the next latent from W latents, then goes on from its own predictions.
 
-    evaluators="[{name: rollout@Rollouts}]"      # evaluate.py has it for latent episodes whatever is asked for
+    evaluators="[{name: rollout@Rollouts}]"      # evaluate.py always adds it for latent episodes
 
-Beside the model stand two baselines: to repeat the last latent, and a linear autoregression fitted on the training
-episodes by least squares, on half of the window ((W + 1) // 2 latents, at most 16). Errors are root mean squares over
-features, in the units of the data: of one step, wherever in the test examples so many latents are known, each true; and
-of open-loop rollouts, at the horizon itself.
+There are two baselines. One repeats the last latent. The other is a linear autoregression on (W + 1) // 2 latents, at
+most 16, fitted on the training episodes by least squares.
+
+Errors are root mean squares over features, in the units of the data. The error of *one step* covers the test latents
+that have enough true latents before them. The error of an *open-loop* rollout is measured at a horizon, after that many
+predictions.
 """
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,16 +29,16 @@ from utils.plots import plot_rollouts
 
 HORIZONS = (1, 5, 10, 25)
 STEPS = max(HORIZONS)
-STARTS = 1024  # of rollouts, evenly spaced among those that do not overlap
-ONE_STEP_EXAMPLES = 20_000  # evenly spaced
-FITTED_EXAMPLES = 50_000
+STARTS = 1024  # most rollouts, evenly spaced among those that do not overlap
+ONE_STEP_EXAMPLES = 20_000  # most examples for the error of one step, evenly spaced
+FITTED_EXAMPLES = 50_000  # most examples that the linear baseline is fitted on
 
 
 class Rollouts(Inspector):
-    """Errors of rollouts, a table of them, and `rollouts.png`: the errors by horizon, and one rollout.
+    """Metrics, a printed table and `rollouts.png` with the errors by horizon and one rollout.
 
-    `example`: number of the rollout that is drawn. The linear baseline is fitted on the training episodes of the run,
-    or else of the data set itself; where there are none, there is no such baseline.
+    `example`: number of the rollout to draw. The linear baseline is fitted on the training episodes of the run or, if
+    they are not known, of the tested data set. Without training episodes there is no linear baseline.
     """
 
     def __init__(self, data_path: str, eval_metadata: SplitMetadata, example: int = 0):
@@ -72,7 +74,7 @@ def episode_sets(data: PuzzleDataset) -> list[EpisodeSet]:
     return [example_set for example_set in data.sets.values() if isinstance(example_set, EpisodeSet)]
 
 
-Predictor = Callable[[np.ndarray, np.ndarray], np.ndarray]  # latents (B, W, D), identifiers (B,) -> the next (B, D)
+Predictor = Callable[[np.ndarray, np.ndarray], np.ndarray]  # latents (B, W, D), identifiers (B,) -> next latents (B, D)
 
 
 @dataclass
@@ -122,7 +124,7 @@ class ModelPredictor:
 
     @torch.no_grad()
     def every_position(self, latents: np.ndarray, identifiers: np.ndarray) -> np.ndarray:
-        """Predictions (B, W, D) of the latent after each of (B, W, D)."""
+        """Predictions (B, W, D) of the latent that follows each of the latents (B, W, D)."""
         parts = [self._batch(latents[i:i + self.batch_size], identifiers[i:i + self.batch_size])
                  for i in range(0, len(latents), self.batch_size)]
         return np.concatenate(parts)
@@ -139,11 +141,11 @@ class ModelPredictor:
 
 @dataclass
 class Errors:
-    """Of one predictor, (steps,) each."""
+    """Errors of one predictor by step; each array is (steps,)."""
 
-    rmse: np.ndarray  # infinite where a prediction diverged, NaN where there is no truth
-    diverged: np.ndarray  # how many predictions are too far off for a number,
-    count: np.ndarray  # of so many
+    rmse: np.ndarray  # infinite where a prediction diverged, NaN where no true latent is known
+    diverged: np.ndarray  # number of predictions whose squared error is no finite number
+    count: np.ndarray  # number of predictions
 
     def metrics(self, step: int, prefix: str, suffix: str = "") -> dict[str, float]:
         found = {f"{prefix}rmse{suffix}": float(self.rmse[step])} if self.count[step] else {}
@@ -157,15 +159,15 @@ class Errors:
 
 @dataclass
 class RolloutErrors:
-    """Errors by predictor, and one rollout to look at."""
+    """Errors by predictor, and one rollout to draw."""
 
-    one_step: dict[str, Errors]  # of a single step
-    by_horizon: dict[str, Errors]  # of STEPS
-    truth: np.ndarray  # (STEPS, D), NaN behind the end of the episode
-    shown: dict[str, np.ndarray]  # (STEPS, D) each
+    one_step: dict[str, Errors]  # each of one step
+    by_horizon: dict[str, Errors]  # each of STEPS steps
+    truth: np.ndarray  # (STEPS, D) true latents of the rollout to draw, NaN after the end of the episode
+    shown: dict[str, np.ndarray]  # (STEPS, D) predictions of each predictor for it
 
     def metrics(self) -> dict[str, float]:
-        """Errors, infinite where predictions diverged, and how many did."""
+        """Errors by name, and the number of diverged predictions where there are any. Their error is infinite."""
         found = {}
         for who, one_step in self.one_step.items():
             found |= one_step.metrics(0, f"{who}/one_step_")
@@ -174,7 +176,8 @@ class RolloutErrors:
         return found
 
     def table(self) -> str:
-        """A line a predictor; in place of an error, how many rollouts diverged, or that no episode is long enough."""
+        """A table with one line for each predictor. A cell is the error, or how many predictions diverged, or "too
+        short" if no episode is long enough."""
         rows = [["rmse", "one step", *(f"open loop @{h}" for h in HORIZONS)]]
         rows += [[who.replace("_", " "), one_step.cell(0), *(self.by_horizon[who].cell(h - 1) for h in HORIZONS)]
                  for who, one_step in self.one_step.items()]
@@ -184,8 +187,10 @@ class RolloutErrors:
 
 def roll_out(head: LossHead, test_sets: Sequence[EpisodeSet], train_sets: Sequence[EpisodeSet], batch_size: int,
              world: World, number: int = 0) -> RolloutErrors:
-    """The same on every rank, each of which takes its share. Without training sets there is no linear baseline.
-    `number`: of the rollout to look at."""
+    """Compute the errors of the model and of the baselines. Every rank must call it; all get the same errors.
+
+    Without training sets there is no linear baseline. `number`: number of the rollout to draw.
+    """
     model = ModelPredictor(head.eval(), test_sets[0].window, batch_size, world.device)
     predictors: dict[str, Predictor] = {"model": model, "repeat_last": repeat_last}
     if train_sets:
@@ -201,11 +206,11 @@ def roll_out(head: LossHead, test_sets: Sequence[EpisodeSet], train_sets: Sequen
 
 
 def open_loop(predict: Predictor, contexts: np.ndarray, identifiers: np.ndarray) -> np.ndarray:
-    """Predictions (B, STEPS, D) from latents (B, W, D), each step taking those before it for true."""
+    """Predictions (B, STEPS, D) from latents (B, W, D). Each step takes the earlier predictions as its inputs."""
     W, rolled = contexts.shape[1], contexts.astype(np.float64)
     if not len(contexts):
         return np.empty((0, STEPS, contexts.shape[2]))
-    with np.errstate(over="ignore", invalid="ignore"):  # what diverges is counted
+    with np.errstate(over="ignore", invalid="ignore"):  # predictions that diverge are counted later
         for _ in range(STEPS):
             following = predict(rolled[:, -W:], identifiers)
             rolled = np.concatenate([rolled, following[:, None]], axis=1)
@@ -213,15 +218,15 @@ def open_loop(predict: Predictor, contexts: np.ndarray, identifiers: np.ndarray)
 
 
 def rollout_starts(episodes: EpisodeSet) -> list[tuple[int, int]]:
-    """Episode and first latent of each rollout."""
+    """The episode and the first latent of each rollout, by number."""
     starts = [(episode, first) for episode, length in enumerate(episodes.files.lengths)
               for first in range(0, length - episodes.window, STEPS)]
     return [starts[i] for i in evenly(len(starts), STARTS)] if starts else []
 
 
 def rollout_cases(episodes: EpisodeSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Latents (B, W, D) to start from, those that truly follow (B, STEPS, D), NaN behind an episode's end, and shared
-    identifiers (B,)."""
+    """For each rollout the W latents to start from (B, W, D), the true latents that follow (B, STEPS, D), and the row
+    of the puzzle table (B,). True latents are NaN after the end of an episode."""
     W, lengths, starts = episodes.window, episodes.files.lengths, rollout_starts(episodes)
     frames = np.full((len(starts), W + STEPS, episodes.metadata.input_dim), np.nan, np.float32)
     for row, (episode, first) in enumerate(starts):
@@ -232,8 +237,11 @@ def rollout_cases(episodes: EpisodeSet) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 def one_step_cases(episodes: EpisodeSet, fields: dict[str, np.ndarray]
                    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of the fields of examples: the last `order` latents (B, places, order, D) at each place that has so many, those
-    that follow (B, places, D), and which are real (B, places)."""
+    """The cases in which the linear autoregression can predict one step, from the fields of B examples.
+
+    A place is a position with `order` latents up to it. Returns these latents (B, places, order, D), the latent that
+    follows (B, places, D), and whether it is real, not padding (B, places).
+    """
     inputs, targets, mask = (fields[name].reshape(len(fields[name]), episodes.window, -1)
                              for name in ("inputs", "targets", "target_mask"))
     order = linear_order(episodes.window)
@@ -263,7 +271,7 @@ def _one_step_errors(model: ModelPredictor, predictors: dict[str, Predictor], te
 
 
 def _errors(predicted: np.ndarray, truth: np.ndarray, world: World) -> Errors:
-    """Of rows (B, steps, D) of all ranks: root mean squares over rows and features."""
+    """Root mean squares by step, over the rows (B, steps, D) of all ranks and over features."""
     real = np.isfinite(truth)
     with np.errstate(over="ignore", invalid="ignore"):
         squares = (np.where(real, predicted - truth, 0) ** 2).sum(2)  # (B, steps)

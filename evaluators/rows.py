@@ -1,10 +1,11 @@
-"""Puzzles through the supervision steps of a model: a row whose puzzle has ended takes the next one.
+"""Runs puzzles through supervision steps: a row of the batch whose puzzle has ended takes the next puzzle.
 
     for step in row_steps(head, dataset, example_set, strategy, world):   # a `RowStep` after each supervision step
-        strategy.take(step)                                               # may end rows, and gives final answers
+        answers = strategy.take(step)                                     # may end rows; returns final answers
 
-Where every puzzle gets the same number of steps, rows end together and nothing waits for the device in between. All
-steps have the shape of a whole batch, so that one compiled graph serves them all: rows without a puzzle compute, too.
+If every puzzle gets the same number of steps, rows end together, and the host does not wait for the device between
+steps. The batch always has its full size, so that one compiled graph serves all steps. Rows without a puzzle
+compute as well.
 """
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -25,15 +26,15 @@ from utils.distributed import World, any_rank
 class RowStep:
     """The rows (B,) after a supervision step."""
 
-    # which example of the set each row works on; NOBODY: none
+    # number of the example that each row works on; NOBODY: none
     numbers: np.ndarray
-    # which of its attempts, as its strategy counts them
+    # number of the row's attempt at this example, as the strategy counts attempts
     attempts: np.ndarray
-    # supervision steps taken on it
+    # supervision steps that this attempt has taken
     steps: np.ndarray
-    # whose last step this was; a strategy may end more of them
+    # whether the attempt has ended with this step; a strategy may set more rows to true
     ended: np.ndarray
-    # the puzzles as loaded, and what the head made of them (B, …), on the device
+    # the puzzles as loaded, and the outputs of the head, (B, …) on the device
     data: Batch
     outputs: dict[str, Tensor]
     carry: Carry
@@ -44,7 +45,7 @@ class RowStep:
         return self.numbers != NOBODY
 
     def answers(self, rows: np.ndarray) -> "Answers":
-        """Those of the rows (B,) that are true."""
+        """The current answers of the rows for which `rows` (B,) is true."""
         places = np.flatnonzero(rows)
         first = len(places)
         if np.array_equal(places, np.arange(first)):  # a view, which costs nothing
@@ -57,7 +58,7 @@ class RowStep:
 
 @dataclass
 class Answers:
-    """Final answers to some examples of a set: numbers (N,), puzzles, outputs and steps taken (N, …)."""
+    """Answers to N examples of a set: numbers (N,), puzzles and outputs (N, …), and steps taken (N,)."""
 
     numbers: np.ndarray
     data: Batch
@@ -66,7 +67,7 @@ class Answers:
 
 
 class Rows:
-    """The rows (B,) of one rank, and what each is working on."""
+    """The B rows of one rank, and the example that each works on."""
 
     def __init__(self, head: LossHead, dataset: PuzzleDataset, example_set: ExampleSet, device: torch.device):
         self.head, self.example_set, self.device = head, example_set, device
@@ -81,7 +82,7 @@ class Rows:
         return self.numbers == NOBODY
 
     def place(self, attempts: Attempts) -> None:
-        """Give free rows, the first ones first, something to work on. Their random numbers follow from its seed."""
+        """Give attempts to the first free rows. The seed of an attempt decides the random numbers of its row."""
         rows = np.flatnonzero(self.free)[:len(attempts.numbers)]
         if not len(rows):
             return
@@ -98,7 +99,7 @@ class Rows:
         self.carry = replace(self.carry, noise_key=placed(self.carry.noise_key, keys))
 
     def step(self) -> RowStep:
-        """One supervision step of all rows. Those without a puzzle compute as well: the shape of a batch stays."""
+        """Run one supervision step of all rows, including rows without a puzzle."""
         if self.begins.any():
             begins = torch.from_numpy(self.begins.copy()).to(self.device)
             self.carry, self.begins[:] = replace(self.carry, halted=self.carry.halted | begins), False
@@ -110,14 +111,17 @@ class Rows:
                        outputs, self.carry)
 
     def leave(self, ended: np.ndarray) -> None:
-        """Make the rows (B,) free whose puzzles have ended."""
+        """Free the rows for which `ended` (B,) is true."""
         self.numbers[ended] = NOBODY
 
 
 def row_steps(head: LossHead, dataset: PuzzleDataset, example_set: ExampleSet, strategy: Strategy, world: World,
               before_round: Callable[[], None] = lambda: None) -> Iterator[RowStep]:
-    """Work through what a strategy draws of a set, on this rank. Every rank must call it: ranks go on together, a round
-    at a time, each from one refill to the next. `before_round` may end it by an exception."""
+    """Work on all attempts that a strategy draws from this rank's part of a set.
+
+    A round lasts from one refill of free rows to the next. Ranks begin each round together, so every rank must call
+    this. `before_round` is called before each, and may end the work by an exception.
+    """
     rows = Rows(head, dataset, example_set, world.device)
     while True:
         rows.place(strategy.draw(int(rows.free.sum())))
@@ -133,8 +137,8 @@ def row_steps(head: LossHead, dataset: PuzzleDataset, example_set: ExampleSet, s
 
 
 def supervision_steps(head: LossHead, batch: Batch) -> Iterator[dict[str, Tensor]]:
-    """The outputs after each supervision step of a batch, until all its rows have halted; a row that has keeps those
-    with which it did."""
+    """The outputs after each supervision step of a batch, until all rows have halted. A row keeps the outputs of the
+    step in which it halted."""
     carry = head.initial_carry(batch)
     if head.steps_known:
         for _ in range(head.steps_known):

@@ -1,7 +1,8 @@
-"""What is made of the supervision steps of each puzzle: `strategy="{name: module@Class, option: value}"`.
+"""Strategies decide how test puzzles are attempted: `strategy="{name: module@Class, option: value}"`.
 
-A strategy draws what the rows work on, sees every supervision step, may end rows, and gives final answers. So seeds,
-symmetric views, stopping rules and searches are classes of their own, which the evaluation loop need not know.
+A strategy chooses the puzzles that the rows of the batch work on, sees every supervision step, may end rows, and
+returns final answers. So several seeds, symmetric views, stopping rules and searches can be written as strategies,
+without a change to the evaluation loop.
 """
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,37 +10,37 @@ from typing import Protocol
 import numpy as np
 
 NOBODY = -1  # in place of the number of an example
-STRATEGY_PARTS = ("begin", "draw", "take")  # by which a class is known as one
+STRATEGY_PARTS = ("begin", "draw", "take")  # the methods that a class must have to be a strategy
 
 
 @dataclass
 class Attempts:
-    """What N rows work on next."""
+    """The N attempts that free rows begin next."""
 
-    # which examples of the set (N,)
+    # (N,) number of the example in its set
     numbers: np.ndarray
-    # which attempt at each (N,), as the strategy counts them
+    # (N,) number of the attempt at this example, as the strategy counts attempts
     attempts: np.ndarray
-    # (N,) integers, of which the rows' random numbers are functions
+    # (N,) integers that decide the random numbers of the row
     seeds: np.ndarray
 
 
 class Strategy(Protocol):
-    """`Class(**options)`."""
+    """Built as `Class(**options)`."""
 
     def begin(self, numbers: np.ndarray, batch: int) -> None:
-        """Take up this rank's examples of a set (N,), of which a global batch holds `batch`."""
+        """Begin a set. `numbers` (N,): this rank's examples of it; `batch`: size of a global batch."""
 
     def draw(self, most: int) -> Attempts:
-        """What rows that are free work on, `most` of them at most. None, where no row is busy either: it is done."""
+        """Up to `most` attempts for the rows that are free. The set is done when there are none and no row is busy."""
 
     def take(self, step) -> list:
-        """Look at the rows after a supervision step (`evaluators.rows.RowStep`). Returns the answers that are final by
-        now, a list of `evaluators.rows.Answers`. May end rows: `step.ended[row] = True`."""
+        """Look at the rows after a supervision step (`evaluators.rows.RowStep`) and return the answers that are final,
+        a list of `evaluators.rows.Answers`. `step.ended[row] = True` ends a row."""
 
 
 class Single:
-    """One attempt at each puzzle, whose answer is that after its last supervision step."""
+    """One attempt at each puzzle. Its answer is the one after the last supervision step."""
 
     def begin(self, numbers: np.ndarray, batch: int) -> None:
         self.waiting, self.batch = numbers, batch

@@ -349,7 +349,7 @@ def test_the_stand_ins_of_the_published_builder_are_no_solutions(folder):
             test["output"] = [[0]]
     (folder / "test_puzzles.json").write_text(json.dumps(puzzles))
     evaluator = ARC(str(folder), METADATA)
-    assert "each is a single black cell" in evaluator.notices[0]
+    assert "each answer is a single black cell" in evaluator.notices[0]
     feed(evaluator, [predictions(folder)])
     assert evaluator.result(None, 0, 1, None) == {}
     puzzles["ccc"]["test"][0]["output"] = [[1]]
