@@ -2,8 +2,8 @@
 
     depth_curriculum: [{until: 0.3, H_cycles: 1, L_cycles: 2}, {until: 0.6, H_cycles: 2, L_cycles: 4}]
 
-A stage lasts until that fraction of all steps; after the last one the network trains at the depth of its config, at
-which it is always evaluated. The stage is a function of the step alone, so a run that goes on goes on in its stage.
+A stage lasts until that fraction of all steps. After the last one the network trains at the depth of its config, and it
+is always evaluated at that depth. The stage depends on the step alone, so a resumed run continues in its stage.
 """
 from collections.abc import Sequence
 
@@ -25,12 +25,12 @@ class Stage(BaseModel):
 
 
 def check_order(stages: Sequence[Stage]) -> None:
-    """Raise ValueError where a stage would end before it begins."""
+    """Raise ValueError if a stage ends before it begins."""
     ends = [stage.until for stage in stages]
     if ends != sorted(set(ends)):
         raise ValueError(f"depth_curriculum: each stage must end later than the one before, not until {ends}")
 
 
 def cycles_at(step: int, total_steps: int, stages: Sequence[Stage]) -> dict[str, int]:
-    """T and n, by their keys, of training step 1, 2, …, `total_steps`; empty: those of the config."""
+    """`H_cycles` and `L_cycles` of a training step from 1 to `total_steps`; empty where the config's own apply."""
     return next((stage.cycles for stage in stages if step - 1 < stage.until * total_steps), {})

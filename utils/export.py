@@ -4,9 +4,9 @@
     safetensors/  model.safetensors, the config also in its header; config.yaml; metadata.json
     hub/          the same, and the model card README.md
 
-Beside the weights stands identifiers.json, as in a data set: the name of the puzzle whose embedding each row of the
-puzzle table is. Each is read again by `checkpoint=` and `load_checkpoint=`, as the folder or as the file in it. The
-published layout has no place for the metadata of the data, so a model comes out of it only where the data are.
+With the weights comes identifiers.json, as in a data set: the name of the puzzle of each row of the puzzle table.
+`checkpoint=` and `load_checkpoint=` read all three again, given the folder or the file in it. The published layout has
+no place for the metadata of the data, so to restore a model from it you need its data set.
 """
 import json
 import shlex
@@ -38,7 +38,7 @@ UNPUBLISHED = {"causal": False, "glu_norm": False, "initial_state_std": 0, "rela
 
 @dataclass(frozen=True)
 class Export:
-    """Weights, and what is known of them."""
+    """Weights and all that is known about them, ready to be written in a layout."""
 
     # of the loss head, by name
     state: dict[str, Tensor]
@@ -59,7 +59,7 @@ class Export:
     data_metadata: dict | None = None
 
     def write(self, layout: str, folder: Path, repository: str | None) -> None:
-        """Write the files of a layout: published, safetensors, or hub for that repository."""
+        """Write the files of a layout: `published`, `safetensors`, or `hub`, which needs the repository."""
         folder.mkdir(parents=True, exist_ok=True)
         if layout == "published":
             self._write_published(folder)
@@ -90,7 +90,7 @@ class Export:
             facts | {"weights": self.which, "scored_on": self.scored_on, "metrics": self.metrics}, indent=1) + "\n")
 
     def published_settings(self) -> dict:
-        """The config under published names: of classes that have one, and of the dtype that `auto` came to."""
+        """The config with published class names where there are some, and the dtype that `auto` stood for."""
         arch = dict(self.settings["arch"])
         arch["name"] = published_name(arch["name"])
         if arch.get("forward_dtype", "auto") == "auto":
@@ -155,7 +155,7 @@ def _cell(value: float | str | bool) -> str:
 
 
 def published_name(name: str) -> str:
-    """The published alias of a model's class, where it has one: a second name in its module."""
+    """The published name of a model's class, if it has one: another name in its module."""
     model_class = load_class(name, "models", anywhere=True)  # it was built from this config
     aliases = [alias for alias, value in vars(sys.modules[model_class.__module__]).items()
                if value is model_class and alias != model_class.__name__]
@@ -163,7 +163,7 @@ def published_name(name: str) -> str:
 
 
 def refuse_unpublished(settings: dict) -> None:
-    """Raise ValueError where the published code would not load a model, or would compute something else with it."""
+    """Raise ValueError if the published code could not load this model, or would compute other numbers with it."""
     arch = settings["arch"]
     model_class = load_class(arch["name"], "models", anywhere=True)
     unknown = {f"arch.{key}": arch[key] for key, off in UNPUBLISHED.items() if arch.get(key, off) != off}

@@ -1,7 +1,7 @@
-"""What comes from a stranger: the config in a checkpoint or beside it, of plain values and references to them; text.
+"""What comes from strangers: configs in checkpoints or beside them, and text. It is read without running anything.
 
-OmegaConf by itself would put in what `${oc.env:TOKEN}` names, and an export would publish it. Here a reference is the
-whole of a value, and names a plain one of the same config: `${arch.hidden_size}`, or `${.hidden_size}` for a neighbour.
+A config may hold plain values and references to them: `${arch.hidden_size}`, or `${.hidden_size}` for a neighbour.
+Other references are refused: OmegaConf alone would replace `${oc.env:TOKEN}` by the secret, and an export publish it.
 """
 import re
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ REFERENCE = re.compile(r"\$\{(\.*)(\w+(?:\.\w+)*)\}")
 
 
 def read_settings(file: Path) -> dict:
-    """The config in a YAML file. Raises ValueError for what is none, or no plain one."""
+    """The config in a YAML file. Raises ValueError if it is not a config, or holds other than plain values."""
     try:
         if file.stat().st_size > MOST_BYTES:
             raise ValueError(f"it is larger than {MOST_BYTES / 1e6:g} MB")
@@ -32,25 +32,25 @@ def read_settings(file: Path) -> dict:
 
 
 def plain_settings(settings: object, file: Path) -> dict:
-    """A config of plain values, its references replaced by what they name. Raises ValueError naming the key of any
-    other value."""
+    """The config with its references replaced by their values. Raises ValueError, which names the key, for a value that
+    is not plain."""
     if not isinstance(settings, dict):
         raise ValueError(f"{file}: the config is a {type(settings).__name__}, and should map names to values")
     return _plain(settings, [], "", file)
 
 
 def printable(text: str) -> str:
-    """Text for a terminal or a log: what would steer it, such as an escape sequence in a file's name, spelled out."""
+    """Text that is safe on a terminal or in a log: control characters are spelled out (a file's name may hold some)."""
     return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
 def spreadsheet_text(text: str) -> str:
-    """Text for a cell of a CSV file: behind an apostrophe where a spreadsheet would compute it as a formula."""
+    """Text for a cell of a CSV file: an apostrophe before it where a spreadsheet would take it for a formula."""
     return f"'{text}" if re.match(r"[=+\-@\t\r]", text) and not re.fullmatch(r"[+-][\d.e+-]+", text) else text
 
 
 def markdown_text(text: str) -> str:
-    """Text for a Markdown document: what could be markup, HTML or the end of a table's cell, with a backslash."""
+    """Text for a Markdown document: a backslash before all that could be markup, HTML or the end of a cell."""
     return re.sub(r"([\\`*{}\[\]<>()#|!&])", r"\\\1", text)
 
 
@@ -77,7 +77,7 @@ def _checked_key(key: object, above: str, file: Path) -> str | int:
 
 
 def _referred_to(text: str, above: Sequence[dict | list], key: str, file: Path):
-    """The plain value that a reference names: from the top, or with n dots from the n-th container outwards."""
+    """The value that a reference names, looked for from the top or, with n dots, from the n-th container around."""
     match = REFERENCE.fullmatch(text)
     place: object = None
     if match and len(match[1]) <= len(above):

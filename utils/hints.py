@@ -1,4 +1,4 @@
-"""What a user meant by a command line that others read, and this one does not."""
+"""What a user meant by words that other programs understand, and this one does not."""
 import re
 from collections.abc import Container, Iterable
 from pathlib import Path
@@ -51,14 +51,16 @@ OTHER_NAMES = {
 
 
 def name_here(key: str, known: Container[str]) -> str | None:
-    """The known setting that goes by the last part of a key elsewhere; None where there is none."""
+    """The setting that other projects call by the last part of this key; None if there is none."""
     word = key.rpartition(".")[2].lower().replace("-", "_")
     return next((here for here, names in OTHER_NAMES.items() if word in names.split() and here in known), None)
 
 
 def refuse_words_without_key(words: Iterable[str], config_name: str) -> None:
-    """Raise ValueError for what other programs take: a path alone, of which Hydra says what nobody understands where it
-    has an equals sign, and `--lr 1e-3`."""
+    """Raise ValueError for `--lr 1e-3` and for a path alone, which other programs take.
+
+    Hydra's own message about them helps nobody, least of all where the path has an equals sign.
+    """
     for word in words:
         if (option := re.fullmatch(r"--([\w.-]+)(=.*)?", word)) and option[1] not in HYDRAS_OPTIONS:
             key = option[1].replace("-", "_")
@@ -68,7 +70,7 @@ def refuse_words_without_key(words: Iterable[str], config_name: str) -> None:
 
 
 def meant_by_word(word: str, config_name: str) -> str | None:
-    """The settings that a word alone was meant as, as they are typed in a shell."""
+    """What a word without a key was meant to be: a setting, as it is typed in a shell."""
     if config_name == "cfg_evaluate":
         return typed("checkpoint", word)
     if (CONFIG_DIR / "experiment" / f"{word}.yaml").is_file():

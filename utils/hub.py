@@ -3,8 +3,8 @@
     python evaluate.py checkpoint=hf://owner/name data_paths="[data/…]"
     python evaluate.py checkpoint=checkpoints/PROJECT/RUN export=hub hub_repo=owner/name
 
-The library's own cache and environment hold: `HF_HUB_OFFLINE=1` takes what the cache has, `HF_HOME` says where it is,
-`HF_TOKEN` who uploads. It is an extra (requirements-extra.txt), imported when a name asks for it.
+The library's own variables apply: `HF_HUB_OFFLINE=1` uses only its cache, `HF_HOME` says where that is, and `HF_TOKEN`
+who uploads. The library is an extra (requirements-extra.txt), imported when a name needs it.
 """
 import re
 from pathlib import Path
@@ -22,14 +22,14 @@ def is_reference(path: str | Path) -> bool:
 
 
 def repository_of(reference: str) -> str:
-    """`owner/name` of a reference. Raises ValueError for another form."""
+    """The `owner/name` in a reference. Raises ValueError if it has another form."""
     return _parsed(reference)["repo"]
 
 
 def downloaded(reference: str) -> Path:
-    """The local copy of what a reference names; only what the cache lacks is downloaded.
+    """The local copy of what a reference names. Only what the cache lacks is downloaded.
 
-    Raises ValueError where it is neither there nor within reach.
+    Raises ValueError where it is neither in the cache nor to be had from the hub.
     """
     hub = _library()
     parts = _parsed(reference)
@@ -47,9 +47,9 @@ def downloaded(reference: str) -> Path:
 
 
 def upload(folder: Path, repository: str) -> str:
-    """Upload a folder's files as one commit, to a new public repository where there is none. Returns its address.
+    """Upload a folder's files as one commit. Returns the address of the repository, which is made, public, if needed.
 
-    Raises ValueError where the hub cannot be reached or refuses; the folder stays as it is.
+    Raises ValueError where the hub cannot be reached, or refuses; the folder stays as it is.
     """
     api = _library().HfApi()
     try:

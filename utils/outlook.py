@@ -10,8 +10,8 @@ from utils.threads import told_threads
 
 def outlook(world: World, dtype: torch.dtype, data, test_data, epochs: int, evaluated: Sequence[int], limit: Limit,
             warmup_steps: int) -> list[str]:
-    """Lines to say. `data`, `test_data`: as in dataset/puzzle_dataset.py; `evaluated`: the steps at which the run is
-    evaluated, of which the last is its last step, and 0 the weights that it starts from."""
+    """Lines to say. `data`, `test_data`: as in dataset/puzzle_dataset.py. `evaluated`: the steps after which the run is
+    evaluated; the last one is the end of the run, and step 0 means the weights that it starts from."""
     device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else world.device.type
     shared = f", {world.size} processes of {data.local_batch_size:,} examples a step each" if world.size > 1 else ""
     first, *others = [step for step in evaluated if step]

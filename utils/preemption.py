@@ -1,5 +1,6 @@
-"""SIGTERM and SIGINT as a request: finish the step, save, exit; the end is certain even where the step hangs. Limits
-that the user set, of steps or of minutes, end a run in the same way.
+"""SIGTERM and SIGINT ask a run to finish its step, save and exit. If the step hangs, the process is ended all the same.
+
+Limits of steps or minutes, which the user sets, end a run in the same way.
 
     with StopRequest(grace_s=25) as stop:
         while …:
@@ -38,8 +39,10 @@ class Stopped(Exception):
 
     @property
     def status(self) -> int:
-        """Exit status of the process. At a limit it is 0 under torchrun, which takes all else for a failure, and would
-        start the run again, to go on beyond it."""
+        """Exit status of the process.
+
+        At a limit it is 0 under torchrun, which would take any other for a failure and start the run again.
+        """
         if not self.saved:
             return GAVE_UP
         if not self.at_limit:
@@ -48,7 +51,7 @@ class Stopped(Exception):
 
 
 class Limit:
-    """The step, and the minutes from now, at which the user has a run of `total_steps` end early."""
+    """When the user wants a run of `total_steps` to end early: after a step, or after some minutes from now."""
 
     def __init__(self, max_steps: int | None, max_minutes: float | None, total_steps: int):
         self.step = max_steps if max_steps is not None and max_steps < total_steps else float("inf")
@@ -56,11 +59,11 @@ class Limit:
         self.ends_at = time.monotonic() + 60 * self.minutes
 
     def reached(self, step: int) -> bool:
-        """After so many steps? Processes have clocks of their own, so ask `any_rank`."""
+        """Is a limit reached after so many steps? Clocks of processes differ, so combine the answers by `any_rank`."""
         return step >= self.step or time.monotonic() >= self.ends_at
 
     def settings(self) -> list[str]:
-        """As they are set on the command line."""
+        """The limits, as they are typed on the command line."""
         limits = {"max_steps": self.step, "max_minutes": self.minutes}
         return [f"{name}={limit:g}" for name, limit in limits.items() if limit < float("inf")]
 

@@ -25,7 +25,7 @@ class Pace:
         self._first: list[float] = []
 
     def add(self, seconds: float) -> None:
-        """A step has taken so long."""
+        """Count a step that took so many seconds."""
         self.step += 1
         if len(self._first) < FIRST_STEPS:
             self._first.append(seconds)
@@ -34,17 +34,17 @@ class Pace:
 
     @property
     def seconds_a_step(self) -> float:
-        """Mean of the recent steps, without the very first where there are others."""
+        """Mean seconds of the recent steps. The very first, which is slow, counts only while it is alone."""
         recent = self._recent or self._first
         return sum(recent) / max(len(recent), 1)
 
     @property
     def left(self) -> float:
-        """Seconds that the steps still to come take at the recent pace."""
+        """Seconds left at the recent pace."""
         return (self.last_step - self.step) * self.seconds_a_step
 
     def of_first_steps(self) -> str | None:
-        """What to say once, when the first steps are done and others are left; None at any other step."""
+        """A line about the pace, once, after the first steps of a run that has more; None at any other step."""
         done, left = self.step - self.first_step, self.last_step - self.step
         if left <= 0 or (done != FIRST_STEPS and not (done == 1 and left < FIRST_STEPS)):
             return None

@@ -1,5 +1,7 @@
-"""Settings as they are typed in a shell. Hydra's grammar reads `=`, parentheses and the like as its own, unless the
-text stands in double quotes, and the shell takes those away, unless the whole stands in single ones:
+"""Settings as they are typed in a shell.
+
+Text with `=`, parentheses and the like must stand in double quotes, or Hydra reads them as its own grammar. The shell
+removes double quotes, so the whole setting must stand in single quotes:
 
     python evaluate.py 'checkpoint="runs/lr=1e-3"'
 """
@@ -14,14 +16,16 @@ SETTING = re.compile(r"(?P<key>[+~]*[\w.@/-]+)=(?P<value>.*)", re.DOTALL)
 
 
 def typed(key: str, value: str | list[str]) -> str:
-    """`key=value` for a shell, in quotes where it needs them, so that `value` is read as that text, or those texts."""
+    """`key=value` for a shell, with the quotes that it needs. `value`: a text, or a list of them."""
     text = readable(value) if isinstance(value, str) else f"[{','.join(map(readable, value))}]"
     return shlex.quote(f"{key}={text}")
 
 
 def corrected(word: str) -> str | None:
-    """What to type for a setting that cannot be read as it stands: its text, or each text of its list, in quotes. None
-    where that would not do."""
+    """How to type a setting that Hydra cannot read: its text, or each text of its list, in quotes.
+
+    None where quotes would not help.
+    """
     setting = SETTING.fullmatch(word)
     if not setting:
         return None
@@ -34,7 +38,7 @@ def corrected(word: str) -> str | None:
 
 
 def readable(text: str) -> str:
-    """Text in the form in which Hydra reads it as that text: as it is, or in double quotes."""
+    """Text as Hydra needs it: unchanged, or in double quotes."""
     return text if _read(text) == text else QuotedString(text, Quote.double).with_quotes()
 
 

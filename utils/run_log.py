@@ -54,7 +54,7 @@ class LogConfig(BaseModel):
 
 
 class RunLog:
-    """Writes the lines of one run and tells its progress; `writes=False` (a rank other than 0) does neither.
+    """Writes the lines of one run and shows its progress. With `writes=False`, on ranks other than 0, it does nothing.
 
     `last_step` is where the run will end.
     """
@@ -80,7 +80,7 @@ class RunLog:
                         disable=None)  # where standard error is no terminal
 
     def advance(self, seconds: float) -> None:
-        """One step further, which took so long."""
+        """Count a step that took so many seconds."""
         if not self.writes:
             return
         self.bar.update()
@@ -101,7 +101,7 @@ class RunLog:
         self._show(step, epoch, metrics)
 
     def _show(self, step: int, epoch: int, metrics: dict[str, float]) -> None:
-        """Evaluations on a line of the terminal, training beside the bar or, unwatched, on a line, too."""
+        """Show metrics: evaluations on a line, training beside the bar, or on a line too where there is no terminal."""
         trained = {name: metrics[f"train/{name}"] for name in ON_BAR if f"train/{name}" in metrics}
         if trained:
             self.bar.set_postfix({name: f"{value:.3f}" for name, value in trained.items()}, refresh=False)
@@ -117,7 +117,7 @@ class RunLog:
                        f"{', '.join(told)}")
 
     def flush(self) -> None:
-        """Write the lines that are still to be written; where the disk is full, say so and keep them for later."""
+        """Write the lines that wait. If the disk is full, say so and keep them for the next call."""
         try:
             append_lines(self.metrics_file, self.unwritten)
             self.unwritten = []
@@ -125,7 +125,7 @@ class RunLog:
             tqdm.write(f"warning: {self.metrics_file} could not be written ({error}); {len(self.unwritten)} lines wait")
 
     def epoch_summary(self, epoch: int, train_loss: float, val_loss: float | None) -> None:
-        """`val_loss` None: the test data have no answers."""
+        """A line about the epoch. `val_loss` is None where the test data have no answers."""
         told = "NA" if val_loss is None else f"{val_loss:.6f}"
         self.say(f"EPOCH_SUMMARY epoch={epoch} train_loss={train_loss:.6f} val_loss={told}")
 
@@ -138,7 +138,7 @@ class RunLog:
         self._write_text(line)
 
     def record(self, line: str) -> None:
-        """A line in the text log alone, of what the terminal is told otherwise."""
+        """A line in the text log only; the terminal hears of it in another way."""
         if self.writes:
             self._write_text(line)
 
@@ -150,7 +150,7 @@ class RunLog:
                 tqdm.write(f"warning: {self.text_file} could not be written ({error})")
 
     def close_bar(self) -> None:
-        """What is printed from now on has a line of its own. Metric lines that still wait are tried once more."""
+        """End the bar, so that later output has its own lines, and try once more to write the lines that wait."""
         if self.writes:
             if self.unwritten:
                 self.flush()
@@ -167,7 +167,7 @@ def _of_directory(run_dir: Path) -> str:
 
 
 def tells_of(text_log: Path, run_dir: Path | None) -> bool:
-    """Is this the text log of the run in that directory, begun here? A config from elsewhere could name any file."""
+    """Did the run in that directory write this text log? The config of a stranger could name any file."""
     if run_dir is None or not text_log.is_file():
         return False
     end = _of_directory(run_dir)
@@ -176,7 +176,7 @@ def tells_of(text_log: Path, run_dir: Path | None) -> bool:
 
 
 def append_lines(file: Path, lines: list[str]) -> None:
-    """Append whole lines, or, raising OSError, nothing."""
+    """Append all of the text, or nothing and raise OSError."""
     with open(file, "ab", buffering=0) as f:
         size = f.tell()
         try:
@@ -190,16 +190,15 @@ def append_lines(file: Path, lines: list[str]) -> None:
 
 
 def unique_run_name(stem: str) -> str:
-    """Readable, sorted by time, and another each time it is asked for."""
+    """A new name on each call, readable, and sorted by time."""
     return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
 
 
 def _start_wandb(config: LogConfig, run_dir: Path, settings: dict, parameters: dict[str, int], first_step: int):
-    """A W&B run with config, parameter counts and code; offline, saying so, without credentials or connection. A run
-    that goes on keeps its id.
+    """A W&B run with config, parameter counts and code. Without credentials or connection it is offline, and says so.
 
-    Online, W&B drops the points of a step that it has been past. So a run that went back, whose id was set aside with
-    its later files, is a new one there, with a link to the one before, whose points stay.
+    A run that is resumed keeps its id. One that goes back to an earlier step gets a new id, with a link to the run
+    before, because W&B online drops points of steps that it has seen. The points of the run before stay.
     """
     import wandb  # here, since importing it takes a second that --help need not
 

@@ -8,7 +8,7 @@ from dataset.common import BatchField
 
 
 def check_batch(where: str, batch: Mapping[str, Tensor], fields: Mapping[str, BatchField]) -> None:
-    """Shapes, dtypes, value ranges, NaN and infinity of one batch. Raises ValueError naming `where` and the field."""
+    """Check shapes, dtypes, ranges, NaN and infinity of a batch. Raises ValueError naming `where` and the field."""
     rows = len(batch["inputs"])
     for name, value in batch.items():
         if value.is_floating_point() and not torch.isfinite(value).all():

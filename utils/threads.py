@@ -1,9 +1,9 @@
-"""CPU threads: how many, and that those which wait sleep. Import it before PyTorch.
+"""How many CPU threads PyTorch uses, and that waiting threads sleep. Import this before PyTorch.
 
-PyTorch takes all cores of the machine, whoever else uses them, and a thread that waits for the others spins for
-milliseconds: where CPUs are shared, a small step on two threads then costs several times the work of one. So waiting
-threads sleep (OMP_WAIT_POLICY, which is read once, when PyTorch is loaded), and there are no more of them than the
-process may use CPUs, nor than the work divides into.
+By itself PyTorch uses all cores, and a thread that waits for others spins for milliseconds. Where several processes
+share the cores, a small step on two threads then costs several times the work of one. So waiting threads sleep
+(OMP_WAIT_POLICY, read once, when PyTorch is loaded), and there are at most as many threads as the process has CPUs and
+the work has parts.
 """
 import os
 import sys
@@ -19,14 +19,14 @@ LEAST_WORK = 2**15  # elements of a tensor that PyTorch gives to one thread
 
 
 def use_threads(elements: int) -> None:
-    """Compute tensors of so many elements on a sensible number of threads, unless the environment says how many."""
+    """Set a sensible number of threads for tensors of so many elements, unless the environment sets one."""
     if not any(os.environ.get(name) for name in CHOSEN):
         of_machine = usable_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(max(1, min(of_machine, elements // LEAST_WORK)))
 
 
 def told_threads() -> str:
-    """How many there are, and who said so or can."""
+    """A phrase with the number of threads, and the variable that set it or can set it."""
     count = torch.get_num_threads()
     given = next((name for name in CHOSEN if os.environ.get(name)), None)
     who = f"by {given}" if given else f"{CHOSEN[0]} sets another number"
@@ -35,13 +35,13 @@ def told_threads() -> str:
 
 
 def usable_cpus(control_groups: Path = Path("/sys/fs/cgroup")) -> int:
-    """CPUs on which the process may run, and no more than its control group (a container, a job) has the time of."""
+    """How many CPUs the process may use, by its affinity and by the limit of its control group (a container, a job)."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([allowed, *_quotas(control_groups)]))
 
 
 def _quotas(control_groups: Path) -> list[int]:
-    """CPUs' worth of time, in whole CPUs, that control groups of version 2 or 1 allow."""
+    """The CPU time that control groups (version 2 or 1) allow, in whole CPUs."""
     quotas = []
     for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
         files = [control_groups / name for name in names]
