@@ -67,8 +67,10 @@ def canonical_key(task: Task, inputs_only: bool = False) -> int:
 
 
 def find_leaks(tasks: list[Task]) -> list[tuple[Task, Task]]:
-    """Each task that is not for testing and has the id or the content of one that is, with that one. Where answers of
-    that one are not known, equal inputs are enough."""
+    """Leaks: each training task that has the id or the content of a test task, together with that test task.
+
+    Where answers of the test task are not known, equal inputs count as equal content.
+    """
     by_id = {task.id: task for task in tasks if task.for_testing}
     by_content = {canonical_key(task): task for task in by_id.values()}
     by_inputs = {canonical_key(task, inputs_only=True): task for task in by_id.values() if task.unanswered}

@@ -52,7 +52,7 @@ class Task:
 
 
 def source_files(prefix: str, subset: str) -> list[Path]:
-    """The files there are of a subset, in either layout. ValueError: there is no such subset, or it is there twice."""
+    """The files of a subset, in either layout. ValueError: the subset is missing, or is there in both layouts."""
     combined, by_task = _combined_files(prefix, subset), _task_files(prefix, subset)
     if combined and by_task:
         raise ValueError(f"the subset {subset} is there twice, as {combined[0]} and as the folder {by_task[0].parent}; "
@@ -89,8 +89,8 @@ def _known_subsets(prefix: Path) -> list[str]:
 def read_tasks(prefix: str, subset: str, for_testing: bool) -> list[Task]:
     """All tasks of a subset, in the order of the file or by id.
 
-    A test input whose answer is not known has `NO_ANSWER` where it is for testing, and is left out where it is for
-    training. That is said, and where lists of pairs were split.
+    A test input without a known answer gets `NO_ANSWER` for testing, and is left out for training. A line is printed
+    about such inputs, and about bare lists of pairs, whose last pair became the test.
     """
     tasks, lists, unanswered = [], 0, 0
     for task, puzzle, answers, where in _puzzles(prefix, subset):
@@ -114,8 +114,8 @@ def read_tasks(prefix: str, subset: str, for_testing: bool) -> list[Task]:
 
 
 def read_test_puzzles(file: Path) -> dict[str, dict]:
-    """Tasks by id of a data set's test_puzzles.json, checked like those of a source: what is drawn and written of them
-    is grids of colours."""
+    """The tasks, by id, in a data set's test_puzzles.json. They are checked like those of a source, so whatever is
+    drawn or written of them is a grid of colours."""
     tasks = _read_object(file)
     for task, puzzle in tasks.items():
         _check_structure(puzzle, f"{file}, task {task}")
@@ -124,7 +124,7 @@ def read_test_puzzles(file: Path) -> dict[str, dict]:
 
 
 def _puzzles(prefix: str, subset: str) -> Iterator[tuple[str, object, object, str]]:
-    """Of each task its id, its content, the answers that another file has to its tests, and where it stands."""
+    """For each task: its id, its content, the answers to its tests from the other file, and where it was found."""
     files = source_files(prefix, subset)
     if files[0] != _challenges(prefix, subset):
         for file in files:
@@ -157,7 +157,7 @@ def _check_structure(puzzle, where: str) -> None:
 
 
 def _add_answers(tests: list[dict], answers, where: str) -> int:
-    """Give each test input its output; the number of those that have none."""
+    """Give each test input its output. Returns how many have none."""
     if not isinstance(answers, list) or len(answers) > len(tests):
         raise ValueError(f"{where}: the solutions are no list for its {len(tests)} test inputs; correct either file")
     for pair, answer in zip(tests, answers):

@@ -46,14 +46,14 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_test_fraction(options: argparse._ActionsContainer, source: str, instead: str) -> None:
-    """`--test-fraction`, of the tasks of a `source`, and what there is `instead`."""
+    """Add `--test-fraction`, of the tasks of a `source`. `instead`: what is done without it, for the help."""
     options.add_argument("--test-fraction", type=fraction, metavar="F", help=f"this part of the tasks of {source}, "
                          "drawn by --seed, is the test set; variants of one task stay together (default: "
                          f"{instead})")
 
 
 def run(main: Callable[[], None]) -> int:
-    """Exit code of a command: 2 and one line where the user or the disk is at fault, 0 where all is well.
+    """Run a command. Returns its exit code: 0, or 2 after one line about an error of the user or of the disk.
 
     A request to terminate ends it like any exit, so that what is half built is cleaned up.
     """

@@ -7,8 +7,8 @@ An episode is a puzzle. An example is one transition: the latent at t, and as it
 `window` W > 1 it is W transitions in a row, (W, D), their ends padded and masked where an episode is short. Training
 draws every example once an epoch, uniformly over all episodes, whatever their lengths.
 
-Nothing is read before it is needed, and the frames of an uncompressed file, which stand in it as they are, straight
-from their place; a compressed one must be read whole, and stays in a cache of bounded size.
+Nothing is read before it is needed. Frames of an uncompressed file are read straight from their place in it. A
+compressed file must be read whole, and then stays in a cache of bounded size.
 """
 import json
 import math
@@ -30,8 +30,7 @@ CACHE_BYTES = 256 * 2**20  # of episodes that must be read whole
 
 
 class EpisodeFiles:
-    """Frames of episodes by number. Compressed episodes are kept while they fit into `cache_bytes`, the least recently
-    used leaving first."""
+    """Frames of episodes by number. Compressed episodes are cached, up to `cache_bytes`; the least recently used go."""
 
     def __init__(self, arrays: list[NpzArray], cache_bytes: int = CACHE_BYTES):
         self.arrays, self.cache_bytes, self.cached_bytes = arrays, cache_bytes, 0
@@ -135,9 +134,11 @@ def episode_files(path: str | Path, split: str) -> list[Path]:
 
 
 def episode_records(path: str | Path) -> dict[str, list[dict]]:
-    """`set`, `group` and `puzzle_identifier` of each episode of each split, in order. Identifiers that are missing are
-    numbered on from the largest there is, through all splits: an episode of the test split without one is none of
-    training."""
+    """`set`, `group` and `puzzle_identifier` of each episode of each split, in order.
+
+    An episode without an identifier gets the next free number, above the largest in all splits. So a test episode
+    without one never shares the identifier of a training episode.
+    """
     splits = {split: _records_of(path, split) for split in SPLITS if holds_episodes(path, split)}
     every = [record for records in splits.values() for record in records]
     following = 1 + max((r["puzzle_identifier"] for r in every if r["puzzle_identifier"] is not None), default=-1)
@@ -181,7 +182,7 @@ def _record_of(path: str | Path, split: str, episode: str) -> dict:
 
 
 def _stated(record) -> dict:
-    """What a record says; null is nothing."""
+    """The keys of a record whose values are not null."""
     if not isinstance(record, dict):
         raise ValueError(f"found {json.dumps(record)[:80]}")
     return {key: value for key, value in record.items() if value is not None}

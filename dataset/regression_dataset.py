@@ -76,8 +76,10 @@ class RegressionSet(ExampleSet):
                 "target_mask": False, "puzzle_identifiers": 0}
 
     def known_inputs(self, fields: dict[str, np.ndarray]) -> np.ndarray:
-        """Which positions of the inputs count in their statistics, with the shape of the inputs but for the last: not
-        those that only fill a sequence up, all padding and nothing observed."""
+        """Which positions of the inputs count in their statistics: booleans of the inputs' shape without the last axis.
+
+        Positions that only fill a sequence up, all padding and nothing observed, do not count.
+        """
         return (fields["inputs"] != self.metadata.input_pad_value).any(-1) | fields["target_mask"].any(-1)
 
 
@@ -242,8 +244,7 @@ def _whole_numbers(name: str, array: np.ndarray, most: int) -> np.ndarray:
 
 
 def _numbered(examples: int, groups: np.ndarray | None, identifiers: np.ndarray | None):
-    """An order of the examples in which those of a group, and in it those of a puzzle, stand together, and the arrays
-    that number them."""
+    """An order of examples that keeps each group, and in it each puzzle, together; and the arrays that number them."""
     identifiers = np.zeros(examples, np.int64) if identifiers is None else identifiers
     alone = identifiers.max() + 1 + np.arange(examples)
     puzzles = np.where(identifiers == 0, alone, identifiers)

@@ -78,7 +78,7 @@ def _check_header(path: Path, header: bytes) -> None:
 
 
 def _blocks(file) -> Iterator[bytes]:
-    """The rest of a binary file in blocks of whole lines, every line ended by one newline byte."""
+    """The rest of a binary file, in blocks of whole lines. Every line ends in a single newline byte."""
     while block := file.read(BLOCK_BYTES):
         block = (block + file.readline()).replace(b"\r\n", b"\n")
         if b'"' in block:
@@ -145,8 +145,11 @@ def _download(repo: str, name: str) -> Path:
 
 def read_splits(args: argparse.Namespace, check: Callable[[SourceRows], SourceRows],
                 tasks_of: Callable[[SourceRows], np.ndarray]) -> tuple[dict[str, Path], dict[str, SourceRows]]:
-    """Files and rows of both splits: all rows read and passed through `check`, then train subsampled. With
-    `--test-fraction` train.csv is divided by `tasks_of` its rows, (N,), equal for variants of one another."""
+    """Files and rows of both splits, checked by `check`; the rows of train are then subsampled.
+
+    With `--test-fraction`, train.csv is divided into both. `tasks_of` its rows, (N,), are equal for variants of one
+    another, which stay in one split.
+    """
     files = source_files(args.source_dir, args.source_repo, SPLITS if args.test_fraction is None else SPLITS[:1])
     rows = {split: check(read_rows(file)) for split, file in files.items()}
     if args.test_fraction is not None:

@@ -15,8 +15,10 @@ CHUNK = 4096  # rows hashed at a time
 
 
 def rows_for_testing(tasks: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """(N,) booleans: the rows of a random `fraction` of the tasks, one at least and not all. `tasks` (N,) says which
-    task each row is of; what has equal entries stays together. ValueError: a single task, a fraction not in (0, 1)."""
+    """(N,) booleans: the rows of a random `fraction` of the tasks, of at least one task and never of all.
+
+    `tasks` (N,) says which task each row is of. ValueError: there is a single task, or the fraction is not in (0, 1).
+    """
     distinct, task = np.unique(np.asarray(tasks), return_inverse=True)
     if not 0 < fraction < 1:
         raise ValueError(f"a test fraction of {fraction} is not between 0 and 1; use 0.1 for a tenth")
@@ -50,7 +52,7 @@ def row_keys(rows: np.ndarray) -> np.ndarray:
 
 
 def variant_keys(rows: np.ndarray, views: np.ndarray) -> np.ndarray:
-    """The same where a row (N, L) becomes another by one of the views (V, L), index permutations that form a group."""
+    """(N,) uint64, equal where one row (N, L) becomes the other by one of the views (V, L), permutations of a group."""
     return in_chunks(lambda part: _hashed(part[:, views]).min(axis=1), rows)
 
 
