@@ -34,7 +34,7 @@ from utils.run_directory import refuse_links
 
 
 def score(config: EvaluateConfig, world: World) -> dict[str, float]:
-    """Metrics by flat name, on rank 0, where they are also written and printed."""
+    """Score a checkpoint. Rank 0 prints and writes the metrics, and returns them by name."""
     restored = Restored.read(config.checkpoint, config.trust_code, config.arch_options)
     if config.export == "published":
         refuse_unpublished(restored.settings)
@@ -63,16 +63,18 @@ def score(config: EvaluateConfig, world: World) -> dict[str, float]:
 
 
 def inspectors(config: EvaluateConfig, data: PuzzleDataset) -> list[dict]:
-    """Evaluators that run the model themselves: rollouts of latent episodes, and of other data a picture if asked for.
-    """
+    """The evaluators that are added to the configured ones: rollouts for latent episodes, and for other data a picture
+    if one is asked for."""
     if isinstance(data.metadata, EpisodeMetadata):
         return [{"name": "rollout@Rollouts", "example": config.picture if isinstance(config.picture, int) else 0}]
     return [] if config.picture is None else [{"name": "pictures@Pictures", "example": config.picture}]
 
 
 def output_directory(config: EvaluateConfig, checkpoint: Path) -> Path:
-    """Where results go: beside the checkpoint, or for one from the hub, whose cache is not ours, in checkpoints/. The
-    folder's name tells what is set otherwise than in training."""
+    """The folder for results: beside the checkpoint or, if that is on the hub, in checkpoints/.
+
+    Its name contains the settings that differ from training.
+    """
     if config.output_dir is not None:
         return Path(config.output_dir)
     hub = is_reference(config.checkpoint)
@@ -85,14 +87,14 @@ def output_directory(config: EvaluateConfig, checkpoint: Path) -> Path:
 
 
 def tell_what_is_scored(config: EvaluateConfig, restored: Restored, data: PuzzleDataset) -> None:
-    """Which weights, what is set otherwise than in training, and on which data."""
+    """Print which weights are scored, on which data, and which settings differ from training."""
     settings = [f"{key}={value}" for key, value in config.differences.items()]
     told = ", ".join([f"{restored.kind_of_weights(config.use_ema)} weights", *settings])
     print(f"{restored.file} ({told}) on {data.config.folders}")
 
 
 def doubts(restored: Restored) -> list[str]:
-    """Where the run's own log has another step as the best, by another metric."""
+    """Lines to print if the log of the run has a better step by another metric than checkpoint.monitor."""
     if restored.file.name != "best.ckpt":
         return []
     return list(best_in_doubt(restored.file.parent, restored.settings["checkpoint"]["monitor"], restored.steps))
@@ -100,7 +102,7 @@ def doubts(restored: Restored) -> list[str]:
 
 def export(config: EvaluateConfig, restored: Restored, data: PuzzleDataset, metrics: dict[str, float],
            output_dir: Path) -> None:
-    """Write the weights for others and, where that is asked for, upload them."""
+    """Write the weights for others and, with export=hub, upload them."""
     folder = output_dir / config.export
     scored_on = {path: data.rows.folders[path].fingerprint for path in data.config.dataset_paths}
     exported = Export(
@@ -114,8 +116,10 @@ def export(config: EvaluateConfig, restored: Restored, data: PuzzleDataset, metr
 
 
 def evaluate(config: EvaluateConfig | None = None, **settings: object) -> dict[str, float]:
-    """Score a checkpoint from Python and return its metrics by name. The settings of the command line are keywords,
-    nested ones in dicts. Or give a whole `config`. Raises ValueError for what is wrong in them, or in the files.
+    """Score a checkpoint from Python and return its metrics by name.
+
+    Settings are the keywords of the command line, nested ones in dicts. Or give a whole `config`. Raises ValueError for
+    wrong settings and for damaged files.
 
         scores = evaluate(checkpoint="checkpoints/demo/seed0", picture="slowest")      # docs/python.md
     """

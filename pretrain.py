@@ -5,9 +5,9 @@
     torchrun --nproc-per-node 4 pretrain.py …                        # the same run on four processes
     python pretrain.py checkpoint.path=DIRECTORY checkpoint.resume=true      # go on with a run, bit for bit
 
-A step takes one global batch through one supervision step (see models/act.py), so gradients come after each of the
-N_sup refinements of an answer. What a step changes, and how it is saved, stands in models/train_state.py; what is
-promised of a run that is stopped or killed, in docs/durability.md.
+A training step takes one global batch through one supervision step (models/act.py). So weights are updated after each
+of the up to N_sup steps in which an answer is refined. models/train_state.py has the state that a training step changes
+and a checkpoint saves. docs/durability.md tells what is kept of a run that is stopped or killed.
 """
 import sys
 import time
@@ -39,19 +39,20 @@ from utils.plots import plot_train_vs_val
 from utils.preemption import Limit, Stopped, StopRequest
 from utils.run_directory import evaluations
 
-MOST_SKIPS = 10  # steps in a row that are not finite: then it is not the batch
+MOST_SKIPS = 10  # so many batches in a row that give no finite loss are not the cause themselves
 
 
 def train(config: PretrainConfig | None = None, world: World | None = None, resumed: Resumed | None = None,
           **settings: object) -> Path:
-    """The run, from its start or from where a checkpoint left it. Returns its directory.
+    """Run a training, new or resumed, and return its directory.
 
-    From Python, the settings of the command line are keywords, nested ones in dicts. Or give a whole `config`:
+    From Python, give the settings of the command line as keywords, nested ones in dicts. Or give a whole `config`.
 
         run = train(experiment="demo_sudoku4", epochs=20, arch={"hidden_size": 64})      # docs/python.md
 
-    Only the command line gives `world` and `resumed`. Raises ValueError for wrong settings and data, and Stopped after
-    a signal or at a limit, the state saved where the disk takes it. From Python, a limit ends the run without error.
+    Raises ValueError for wrong settings and data. Raises Stopped after a signal or at a limit; its `saved` tells if the
+    state could be saved. Called from Python, a limit ends the run without an error. `world` and `resumed` are for the
+    command line.
     """
     if config is None or world is None or settings:
         config, cfg, words = settled(PretrainConfig, config, settings)
@@ -62,13 +63,13 @@ def train(config: PretrainConfig | None = None, world: World | None = None, resu
             except Stopped as stopped:
                 if not (stopped.at_limit and stopped.saved):
                     raise
-                return name_run(config)  # the name that it has got
+                return name_run(config)  # its name is settled by now
     run = build_run(config, world, resumed)
     state, pauses = run.state, evaluation_steps(config, run.state.data)
     with run.opened(resumed):
         if state.step in pauses and (resumed or config.load_checkpoint):
             if not resumed and config.checkpoint_every_eval:
-                run.save()  # what training starts from competes for the best
+                run.save()  # the weights before training may turn out to be the best
             run.evaluate(logged=decided_by_main(lambda: dict(evaluations(run.directory)).get(state.step)))
         run.stop_if(*run.asked())
         while state.step < run.total_steps and not run.ends:
@@ -88,19 +89,19 @@ def train(config: PretrainConfig | None = None, world: World | None = None, resu
 
 @dataclass
 class Run(RunParts):
-    """A run: its parts, and what `train` does with them."""
+    """A run: its parts, and the methods that `train` calls."""
 
     ends: str | None = None  # the reason why it ends before its last step
 
     @contextmanager
     def opened(self, resumed: Resumed | None) -> Iterator[None]:
-        """Hold the directory, open the log and the checkpoints, and take signals as requests to stop."""
+        """A context in which the directory, the log and the checkpoints are open, and signals ask the run to stop."""
         with self.claimed(resumed), StopRequest(self.config.preempt_grace_s) as self.stop:
             self.log = self.open_log(resumed)
             self.checkpoints = self.open_checkpoints(self.log, resumed)
             try:
                 yield
-            except Stopped as stopped:  # outside of evaluation, so with the trained weights in place
+            except Stopped as stopped:  # evaluation has ended, so the trained weights are back
                 stopped.saved = self.saved()
                 self.log.record(f"{stopped}, {'saved' if stopped.saved else 'not saved'}")
                 raise
@@ -109,8 +110,8 @@ class Run(RunParts):
                 self.checkpoints.close()
 
     def step(self) -> None:
-        """Train on the next batch. Where its loss or gradient is not finite, leave it out, or save the state before it
-        and end the run."""
+        """Train on the next batch. If its loss or gradient is not finite, leave the batch out, or save the state before
+        it and raise ValueError."""
         state, config, before = self.state, self.config, self.state.data.stream.state_dict()
         started = time.perf_counter()
         metrics = train_step(state, to_device(state.data.next_batch(), self.world.device), config, self.total_steps)
@@ -143,13 +144,13 @@ class Run(RunParts):
         self.checkpoints.save(self.state.state_dict() | self.facts, self.state.step)
 
     def saved(self) -> bool:
-        """Save the state, unless that is done, and wait. Returns, on all ranks alike, whether a file holds it."""
+        """Save the state, if it is not saved yet, and wait. Returns on all ranks whether a file holds it."""
         if not broadcast_object(self.checkpoints.holds(self.state.step)):
             self.save()
         return broadcast_object(self.checkpoints.holds(self.state.step))
 
     def asked(self, *others: bool) -> list[bool]:
-        """Flags, each set if it is set on any rank: `others`, then a signal, then a limit."""
+        """Whether any rank sets each flag. The flags are `others`, then a signal to stop, then a limit reached."""
         return any_rank(*others, self.stop.requested, self.limit.reached(self.state.step))
 
     def stop_if(self, signalled: bool, at_limit: bool) -> None:
@@ -158,8 +159,10 @@ class Run(RunParts):
             raise Stopped(f"stopped after step {self.state.step} of {self.total_steps}", at_limit=not signalled)
 
     def evaluate(self, logged: dict[str, float] | None = None) -> None:
-        """Score the test data, with the averaged weights if the run keeps them. `logged`: the metrics, where the log
-        has them from before a stop."""
+        """Score the test data, with the averaged weights if the run has them.
+
+        `logged`: the metrics of this step, if the log has them from before the run was stopped.
+        """
         state, config = self.state, self.config
         with state.meter.paused_clock(), state.averaged():
             validation = logged or evaluate(
@@ -180,8 +183,7 @@ class Run(RunParts):
                 self.log.say(self.ends)
 
     def finish(self) -> None:
-        """End the log, and draw the curves of the whole run. Raises OSError where the last checkpoint was not
-        written."""
+        """End the log and draw the curves of the run. Raises OSError if the last checkpoint could not be written."""
         if self.world.is_main:
             for line in best_in_doubt(self.directory, self.config.checkpoint.monitor, value=self.checkpoints.best):
                 self.log.say(line)
@@ -193,7 +195,7 @@ class Run(RunParts):
 
 
 def build_run(config: PretrainConfig, world: World, resumed: Resumed | None) -> Run:
-    """Load the data, build the model and, where the run goes on, take its state from the checkpoint."""
+    """Load the data, build the model and, if the run is resumed, load its state from the checkpoint."""
     data, test_data = load_data(config, world)
     head = build_head(config, data, world, fresh=resumed is None)
     state = build_state(config, head, data, world)
@@ -203,10 +205,10 @@ def build_run(config: PretrainConfig, world: World, resumed: Resumed | None) -> 
         decided_by_main(lambda: refuse_other_data(facts["data_fingerprints"], config, resumed))
         state.load_state_dict(resumed.payload, resumed.file, world)
         for loaded in ("model_state", "ema_state", "optimizer_states", "carry"):
-            del resumed.payload[loaded]  # or memory would hold it twice
+            del resumed.payload[loaded]  # which would keep a second copy in memory
     evaluators = build_evaluators(config.named_evaluators, test_data, config.trust_code)
-    refuse_unknown_outputs(state.head, evaluators, config.eval_save_outputs)  # or the first evaluation would find out
-    refuse_unknown_metric(config.checkpoint.monitor, state.head, test_data, evaluators)  # likewise
+    refuse_unknown_outputs(state.head, evaluators, config.eval_save_outputs)  # not only at the first evaluation
+    refuse_unknown_metric(config.checkpoint.monitor, state.head, test_data, evaluators)
     directory = name_run(config)
     facts["config"] = config.model_dump()
     steps = data.steps_in(config.epochs)
@@ -226,7 +228,7 @@ def main(cfg: DictConfig) -> None:
             if world.is_main:
                 way_on = f"go on with {config.way_on}" if stopped.saved else "it is not saved"
                 print(f"{stopped}; {way_on}", file=sys.stderr)
-            if not (stopped.at_limit and stopped.saved and is_multirun()):  # the next run of which begins
+            if not (stopped.at_limit and stopped.saved and is_multirun()):  # of -m, whose next run then begins
                 sys.exit(stopped.status)
 
 

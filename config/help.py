@@ -1,7 +1,7 @@
-"""`--help`: every setting by what it is for, with its default and its meaning.
+"""`--help`: every setting in groups, with its default and its meaning.
 
-Groups, order and defaults are those of the YAML, whose comments at the margin name the groups; the meaning is the
-comment at the typed field.
+Groups, order and defaults come from the YAML file, in which comments at the left margin name the groups. The meaning of
+a setting is the comment above its typed field.
 """
 import inspect
 import json
@@ -25,20 +25,20 @@ USAGE = {
     python pretrain.py checkpoint.path=checkpoints/PROJECT/RUN checkpoint.resume=true
     torchrun --nproc-per-node 4 pretrain.py experiment=maze
 
---cfg job prints what a command means, -m runs every combination of seed=0,1 lr=1e-3,1e-4; --help stands behind other
-settings, too, such as experiment=maze, and then shows their defaults."""),
+--cfg job prints all settings of a command; -m runs every combination of values, as in seed=0,1 lr=1e-3,1e-4.
+--help can follow other settings, such as experiment=maze, and then shows the defaults with them."""),
     "cfg_evaluate": (EvaluateConfig, """Score a checkpoint on test data. Settings are written key=value:
 
     python evaluate.py checkpoint=checkpoints/PROJECT/RUN picture=slowest
     python evaluate.py checkpoint=checkpoints/PROJECT/RUN data_paths="[data/other]" evaluators="[{name: sudoku@Sudoku}]"
 
-The architecture is the checkpoint's, and arch.KEY=VALUE sets an option of it otherwise. -m runs every combination of
-halt_max_steps=16,64."""),
+The architecture is the checkpoint's, and arch.KEY=VALUE changes an option of it. -m runs every combination of values,
+as in halt_max_steps=16,64."""),
 }
 
 
 def help_text(cfg: DictConfig, config_name: str) -> str:
-    """What `--help` prints of a composed config."""
+    """The text that `--help` prints for a composed config."""
     model, usage = USAGE[config_name]
     parts = [usage]
     for title, keys in _sections(config_name):
@@ -50,7 +50,7 @@ def help_text(cfg: DictConfig, config_name: str) -> str:
 
 
 def meanings(model: type[BaseModel]) -> dict[str, str]:
-    """The comment above each typed field of a class and of those it inherits from."""
+    """The comment above each typed field, by name, for a class and the classes that it inherits from."""
     found, comment = {}, []
     for base in reversed(model.__mro__):
         if not issubclass(base, BaseModel) or base is BaseModel:
@@ -66,7 +66,7 @@ def meanings(model: type[BaseModel]) -> dict[str, str]:
 
 
 def _sections(config_name: str) -> Iterator[tuple[str, list[str]]]:
-    """Titles at the margin of a YAML and the keys below each."""
+    """The titles at the left margin of a YAML file, each with the keys below it."""
     title, keys = "", []
     for line in (CONFIG_DIR / f"{config_name}.yaml").read_text().splitlines():
         if line.startswith("# "):
@@ -99,7 +99,7 @@ def _of_architecture(cfg: DictConfig) -> list[str]:
 
 
 def _line(key: str, values: DictConfig, name: str, model: type[BaseModel]) -> str:
-    """`key=default`, and behind it, from one column on, what it means."""
+    """`key=default`, followed by its meaning, which starts at the same column in all lines."""
     is_missing = OmegaConf.is_missing(values, name)
     setting = f"  {key}=" + ("…" if is_missing else _written(OmegaConf.to_container(values, resolve=True)[name]))
     meaning = "must be set: " * is_missing + meanings(model)[name]
@@ -113,20 +113,20 @@ def _line(key: str, values: DictConfig, name: str, model: type[BaseModel]) -> st
 
 
 def _written(value: object) -> str:
-    """As on the command line."""
+    """A value as it is typed on the command line."""
     text = json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value
     return text if not isinstance(value, (list, dict)) else f'"{text.replace(chr(34), "")}"'
 
 
 def _literals(hint: object) -> list[str]:
-    """Strings that a type allows."""
+    """The strings that a type allows, if it names them."""
     if get_origin(hint) is Literal:
         return [value for value in get_args(hint) if isinstance(value, str)]
     return [value for part in get_args(hint) for value in _literals(part)]
 
 
 def _choices(group: str) -> Iterator[str]:
-    """The files of a group, and how the comment at their head begins."""
+    """A line for each file of a group, with the first sentence of the comment at its top."""
     for file in sorted((CONFIG_DIR / group).glob("*.yaml")):
         head = [line for line in file.read_text().splitlines() if line.startswith("# ") and "@package" not in line]
         about = " ".join(line.removeprefix("# ") for line in head if not line.startswith("#  ")).partition(". ")[0]

@@ -1,12 +1,12 @@
-"""A checkpoint read once, and the model in it: from a run, a file, an export, or `hf://owner/name` on the hub.
+"""Restores a model from a checkpoint: that of a run, a file, an export, or `hf://owner/name` on the hub.
 
     restored = Restored.read("checkpoints/PROJECT/RUN", arch={"act_inference": True})
     head = restored.head()           # as it was trained; the file tells the sizes, so no data are needed
     data = restored.open_data(restored.test_paths, "test", World(), batch_size=64)
     head = restored.head(data)       # with a row of the puzzle table for each puzzle of these data
 
-What a path means, and how a file is read, stands in utils/checkpoint.py; whose the rows of a puzzle table are, in
-dataset/puzzle_rows.py.
+utils/checkpoint.py finds and reads the file. dataset/puzzle_rows.py knows which puzzle a row of the puzzle table
+belongs to.
 """
 import re
 from collections.abc import Mapping, Sequence
@@ -45,11 +45,12 @@ MOST_UNSAVED = 1 << 28  # bytes of a model's buffers that no file holds, such as
 
 @dataclass(frozen=True)
 class Restored:
-    """A checkpoint in memory. What is computed from it is computed when it is asked for.
+    """A checkpoint in memory. Its properties are computed on first use.
 
-    `trust_code`: import the modules of one's own that its config names, which runs their code (docs/security.md).
-    `overrides`: options of the architecture to set otherwise than the run did, such as {"act_inference": True}; those
-    of the loss head stand under `loss`.
+    `trust_code`: import modules from outside this project that its config names. This runs their code
+    (docs/security.md).
+    `overrides`: options of the architecture that replace those of the run, such as {"act_inference": True}. Options of
+    the loss head are in a dict under `loss`.
     """
 
     file: Path
@@ -60,14 +61,13 @@ class Restored:
     @classmethod
     def read(cls, where: str | Path, trust_code: bool = False, arch: Mapping[str, Any] = MappingProxyType({})
              ) -> "Restored":
-        """Find and read a checkpoint; `arch`: the overrides. Raises ValueError where none is there, or it is damaged.
-        """
+        """Find and read a checkpoint. `arch`: the overrides. Raises ValueError if it is missing or damaged."""
         file = find_checkpoint(where)
         return cls(file, read_checkpoint(file), trust_code, dict(arch))
 
     @cached_property
     def settings(self) -> dict:
-        """The config of the run. Raises ValueError where there is none, or where it lacks what scoring needs."""
+        """The config of the run. Raises ValueError where there is none, or where it lacks a key that scoring needs."""
         if self._found is None:
             raise ValueError(f"{self.file} holds no config, and {' or '.join(CONFIG_NAMES)} is not beside it; put the "
                              "run's config there")
@@ -82,12 +82,12 @@ class Restored:
 
     @cached_property
     def _found(self) -> tuple[dict, Path] | None:
-        """The config and the file that it stands in; None where there is none."""
+        """The config of the run and the file that holds it. None where there is no config."""
         return settings_of(self.file, self.payload)
 
     @cached_property
     def arch(self) -> ArchConfig:
-        """The architecture and its options, typed, with the overrides."""
+        """The typed config of the architecture, with the overrides."""
         arch = ArchConfig.of_file(self.settings["arch"], self.file, self.trust_code)
         return arch.with_options(self.overrides) if self.overrides else arch
 
@@ -98,22 +98,22 @@ class Restored:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps that the weights have been trained for. Published files say it in their name; 0: unknown."""
+        """How many optimizer steps the weights were trained for. Published files tell it in their name. 0: unknown."""
         step, name = self.payload.get("step"), re.fullmatch(r"step_(\d+)", self.file.name)
         return step if isinstance(step, int) else int(name[1]) if name else 0
 
     def weights(self, use_ema: bool = True) -> dict[str, Tensor]:
-        """The weights of the loss head by name; averaged ones where they are wanted and there are such."""
+        """The weights of the loss head by name: averaged ones if `use_ema` and the checkpoint has them."""
         return weights_of(self.payload, use_ema)
 
     def kind_of_weights(self, use_ema: bool = True) -> str:
-        """"averaged" or "stored"."""
+        """Which weights `weights` returns: "averaged" or "stored"."""
         return "averaged" if use_ema and self.payload.get("ema_state") else "stored"
 
     @cached_property
     def metadata(self) -> SplitMetadata | None:
-        """What is known of the data trained on, the sizes that the model was built with among it. None in published
-        files and in those of older versions."""
+        """The metadata of the training data, which include the sizes that the model was built with. None in published
+        files and in files of older versions."""
         if "data_metadata" not in self.payload:
             return None
         try:
@@ -124,19 +124,21 @@ class Restored:
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """Fingerprints by path of the data sets trained on; empty where the file does not say."""
+        """Fingerprints of the training data sets, by path. Empty where the file does not tell."""
         return fingerprints_in(self.payload, self.file)
 
     @property
     def puzzle_names(self) -> list[str] | None:
-        """What each row of the puzzle table is called. None where there is no table, or no one says."""
+        """The name of each row of the puzzle table. None where there is no table, or the names are unknown."""
         rows = puzzle_table_rows(self.weights())
         return names_in(self.payload, self.file, rows) if rows else None
 
     def open_data(self, paths: Sequence[str], split: str, world: World, batch_size: int | None = None) -> PuzzleDataset:
-        """A split of data sets, each example once, cut as in the run. `batch_size`: over all processes; None: the
-        run's."""
-        settings, _ = self.settings, self.arch  # what is wrong with the model is said before data are opened
+        """Open a split of data sets, to go once through its examples. Latent episodes are cut as in the run.
+
+        `batch_size`: examples in a batch over all processes; None: as in the run.
+        """
+        settings, _ = self.settings, self.arch  # raise errors of the config before data are opened
         return PuzzleDataset(PuzzleDatasetConfig(
             seed=0, dataset_paths=list(paths), test_set_mode=True,
             trained_on=settings["data_paths"], global_batch_size=batch_size or settings["global_batch_size"],
@@ -144,11 +146,13 @@ class Restored:
             episode_window=settings.get("episode_window", 1), episode_stride=settings.get("episode_stride")), split)
 
     def head(self, data: PuzzleDataset | None = None, world: World = ALONE, use_ema: bool = True) -> LossHead:
-        """The loss head with its model and weights.
+        """Build the loss head with its model, and load the weights.
 
-        Without data it is the one that was trained, with its puzzle table as stored. (An older or a published file does
-        not tell the sizes of its model. Then the data are the test data of the run, which must be there.) With data,
-        its puzzle table has a row for each of their puzzles: the embedding of the puzzle of that name.
+        Without `data`, the puzzle table is as stored. With `data`, it has a row for each of their puzzles, which gets
+        the stored embedding of the puzzle with the same name.
+
+        Published files and files of older versions do not tell the sizes of the model. Without `data` they come from
+        the test data of the run, which must be there.
 
         Raises ValueError where weights, architecture and sizes do not fit together.
         """
@@ -161,13 +165,16 @@ class Restored:
         return head
 
     def _head_as_stored(self, arch: ArchConfig, metadata: SplitMetadata, world: World, use_ema: bool) -> LossHead:
-        """The head of sizes that the file tells. They are compared with its tensors before memory is taken for them."""
+        """Build the head with the sizes in the file.
+
+        They are first compared with the stored tensors, so that a wrong file cannot ask for any amount of memory.
+        """
         weights = self.weights(use_ema)
         try:
             with torch.device("meta"):  # tensors there have shapes, and no memory
                 planned = arch.build_head(metadata, 1, World(device=torch.device("meta")))
         except RuntimeError as error:
-            raise ValueError(f"{self.file}: a model of the sizes that stand in it cannot be planned "
+            raise ValueError(f"{self.file}: no model can have the sizes that are stored in it "
                              f"({str(error).partition(chr(10))[0]}); restore it for a data set") from error
         refuse_misfit(planned.state_dict(), weights, self.file)
         unsaved = sum(buffer.nbytes for name, buffer in planned.named_buffers() if name not in weights)
@@ -186,8 +193,7 @@ class Restored:
                              f"either: {error}") from error
 
     def _arch_for(self, world: World) -> ArchConfig:
-        """The architecture; on a CPU it computes in float32 where the run had 16 bits, which are many times slower
-        there."""
+        """The architecture for this device. On a CPU it computes in float32, where 16 bits are many times slower."""
         dtype = self.arch.options.get("forward_dtype")
         if world.device.type != "cpu" or dtype not in SLOW_ON_CPU or "forward_dtype" in self.overrides:
             return self.arch
@@ -195,9 +201,11 @@ class Restored:
         return self.arch.with_options({"forward_dtype": "float32"})
 
     def start(self, head: LossHead, arch: ArchConfig, data: PuzzleDataset, world: World) -> None:
-        """Load the weights into the head of a new run, which has this architecture and trains on these data. Puzzle
-        embeddings are taken by name. Where the architectures differ, that is said: weights may fit and yet be used in
-        another way."""
+        """Load the weights into the head of a new run, with its architecture and training data.
+
+        Puzzle embeddings are found by the names of the puzzles. A notice tells where the architectures differ, since
+        weights may fit and yet be used in another way.
+        """
         theirs, same = self._found[0].get("arch", {}) if self._found else {}, ("loss", "forward_dtype")
         unlike = [f"arch.{key}={theirs[key]} there and {value} here" for key, value in sorted(arch.options.items())
                   if key not in same and theirs.get(key, value) != value]

@@ -1,8 +1,8 @@
-"""Going on with a run: which checkpoint, under which config, and what may differ from the config it was saved with.
+"""Resumes a run: finds the checkpoint, composes the config, and refuses changes that would make it another run.
 
-A resumed run takes its own saved config. Only what the command line names is changed: single keys, and with
-`experiment=…` or `arch=…` the keys of that file. What describes the invocation rather than the run always comes from
-the command line.
+A resumed run uses its saved config. The command line changes only the keys that it names. `experiment=…` and `arch=…`
+count as naming all keys of that file. Settings that belong to the command rather than to the run, such as `device`,
+always come from the command line.
 """
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
@@ -19,10 +19,11 @@ from utils.quoting import typed
 from utils.run_directory import newest_checkpoint, runs_there_are
 from utils.run_log import tells_of
 
+# settings that belong to the command, not to the run
 OF_THE_INVOCATION = ("device", "debug", "trust_code", "max_steps", "max_minutes", "load_checkpoint", "checkpoint_path",
                      "checkpoint.path", "checkpoint.resume", "checkpoint.resume_from", "checkpoint.overwrite")
-TEXT_LOG = ("log_dir", "log_file")  # likewise, unless that log is there and tells of this run
-# What the saved state depends on, by the start of the key; all else (epochs, intervals, rates, logging) may change.
+TEXT_LOG = ("log_dir", "log_file")  # these too, unless the saved config names a log that exists and is of this run
+# Settings, or groups of settings, that the saved state depends on. Others (epochs, intervals, rates) may change.
 FIXED = ("arch", "data_paths", "data_paths_test", "episode_window", "episode_stride", "global_batch_size", "seed",
          "optimizer", "weight_decay_on", "ema", "freeze_weights")
 FORK = "start a new run from its weights with load_checkpoint=… instead, or leave the setting as it was"
@@ -31,11 +32,11 @@ OTHER_MODEL = "start a new run, under another run_name or checkpoint.path, or le
 
 @dataclass(frozen=True)
 class Resumed:
-    """A checkpoint that a run goes on from."""
+    """The checkpoint that a run resumes from."""
 
     file: Path
     payload: dict
-    # old and new value of each setting that differs
+    # (old, new) value of each setting that differs from the saved config
     changes: dict[str, tuple]
 
     @property
@@ -44,31 +45,31 @@ class Resumed:
 
     @property
     def same_monitor(self) -> bool:
-        """Is the best so far measured as it was?"""
+        """Whether best.ckpt is still chosen by the same metric."""
         return not {"checkpoint.monitor", "checkpoint.mode"} & self.changes.keys()
 
     def notices(self, ranks: int) -> list[str]:
-        """What to tell the user at the start of a resumed run; `ranks`: processes that go on."""
+        """Lines to print at the start of a resumed run. `ranks`: the number of processes now."""
         lines = [f"going on from step {self.step} ({self.file})"]
         lines += [f"notice: {key}={new} from here on (was {old})" for key, (old, new) in self.changes.items()]
         before = len(self.payload["ranks"])
         if ranks != before:
             lines += [f"notice: {before} processes wrote the checkpoint, {ranks} go on",
-                      "  the same: data, carry and exploration",
-                      "  equal to float tolerance: sums over processes, which round in another order",
-                      "  new: random numbers that code of your own draws"]
+                      "  as before: data, carry and exploration",
+                      "  equal up to rounding: sums over processes, which are added in another order",
+                      "  different: random numbers that your own code draws"]
         return lines
 
 
 def taken_up(config: PretrainConfig, cfg: DictConfig, overrides: Sequence[str]
              ) -> tuple[PretrainConfig, Resumed | None]:
-    """The config to run under, and the checkpoint where a run goes on, else None. Every rank must call it.
+    """The config of the run, and the checkpoint that it resumes from (None for a new run). Every rank must call it.
 
-    Raises ValueError where there is nothing to go on with, and where settings would make it another run.
+    Raises ValueError where there is no checkpoint to resume from, and where settings would make it another run.
     """
     if not (config.checkpoint.resume or config.checkpoint.resume_from):
         return config, None
-    payloads: dict[Path, dict] = {}  # what was read to find the file: by the first rank, for itself
+    payloads: dict[Path, dict] = {}  # files that rank 0 has read already, to find the right one
     file = decided_by_main(lambda: _checkpoint_to_resume(config, payloads))
     if file is None:
         return config, None
@@ -94,8 +95,10 @@ def taken_up(config: PretrainConfig, cfg: DictConfig, overrides: Sequence[str]
 
 
 def _checkpoint_to_resume(config: PretrainConfig, payloads: dict[Path, dict]) -> Path | None:
-    """The file to go on from; None where `resume=auto` finds nothing. Where it had to be read to see that it is whole,
-    its payload is left in `payloads`."""
+    """The file to resume from. None where `resume=auto` finds no checkpoint.
+
+    If the file had to be read to see whether it is complete, its payload is put into `payloads`.
+    """
     settings = config.checkpoint
     directory = config.run_directory
     if settings.resume_from is not None:
@@ -121,7 +124,7 @@ def _checkpoint_to_resume(config: PretrainConfig, payloads: dict[Path, dict]) ->
 
 
 def _filled(saved: dict, cfg: DictConfig) -> DictConfig:
-    """The saved config. Keys that it lacks, since an older version wrote it, are taken from `cfg`."""
+    """The saved config. Keys that it lacks, because an older version wrote it, come from `cfg`."""
     composed = OmegaConf.to_container(cfg, resolve=True)
     settings = saved.get("checkpoint")
     if not isinstance(settings, dict):
@@ -131,7 +134,7 @@ def _filled(saved: dict, cfg: DictConfig) -> DictConfig:
 
 def _merged(saved: DictConfig, cfg: DictConfig, named: Sequence[str], overrides: Sequence[str],
             imports: Container[str] | None) -> PretrainConfig:
-    """The saved config, with the keys that are `named` from `cfg`."""
+    """The saved config, in which the keys `named` have their values from `cfg`."""
     merged = OmegaConf.create(saved)
     for key in named:
         OmegaConf.update(merged, key, OmegaConf.select(cfg, key), merge=False, force_add=True)
@@ -139,7 +142,7 @@ def _merged(saved: DictConfig, cfg: DictConfig, named: Sequence[str], overrides:
 
 
 def named_keys(overrides: Sequence[str]) -> list[str]:
-    """Keys that a command line sets."""
+    """The keys that a command line sets."""
     keys = []
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         group = CONFIG_DIR / override.key_or_group
@@ -148,11 +151,11 @@ def named_keys(overrides: Sequence[str]) -> list[str]:
 
 
 def keys_of_file(file: Path) -> list[str]:
-    """Keys that `config/<group>/<name>.yaml` and the files that it builds on set."""
+    """The keys that a file `config/<group>/<name>.yaml` sets, and the files named in its `defaults`."""
     if not file.is_file():  # experiment=null
         return []
     content = OmegaConf.load(file)
-    content.pop("hydra", None)  # of the invocation
+    content.pop("hydra", None)  # settings of the command, not of the run
     keys = []
     for base in content.pop("defaults", []):  # a name, /name@_here_, or {override /arch: name}
         if isinstance(base, DictConfig):
@@ -166,7 +169,7 @@ def keys_of_file(file: Path) -> list[str]:
 
 
 def changes(saved: PretrainConfig, resumed: PretrainConfig) -> dict[str, tuple]:
-    """Old and new value of each setting of the run that differs."""
+    """The (old, new) value of each setting that differs, except those that belong to the command."""
     old, new = (_flat(config.model_dump()) for config in (saved, resumed))
     return {key: (old.get(key), new.get(key)) for key in old | new
             if old.get(key) != new.get(key) and key not in OF_THE_INVOCATION}
@@ -188,12 +191,15 @@ def refuse_what_would_be_wrong(changed: dict[str, tuple], file: Path) -> None:
 
 
 def _same_data_elsewhere(key: str, old, new) -> bool:
-    """A data set may move: its contents are compared with the checkpoint's afterwards."""
+    """Whether only paths of data sets changed. `refuse_other_data` compares their contents later."""
     return key in ("data_paths", "data_paths_test") and len(old) == len(new)
 
 
 def refuse_other_data(fingerprints: dict[str, str], config: PretrainConfig, resumed: Resumed) -> None:
-    """Raise ValueError if a data set, by path, is not the one in its place that the checkpoint was trained on."""
+    """Raise ValueError if the contents of a data set are not those that the checkpoint was trained on.
+
+    `fingerprints`: those of the data sets now, by path.
+    """
     saved, then = resumed.payload["config"], resumed.payload["data_fingerprints"]
     distinct = {fingerprints[path] for path in config.data_paths}
     if "identifier_offsets" in resumed.payload and len(distinct) < len(set(config.data_paths)):  # of an older version

@@ -1,4 +1,4 @@
-"""The data of a training run: its training stream and its test batches, checked before anything is built on them."""
+"""Opens the data of a training run, and checks them before a model is built for them."""
 from config.schema import PretrainConfig
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
 from dataset.puzzle_rows import PuzzleRows
@@ -7,8 +7,11 @@ from utils.sanity import check_batch
 
 
 def load_data(config: PretrainConfig, world: World) -> tuple[PuzzleDataset, PuzzleDataset]:
-    """The training stream and the test batches. Raises ValueError where one model cannot do both, where a first batch
-    is not sound, or where training would be shorter than one step."""
+    """The training data and the test data.
+
+    Raises ValueError where one model cannot take both, where a first batch has impossible values, or where the whole
+    training would be shorter than one step.
+    """
     test_paths = config.data_paths_test or config.data_paths
     shared = {"seed": config.seed, "global_batch_size": config.global_batch_size, "rank": world.rank,
               "num_replicas": world.size, "episode_window": config.episode_window,

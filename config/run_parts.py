@@ -1,7 +1,4 @@
-"""The parts of a training run, and the files that they open: its directory, its log, its checkpoints.
-
-What a run does with them stands in pretrain.py.
-"""
+"""The parts of a training run, and its files: directory, log and checkpoints. pretrain.py uses them."""
 import platform
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -32,7 +29,7 @@ from utils.version import VERSION
 
 @dataclass
 class RunParts:
-    """What a run is made of."""
+    """The parts of a run."""
 
     config: PretrainConfig
     directory: Path
@@ -42,12 +39,15 @@ class RunParts:
     evaluators: dict[str, tuple[str, Evaluator]]
     total_steps: int
     limit: Limit
-    facts: dict  # what a checkpoint says besides the state
+    facts: dict  # what a checkpoint stores besides the state
 
     @contextmanager
     def claimed(self, resumed: Resumed | None) -> Iterator[None]:
-        """Hold the run's directory. The config is written there. What an earlier run left is moved aside, except for
-        what this run goes on from."""
+        """A context in which no other process may use the run's directory.
+
+        On entry, files of an earlier run are moved aside, except those that this run resumes from, and the config is
+        written.
+        """
         config, directory = self.config, self.directory
         with ExitStack() as stack:
             def claim() -> None:
@@ -56,7 +56,7 @@ class RunParts:
                     adopt(resumed.file, directory, resumed.step)
                     set_aside_after(directory, resumed.step, keep_best=resumed.same_monitor,
                                     repeats=not resumed.changes, known=resumed.file)
-                elif config.checkpoint.resume == "auto":  # what there is has no checkpoint that is whole
+                elif config.checkpoint.resume == "auto":  # the directory has no complete checkpoint
                     set_aside_after(directory, step=-1)
                 else:
                     set_aside_run(directory, config.checkpoint.overwrite)
@@ -68,7 +68,7 @@ class RunParts:
             yield
 
     def open_log(self, resumed: Resumed | None) -> RunLog:
-        """The log, after it has told what the run will do."""
+        """Open the log, and write to it what the run is going to do."""
         config, state = self.config, self.state
         embedding = state.head.puzzle_embedding
         parameters = {"network": sum(p.numel() for p in state.head.parameters()),
@@ -89,7 +89,7 @@ class RunParts:
         return log
 
     def open_checkpoints(self, log: RunLog, resumed: Resumed | None) -> Checkpoints:
-        """The writer of checkpoints, which knows the best value so far of a run that goes on."""
+        """The writer of checkpoints. In a resumed run it knows the best value so far."""
         best = None
         if resumed and resumed.same_monitor and self.world.is_main:
             best = restored_best(self.directory, self.config.checkpoint.monitor, resumed.payload["best_val_metric"])
@@ -97,7 +97,7 @@ class RunParts:
 
 
 def name_run(config: PretrainConfig) -> Path:
-    """Give a run without a name one that is readable, unique and the same on all ranks. Returns its directory."""
+    """Return the directory of a run. A run without a name first gets a unique, readable one, the same on all ranks."""
     config.project_name = config.project
     config.run_name = broadcast_object(config.run_name or unique_run_name(config.arch.short_name + name_of_choices()))
     directory = config.run_directory
@@ -106,16 +106,17 @@ def name_run(config: PretrainConfig) -> Path:
 
 
 def evaluation_steps(config: PretrainConfig, data: PuzzleDataset) -> set[int]:
-    """The steps after which a run is evaluated: at the end of each interval of epochs, and at the last step. Step 0 is
-    one of them: weights that training starts from may be evaluated."""
+    """The steps after which a run is evaluated: the end of each interval of epochs, and the last step.
+
+    Step 0 is included, since the weights of `load_checkpoint` are evaluated before training.
+    """
     interval = config.eval_interval or config.epochs
     ends = [data.steps_in(epochs) for epochs in range(interval, config.epochs, interval)]
     return {0, *ends[config.min_eval_interval:], data.steps_in(config.epochs)}
 
 
 def build_head(config: PretrainConfig, data: PuzzleDataset, world: World, fresh: bool = True) -> nn.Module:
-    """The model in its loss head. Its weights are initial ones or, where the run is `fresh`, those of
-    `load_checkpoint`."""
+    """The loss head with its model. A `fresh` run, which is not resumed, loads the weights of `load_checkpoint`."""
     torch.manual_seed(config.seed)  # the same initial weights on every rank
     head = config.arch.build_head(data.metadata, data.local_batch_size, world)
     head.prepare(list(data.sets.values()))
@@ -125,7 +126,7 @@ def build_head(config: PretrainConfig, data: PuzzleDataset, world: World, fresh:
 
 
 def run_facts(state: TrainState, world: World) -> dict:
-    """What a checkpoint says of the run besides its state: versions, and which data it is trained on."""
+    """What a checkpoint stores besides the state: versions of the software, and facts about the training data."""
     versions = {"tiny_recursive_models": VERSION, "python": platform.python_version(),
                 "torch": str(torch.__version__), "numpy": np.__version__}
     facts = {"versions": versions, "data_metadata": state.data.metadata.facts()}

@@ -1,6 +1,6 @@
-"""The typed config of both scripts, composed of those that stand beside the code they configure.
+"""The typed configs of both scripts. They include smaller configs that are defined beside the code they configure.
 
-Every key stands in the YAML; an unknown or mistyped one is an error that names the nearest valid key.
+Every key is in the YAML file. An unknown or mistyped key is an error that names the nearest valid key.
 """
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
@@ -28,31 +28,31 @@ from utils.resolve import built, is_of, load_class
 from utils.run_log import LogConfig
 
 M = TypeVar("M", bound=BaseModel)
-# a model's keys that the data decide
+# keys of a model's config whose values come from the data
 DATA_KEYS = ("batch_size", *(PuzzleDatasetMetadata.MODEL_KEYS | RegressionMetadata.MODEL_KEYS))
-# those and the ones that the loss head decides: what no one can set, with where it comes from
+# all keys of a model's config that cannot be set, with the source of their values
 DERIVED_KEYS = dict.fromkeys(DATA_KEYS, "the data") | {"learns_halting": "arch.loss"}
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a config comes from: the context in which it is typed. Without one, it comes from a stranger's file."""
+    """Where a config comes from. The default stands for a file that somebody else may have written."""
 
     # keys that the command line names
     named: frozenset[str] = frozenset()
-    # names of classes that may be imported from outside this project's packages; None: all, since the user wrote them
+    # names of classes that may be imported from outside this project's packages; None: all, since the user named them
     imports: Container[str] | None = ()
 
 
 class NamedConfig(BaseModel):
-    """A class by name, and the options it is built with, which its own `Config` types."""
+    """A class by name, and the options that it is built with. The `Config` of the class gives their types."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
-    # module@Class, the module in the folder that such classes have here
+    # module@Class, where the module is in the folder of such classes, such as models/
     name: str
 
-    # may it be imported from outside this project's packages?
+    # whether it may be imported from outside this project's packages
     _anywhere: bool = PrivateAttr(False)
 
     @model_validator(mode="after")
@@ -74,13 +74,16 @@ class ArchConfig(NamedConfig):
 
     loss: NamedConfig
 
-    # options of another head that a file changed from their defaults
+    # options for another loss head, which a file changed from their defaults
     _left_over: dict = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
     def _settle_loss_options(self, info: ValidationInfo):
-        """`keep_act_halting_head` may stand in `arch`. Where another head is named, the options that a YAML has for its
-        own are no one's; those that the command line names are refused."""
+        """Move `keep_act_halting_head` from `arch` to `loss`, and drop options that are for another loss head.
+
+        The YAML files have options for their own head. If another head is named, those that it does not know are
+        dropped, but options that the command line names stay, so that they are refused as unknown.
+        """
         options = self.loss.__pydantic_extra__
         if "keep_act_halting_head" in self.options:
             options["keep_act_halting_head"] = self.__pydantic_extra__.pop("keep_act_halting_head")
@@ -107,7 +110,7 @@ class ArchConfig(NamedConfig):
 
     @classmethod
     def of_file(cls, settings: object, file: Path, trust_code: bool) -> "ArchConfig":
-        """Of the config that stands in a file. Raises ValueError for what is wrong in it, untrusted names among it."""
+        """The architecture in the config of a file. Raises ValueError for wrong settings and for untrusted classes."""
         try:
             arch = _validate(cls, settings, [], "arch.", Origin(imports=None if trust_code else ()))
             arch.check()
@@ -116,10 +119,10 @@ class ArchConfig(NamedConfig):
         return arch
 
     def with_options(self, options: dict) -> "ArchConfig":
-        """The same architecture with other options; `loss` maps those of the loss head. Classes that are named here may
-        be imported from anywhere, since the caller names them.
+        """The same architecture with some options changed. `loss` maps the changed options of the loss head.
 
-        Raises ValueError naming each key that is unknown, with the nearest valid one, and each value that is wrong.
+        Classes that are named in `options` may be imported from anywhere. Raises ValueError that names each wrong value
+        and each unknown key, with the nearest valid key.
         """
         options = dict(options)
         loss = options.pop("loss", {})
@@ -134,7 +137,7 @@ class ArchConfig(NamedConfig):
         return changed
 
     def check(self) -> None:
-        """Type the options of both classes. Raises ValueError naming each key that is wrong."""
+        """Check the options of the model and of the loss head. Raises ValueError that names each wrong key."""
         keys = [f"arch.{key}" for key in self.model_class.Config.model_fields if key not in DERIVED_KEYS]
         for key, source in DERIVED_KEYS.items():
             if key in self.options:
@@ -144,7 +147,7 @@ class ArchConfig(NamedConfig):
                   [f"arch.loss.{key}" for key in self.head_class.Config.model_fields], prefix="arch.loss.")
 
     def check_cycles(self, cycles: dict[str, int]) -> None:
-        """Raise ValueError where the model cannot recurse so, or would not heed it."""
+        """Raise ValueError if the model cannot run with this number of cycles, or would ignore it."""
         without_effect = [key for key in cycles if key in getattr(self.model_class, "UNUSED_KEYS", ())
                           or key not in self.model_class.Config.model_fields]
         if without_effect:
@@ -153,7 +156,7 @@ class ArchConfig(NamedConfig):
         _validate(self.model_class.Config, self.options | cycles, [], prefix="depth_curriculum.")
 
     def notices(self) -> list[str]:
-        """What works and is likely not meant, to be said at start-up, published keys without effect among it."""
+        """Warnings about settings that work but are probably not meant, such as keys without effect."""
         unused = [key for key in getattr(self.model_class, "UNUSED_KEYS", ()) if self.options.get(key)]
         return [f"arch.{key} has no effect with arch.name={self.name}" for key in unused] + \
             [f"arch.loss.{key}={value} has no effect with arch.loss.name={self.loss.name}"
@@ -161,7 +164,7 @@ class ArchConfig(NamedConfig):
             self.model_class.Config(**self.options).notices()
 
     def check_data(self, data: SplitMetadata) -> None:
-        """Raises ValueError where model and head are not for such data."""
+        """Raise ValueError where the model or the loss head is not for such data."""
         task = getattr(self.head_class, "TASK", data.task_type)
         if task != data.task_type:
             head = {"regression": "losses@ACTRegressionLossHead", "classification": "losses@ACTLossHead"}
@@ -172,7 +175,7 @@ class ArchConfig(NamedConfig):
                              "that it predicts; set it, or episode_window=1")
 
     def build_head(self, data: SplitMetadata, batch_size: int, world: World) -> LossHead:
-        """The loss head around the model, on the device. Call it under a fixed seed: it draws the initial weights."""
+        """Build the model and its loss head, on the device. It draws initial weights, so set the random seed before."""
         self.check_data(data)
         options = self.options
         if options.get("forward_dtype", "auto") == "auto":  # bfloat16 is many times slower than float32 on a CPU
@@ -183,21 +186,21 @@ class ArchConfig(NamedConfig):
 
 
 class SharedConfig(BaseModel):
-    """What training and evaluation have in common."""
+    """The settings that training and evaluation share."""
 
     YAML: ClassVar[str]  # the file in this folder that has the defaults, without its suffix
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    # evaluators of the test data, [{name: module@Class, option: value}]; null: that of the kind of puzzle that they are
+    # evaluators of the test data, [{name: module@Class, option: value}]; null: the one for their kind of puzzle
     evaluators: list[NamedConfig] | None
     # batch fields and outputs to save at evaluation, such as [inputs, preds, q_halt_logits]
     eval_save_outputs: list[str]
-    # auto: cuda, mps, cpu, the first there is
+    # auto: the first of cuda, mps and cpu that is available
     device: Literal["auto", "cuda", "mps", "cpu"]
     # show tracebacks of errors
     debug: bool
-    # import the modules of one's own that a checkpoint's config names, which runs their code (docs/security.md)
+    # import modules from outside this project that a checkpoint's config names; runs their code (docs/security.md)
     trust_code: bool
 
     @model_validator(mode="after")
@@ -212,13 +215,15 @@ class SharedConfig(BaseModel):
 
     @classmethod
     def of(cls, **settings: object) -> Self:
-        """The config of settings by keyword, all others at their defaults. Raises what the command line raises."""
+        """The config with these settings, and defaults for all others. Raises ValueError as the command line does."""
         return cls.parse(*composed_from(cls.YAML, settings))
 
     @classmethod
     def parse(cls, cfg: DictConfig, overrides: Sequence[str] = (), imports: Container[str] | None = None):
-        """The typed config of what Hydra composed of a command line; `imports`: see `Origin`. Raises ValueError naming
-        every wrong or missing key."""
+        """The typed config of `cfg`, which Hydra composed from a command line with these overrides.
+
+        `imports`: see `Origin`. Raises ValueError that names every wrong or missing key.
+        """
         missing = sorted(OmegaConf.missing_keys(cfg))
         if missing:
             raise ValueError(f"{', '.join(missing)} must be set; add {'=… '.join(missing)}=… to the command line")
@@ -233,13 +238,13 @@ class PretrainConfig(SharedConfig, TrainConfig, LogConfig):
     YAML = "cfg_pretrain"
 
     arch: ArchConfig
-    # training data set folders
+    # folders of the training data sets
     data_paths: list[str] = Field(min_length=1)
-    # those to test on; empty: the test splits of data_paths
+    # folders of the data sets to test on; empty: the test splits of data_paths
     data_paths_test: list[str]
-    # of latent episodes: transitions in an example
+    # latent episodes only: number of transitions in an example
     episode_window: int = Field(gt=0)
-    # of latent episodes: transitions from the start of one example to that of the next; null: the window
+    # latent episodes only: transitions from the start of one example to the start of the next; null: episode_window
     episode_stride: int | None = Field(gt=0)
     # epochs to train; an epoch takes one puzzle of each group
     epochs: int = Field(gt=0)
@@ -247,20 +252,20 @@ class PretrainConfig(SharedConfig, TrainConfig, LogConfig):
     eval_interval: int | None = Field(gt=0)
     # evaluations to skip at the start
     min_eval_interval: int = Field(ge=0)
-    # evaluations without a better checkpoint.monitor after which the run ends, best.ckpt kept; null: it never does
+    # end the run after this many evaluations without a better checkpoint.monitor; best.ckpt is kept; null: never
     early_stop_patience: int | None = Field(gt=0)
-    # steps of the run after which it ends before its epochs are done, as if stopped: saved, to go on later
+    # save and end the run after this many steps in total, to go on later
     max_steps: int | None = Field(gt=0)
-    # minutes of training after which it likewise ends, counted from the start of this command
+    # save and end the run after this many minutes of training, counted from the start of this command
     max_minutes: float | None = Field(gt=0)
     checkpoint: CheckpointConfig
     # seconds after SIGTERM or SIGINT at which an unfinished step or save is given up (torchrun kills after 30)
     preempt_grace_s: float = Field(gt=0)
-    # a step whose loss or gradient is not finite: end the run, keeping the state before it, or go on without its batch
+    # when a loss or gradient is not finite: stop: end the run with the state before the step; skip: leave the batch out
     on_nonfinite: Literal["stop", "skip"]
-    # start from a checkpoint's weights, which are evaluated before step 1
+    # start from the weights of this checkpoint, and evaluate them before step 1
     load_checkpoint: str | None
-    # train without a look at the first batches
+    # do not check the first batches for impossible values
     skip_sanity_checks: bool
     # the published name of checkpoint.path
     checkpoint_path: str | None
@@ -282,17 +287,16 @@ class PretrainConfig(SharedConfig, TrainConfig, LogConfig):
             self.checkpoint.path = self.checkpoint_path
         if self.early_stop_patience and not (self.checkpoint.monitor and self.checkpoint.enabled
                                              and self.checkpoint_every_eval):
-            raise ValueError(f"early_stop_patience={self.early_stop_patience} keeps the best: it needs a "
+            raise ValueError(f"early_stop_patience={self.early_stop_patience} keeps the best checkpoint: it needs a "
                              "checkpoint.monitor, checkpoint.enabled=True and checkpoint_every_eval=True")
         if self.freeze_weights and not self.arch.options.get("puzzle_emb_ndim"):
             raise ValueError("freeze_weights=True trains the puzzle embeddings alone, and arch.puzzle_emb_ndim=0 "
                              "has none")
         return self
 
-
     @property
     def project(self) -> str:
-        """`project_name`, or one made of the first data set and the architecture."""
+        """`project_name`, or a name made from the first data set and the architecture."""
         return self.project_name or f"{Path(self.data_paths[0]).name}-{self.arch.short_name}"
 
     @property
@@ -304,7 +308,7 @@ class PretrainConfig(SharedConfig, TrainConfig, LogConfig):
 
     @property
     def way_on(self) -> str:
-        """The settings by which the run goes on, as they are typed in a shell."""
+        """The settings that resume the run, as they are typed in a shell."""
         trust = " trust_code=true" if self.own_classes else ""
         return f"{typed('checkpoint.path', str(self.run_directory))} checkpoint.resume=true{trust}"
 
@@ -314,13 +318,13 @@ class PretrainConfig(SharedConfig, TrainConfig, LogConfig):
 
     @property
     def own_classes(self) -> list[str]:
-        """Names of the classes from outside this project's packages."""
+        """The names of classes that come from outside this project's packages."""
         found = [(self.arch.model_class, "models"), (self.arch.head_class, "losses"),
                  *((each.load("evaluators", EVALUATOR_PARTS), "evaluators") for each in self.evaluators or ())]
         return [name for name, where in zip(self.class_names, found) if not is_of(*where)]
 
     def notices(self) -> list[str]:
-        """What works and is likely not meant, to be said at start-up."""
+        """Warnings about settings that work but are probably not meant. They are printed at the start."""
         own = [f"{', '.join(self.own_classes)}: not of this project, so to go on with the run, or to score it, name it "
                "again, or add trust_code=true"] if self.own_classes else []
         return self.arch.notices() + own
@@ -335,30 +339,30 @@ class EvaluateConfig(SharedConfig):
     checkpoint: str
     # data sets whose test split is scored; empty: those of the run
     data_paths: list[str]
-    # examples at a time, over all processes; null: the run's
+    # examples in a batch, over all processes; null: as in training
     global_batch_size: int | None
     # score the averaged weights where the checkpoint has them
     use_ema: bool
-    # what the model is told of which puzzle it is: own: the truth; blank: nothing; shuffled: another test puzzle
+    # puzzle embeddings that the model gets: own: each puzzle's own; blank: none; shuffled: that of another test puzzle
     puzzle_identifiers: Literal["own", "blank", "shuffled"]
-    # options of the architecture to set otherwise than in training, one by one, as in arch.act_inference=true
+    # options of the architecture to change from training, one by one, as in arch.act_inference=true
     arch: dict
-    # the short name of arch.halt_max_steps, the supervision steps N_sup of each puzzle; null: as in training
+    # short name of arch.halt_max_steps, the supervision steps N_sup of each puzzle; null: as in training
     halt_max_steps: int | None = Field(gt=0)
-    # what is made of the supervision steps, {name: module@Class, option: value}; null: the answer is that of the last
+    # how puzzles are attempted, {name: module@Class, option: value}; null: once, with the answer of the last step
     strategy: NamedConfig | None
     # compile the recursion; null: on CUDA. DISABLE_COMPILE=1 in the environment overrules it
     compile: bool | None
-    # score the answers after each supervision step, too: steps.jsonl, accuracy against compute
+    # also score the answers after each supervision step, which shows accuracy against compute (steps.jsonl)
     per_step: bool
-    # write the weights for others: the published layout, safetensors, or those uploaded to the hub with a model card
+    # write the weights for others: in the published layout, as safetensors, or as safetensors uploaded to the hub
     export: Literal["published", "safetensors", "hub"] | None
     # owner/name on the hub to upload to
     hub_repo: str | None = Field(pattern=f"^{REPOSITORY}$")
-    # metrics.json and all else goes here; null: <run>/evaluation, with what differs from training behind it
+    # folder of metrics.json and other results; null: <run>/evaluation, plus settings that differ from training
     output_dir: str | None
-    # test example to draw being solved step by step, or rollout of latent episodes: its number, or slowest: the one
-    # that takes most steps (of rollouts the first); null: none
+    # number of a test example to draw step by step, or of a rollout of latent episodes; slowest: the example that takes
+    # most steps, or the first rollout; null: no picture
     picture: int | Literal["slowest"] | None
 
     @model_validator(mode="after")
@@ -376,7 +380,7 @@ class EvaluateConfig(SharedConfig):
         return self
 
     def build_strategy(self) -> Strategy:
-        """Raises ValueError for a class that there is not, or options that it does not take."""
+        """The strategy. Raises ValueError for a class that does not exist, or for options that it does not take."""
         if self.strategy is None:
             return Single()
         return built(self.strategy.load("evaluators", STRATEGY_PARTS), f"strategy: {self.strategy.name}",
@@ -384,12 +388,12 @@ class EvaluateConfig(SharedConfig):
 
     @property
     def arch_options(self) -> dict:
-        """Options of the architecture that are set here, under the names that `ArchConfig.with_options` takes."""
+        """The options of the architecture that are set here, as `ArchConfig.with_options` takes them."""
         return self.arch | ({"halt_max_steps": self.halt_max_steps} if self.halt_max_steps else {})
 
     @property
     def differences(self) -> dict:
-        """What is set otherwise than in training, by the name of the setting. It is told wherever metrics are."""
+        """The settings that differ from training, by name. They are reported wherever metrics are."""
         options = self.arch_options
         loss = {f"loss.{key}": value for key, value in options.pop("loss", {}).items()}
         short = {key: options.pop(key) for key in ("halt_max_steps",) if key in options}

@@ -79,7 +79,7 @@ def test_a_whole_config_is_left_as_it_is_and_takes_no_settings_beside_it(here):
     assert_same_run(first, second)
     config.checkpoint.path, config.checkpoint.resume, config.epochs = str(first), True, 5
     assert train(config) == first and (first / "step_00000020.ckpt").is_file()
-    with pytest.raises(ValueError, match="lr, seed: the config that is given has these settings, too; set them in it"):
+    with pytest.raises(ValueError, match="lr, seed: the config that is given already has these settings; set them"):
         train(config, lr=1e-3, seed=1)
     with pytest.raises(ValueError, match="'demo' is no PretrainConfig; give settings by keyword, such as seed=1"):
         train("demo")

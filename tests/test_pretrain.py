@@ -275,7 +275,7 @@ def test_a_run_whose_monitor_does_not_improve_ends_with_the_best_kept_and_a_larg
     assert metric_lines(run_dir) == before
     resume(run_dir, "early_stop_patience=4")
     assert metric_lines(run_dir)[-1]["step"] == 16 and "since step 0" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="early_stop_patience=2 keeps the best: it needs a checkpoint.monitor"):
+    with pytest.raises(ValueError, match="early_stop_patience=2 keeps the best checkpoint: it needs a "):
         config_of(data, "x", "early_stop_patience=2", "checkpoint.monitor=null")
 
 
