@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ON_BAR = ("loss", "exact_accuracy", "mse")
 IN_LINE = ("loss", "accuracy", "exact_accuracy", "mse", "rmse")  # of an evaluation, beside all of the evaluators
 SOURCE_FOLDERS = ("config", "dataset", "evaluators", "losses", "models", "utils")
+SCRIPTS = ("pretrain.py", "evaluate.py")  # what else lies beside them may be of others, as in site-packages
 
 
 class LogConfig(BaseModel):
@@ -246,6 +247,6 @@ def _last_set_aside_id(run_dir: Path) -> str | None:
 
 
 def _is_source(path: str) -> bool:
-    """Is a file one of the project's own: a script, or Python and YAML in its folders?"""
+    """Whether a file is one of the project's own: a script, or Python and YAML in its folders."""
     file = Path(path).relative_to(ROOT)
-    return file.suffix in (".py", ".yaml") and (len(file.parts) == 1 or file.parts[0] in SOURCE_FOLDERS)
+    return str(file) in SCRIPTS or file.suffix in (".py", ".yaml") and file.parts[0] in SOURCE_FOLDERS
