@@ -249,4 +249,4 @@ def _last_set_aside_id(run_dir: Path) -> str | None:
 def _is_source(path: str) -> bool:
     """Whether a file is one of the project's own: a script, or Python and YAML in its folders."""
     file = Path(path).relative_to(ROOT)
-    return str(file) in SCRIPTS or file.suffix in (".py", ".yaml") and file.parts[0] in SOURCE_FOLDERS
+    return str(file) in SCRIPTS or (file.suffix in (".py", ".yaml") and file.parts[0] in SOURCE_FOLDERS)
