@@ -9,14 +9,16 @@
     python -m dataset.build_arc_dataset --input-file-prefix ARC-AGI/data \\
         --output-dir data/arc1-aug-1000 --subsets training evaluation --test-set-name evaluation  # a file a task
 
-A group is a task, a puzzle one augmentation of it (the original first), an example one input-output pair. All pairs of
-a task go to train, except that the tests of tasks of the test set (with `--test-fraction 0.1` a tenth of all tasks) go
-to test. In train, one example of each puzzle stands in the upper left corner and the others anywhere; in test, all
-stand there. Tokens and names: see `arc.py`.
+A group is a task. A puzzle is one augmentation of it, where the original comes first. An example is one pair of input
+and output. All pairs of a task go to the train split, except the test pairs of tasks in the test set, which go to the
+test split. The test set is a subset, or a fraction of all tasks (`--test-fraction 0.1`).
 
-Two passes over the tasks, by --num-workers processes: drawing augmentations needs no grids, only hashes, and gives the
-sizes of the arrays; then each task's puzzles are written where they belong. The random numbers of a task depend on
---seed, its subset and its id alone, hence the result neither on the number of workers nor on the other tasks.
+In the test split every grid is in the upper left corner of its square. In the train split, so is one example of each
+puzzle, and the others are at random places. dataset/arc.py has the tokens and the names of puzzles.
+
+--num-workers processes go through the tasks twice. The first pass draws augmentations, for which hashes of the grids
+are enough, and so finds the sizes of the arrays. The second pass writes the puzzles. The random numbers of a task
+depend only on --seed, its subset and its id. So the result depends neither on the number of workers nor on other tasks.
 """
 import argparse
 import hashlib
@@ -45,7 +47,7 @@ from dataset.splitting import joined, rows_for_testing
 from dataset.symmetry import dihedral
 
 SEQ_LEN = SIDE * SIDE
-TRIALS = 5  # augmentations drawn for each one asked for, since some look alike
+TRIALS = 5  # most augmentations that are drawn for each one asked for, since some are equal
 TOKEN_FIELDS = ("inputs", "labels")
 
 
@@ -54,9 +56,9 @@ class Group:
     """A task and its P puzzles, the original first."""
 
     task: Task
-    # (P,)
+    # (P,) dihedral transform of each puzzle
     transforms: np.ndarray
-    # (P, 10) uint8, the new colour of each old one
+    # (P, 10) uint8, the new colour of each colour
     permutations: np.ndarray
 
     @property
@@ -73,7 +75,8 @@ def task_rng(task: Task, seed: int, stage: int) -> np.random.Generator:
 
 
 def draw_group(task: Task, num_aug: int, seed: int) -> Group:
-    """The task with `num_aug` random augmentations that differ in content, or as many as TRIALS times as many hold."""
+    """A task with `num_aug` random augmentations of different content, or fewer if TRIALS · num_aug draws give fewer.
+    """
     rng = task_rng(task, seed, 0)
     sums = colour_sums(task.all_pairs())
     transforms, permutations = np.zeros(1, np.uint8), np.arange(COLOURS, dtype=np.uint8)[None]
@@ -89,14 +92,14 @@ def draw_group(task: Task, num_aug: int, seed: int) -> Group:
 
 
 def draw_permutations(count: int, rng: np.random.Generator) -> np.ndarray:
-    """(count, 10) uint8 permutations of the colours that leave black where it is."""
+    """Permutations (count, 10) uint8 of the colours that keep black (0)."""
     permutations = np.tile(np.arange(COLOURS, dtype=np.uint8), (count, 1))
     rng.permuted(permutations[:, 1:], axis=1, out=permutations[:, 1:])
     return permutations
 
 
 def draw_places(group: Group, split: str, seed: int) -> np.ndarray:
-    """(P, E, 2) numbers in [0, 1): how far down and right, of the room there is, each example stands."""
+    """The place (P, E, 2) of each example: how far down and how far right, as a fraction in [0, 1) of the free room."""
     shape = group.puzzles, len(group.task.pairs[split])
     if split == "test":
         return np.zeros((*shape, 2))
@@ -107,25 +110,25 @@ def draw_places(group: Group, split: str, seed: int) -> np.ndarray:
 
 
 def encode_group(group: Group, split: str, seed: int, outputs: list[np.ndarray]) -> None:
-    """Write the tokens of a group's examples into inputs and labels, each (P, E, 30, 30)."""
+    """Write the tokens of a group's examples into `outputs`: inputs and labels, each (P, E, 30, 30)."""
     places = draw_places(group, split, seed)
     for transform in np.unique(group.transforms):
         puzzles = np.flatnonzero(group.transforms == transform)
         for example, pair in enumerate(group.task.pairs[split]):
             grids = [dihedral(grid, transform) for grid in pair]
-            room = SIDE + 1 - np.max([grid.shape for grid in grids], axis=0)  # places for the larger one, each way
+            room = SIDE + 1 - np.max([grid.shape for grid in grids], axis=0)  # places of the larger grid, each way
             tops, lefts = (places[puzzles, example] * room).astype(np.intp).T
             for output, grid in zip(outputs, grids):
                 output[puzzles, example] = encode_recoloured(grid, group.permutations[puzzles], tops, lefts)
 
 
 def write_group(folder: Path, seed: int, job: tuple[Group, dict[str, int]]) -> None:
-    """Write a group's rows of `inputs` and `labels`, from the row given for each split on."""
+    """Write a group's rows of `inputs` and `labels`. `job` has the group and its first row in each split."""
     group, first_rows = job
     for split, first in first_rows.items():
         shape = group.puzzles, len(group.task.pairs[split]), SIDE, SIDE
         last = first + shape[0] * shape[1]
-        # mapped anew for each group: pages of a map that stays would add up in this process's memory
+        # mapped again for each group, because the pages written through one map would stay in this process's memory
         outputs = [np.load(field_path(folder / split, "all", field), mmap_mode="r+")[first:last].reshape(shape)
                    for field in TOKEN_FIELDS]
         encode_group(group, split, seed, outputs)
@@ -133,11 +136,11 @@ def write_group(folder: Path, seed: int, job: tuple[Group, dict[str, int]]) -> N
 
 @contextmanager
 def workers(count: int) -> Iterator[Callable]:
-    """A `map` that keeps the order, by `count` processes; one is this one."""
+    """A context that gives a `map` function with `count` processes, which keeps the order. 1 is this process itself."""
     if count == 1:
         yield map
         return
-    # an interrupt from the keyboard reaches them too: it is for this process to end them, after the task at hand
+    # they ignore an interrupt from the keyboard, which reaches them too: this process ends them after their task
     pool = ProcessPoolExecutor(count, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
     try:
         yield pool.map
@@ -146,7 +149,7 @@ def workers(count: int) -> Iterator[Callable]:
 
 
 def read_sources(args: argparse.Namespace) -> list[Task]:
-    """The tasks of all subsets, in their order."""
+    """The tasks of all subsets, in order. Raises ValueError where the arguments do not fit together."""
     test_sets = [name for name in (args.test_set_name, args.test_set_name2) if name is not None]
     for name in test_sets:
         if name not in args.subsets:
@@ -164,27 +167,29 @@ def read_sources(args: argparse.Namespace) -> list[Task]:
     for task in (task for task in tasks if task.for_testing):
         twin = tested.setdefault(task.id, task)
         if twin is not task and _as_sorted(twin) != _as_sorted(task):
-            raise ValueError(f"task {task.id} stands in {twin.subset} and, with other pairs, in {task.subset}; answers "
-                             "to both could not be told apart, so build two data sets")
+            raise ValueError(f"task {task.id} is in {twin.subset} and, with other pairs, in {task.subset}; answers to "
+                             "them could not be told apart, so build two data sets")
     return tasks
 
 
 def divided(tasks: list[Task], fraction: float, seed: int) -> list[Task]:
-    """The tasks, of which this fraction is for testing. Tasks of one id, or of one content up to symmetry and colours,
-    stay together."""
+    """The tasks, with this fraction of them marked for testing.
+
+    Tasks with the same id, or with the same content up to symmetry and colours, are either all for testing or none.
+    """
     keys = [task.id for task in tasks], np.array([canonical_key(task) for task in tasks], np.uint64)
     test = rows_for_testing(joined(*keys), fraction, seed)
     return [task if tested else task.as_training() for task, tested in zip(tasks, test)]
 
 
 def _as_sorted(task: Task) -> dict[str, list]:
-    """What a task shows, whatever the order of its pairs."""
+    """The content of a task, in which the order of its pairs does not matter."""
     return {split: sorted((question.tolist(), answer.tolist()) for question, answer in pairs)
             for split, pairs in task.pairs.items()}
 
 
 def chosen(tasks: list[Task], ids: list[str]) -> list[Task]:
-    """The tasks of these ids. Raises ValueError where there are none of one, or none to test."""
+    """The tasks with these ids. Raises ValueError for an unknown id, and if no task is for testing."""
     unknown = sorted(set(ids) - {task.id for task in tasks})
     if unknown:
         raise ValueError(f"--tasks: {', '.join(unknown)} is in none of the --subsets; correct or remove it")
@@ -195,7 +200,10 @@ def chosen(tasks: list[Task], ids: list[str]) -> list[Task]:
 
 
 def without_leaks(tasks: list[Task], on_leak: str) -> list[Task]:
-    """The tasks, those that a test task gives away dropped if so asked for. ValueError if such are an error."""
+    """The tasks, without training tasks that are also in the test set (leaks) if `on_leak` is "drop".
+
+    Otherwise a leak is a warning ("warn") or a ValueError ("error").
+    """
     leaks = find_leaks(tasks)
     if not leaks:
         return tasks
@@ -213,7 +221,7 @@ def without_leaks(tasks: list[Task], on_leak: str) -> list[Task]:
 
 
 def lay_out(groups: list[Group]) -> tuple[list[dict[str, int]], dict[str, int]]:
-    """The first row of each group in each of its splits, and the number of rows of each split."""
+    """The first row of each group in its splits, and the number of rows of each split."""
     rows = {"train": 0, "test": 0}
     first_rows = []
     for group in groups:
@@ -224,9 +232,9 @@ def lay_out(groups: list[Group]) -> tuple[list[dict[str, int]], dict[str, int]]:
 
 
 def number_puzzles(groups: list[Group], first: int) -> tuple[list[str], list[np.ndarray]]:
-    """The distinct names, numbered from `first` on, and the identifiers (P,) int32 of each group's puzzles.
+    """Number the names of puzzles from `first` on. Returns the names and the identifiers (P,) int32 of each group.
 
-    A name that comes again, with a task that stands in two subsets, keeps its number.
+    If a task is in two subsets, equal names have the same number.
     """
     numbers: dict[str, int] = {}
     identifiers = [np.array([numbers.setdefault(name, first + len(numbers)) for name in group.names()], np.int32)
@@ -235,7 +243,7 @@ def number_puzzles(groups: list[Group], first: int) -> tuple[list[str], list[np.
 
 
 def split_indices(groups: list[Group], identifiers: list[np.ndarray], split: str) -> dict[str, np.ndarray]:
-    """The three small arrays of a split."""
+    """The arrays of a split except inputs and labels: `puzzle_identifiers` and the two arrays of indices."""
     mine = [i for i, group in enumerate(groups) if split in group.task.pairs]
     puzzles = [groups[i].puzzles for i in mine]
     sizes = np.repeat([len(groups[i].task.pairs[split]) for i in mine], puzzles)
@@ -246,7 +254,7 @@ def split_indices(groups: list[Group], identifiers: list[np.ndarray], split: str
 
 def write_dataset(folder: Path, groups: list[Group], args: argparse.Namespace, map_tasks: Callable
                   ) -> dict[str, dict[str, int]]:
-    """Write everything but source.json; the counts of each split."""
+    """Write all files but source.json. Returns the counts of groups, puzzles and examples of each split."""
     first_rows, rows = lay_out(groups)
     fields = {split: {field: open_field(folder / split, field, (count, SEQ_LEN)) for field in TOKEN_FIELDS}
               for split, count in rows.items()}

@@ -4,10 +4,10 @@
     python -m dataset.generate_maze --side 10 --output-dir data/maze10-csv              # CPU-sized, without network:
     python -m dataset.build_maze_dataset --source-dir data/maze10-csv --output-dir data/maze10
 
-A question is a square grid, row by row: '#' wall, ' ' free, 'S' start, 'G' goal; its answer marks the path with 'o'.
-Tokens: 0 pad, 1 to 5 the characters "# SGo". A training group is one maze: its 8 dihedral copies, itself first
-(--no-aug: itself alone). Test mazes are neither augmented nor subsampled; `--test-fraction 0.1` takes them from
-train.csv.
+A question is a square grid, written row by row: '#' wall, ' ' free, 'S' start, 'G' goal. Its answer marks the path with
+'o'. Tokens: 0 pad, 1 to 5 the characters "# SGo". A training group is one maze and its 7 rotations and reflections
+(with --no-aug only the maze itself). Test mazes are neither augmented nor subsampled. `--test-fraction 0.1` takes them
+from train.csv.
 """
 import argparse
 import math
@@ -29,7 +29,7 @@ from dataset.splitting import variant_keys
 from dataset.symmetry import dihedral_indices
 
 VOCAB_SIZE = len(CHARACTERS) + 1
-CHUNK = 4096  # mazes whose paths are followed at a time
+CHUNK = 4096  # mazes whose paths are checked at a time, which limits memory
 
 
 def maze_side(rows: SourceRows) -> int:
@@ -42,7 +42,7 @@ def maze_side(rows: SourceRows) -> int:
 
 
 def checked_mazes(rows: SourceRows) -> SourceRows:
-    """The rows with characters turned into tokens. ValueError naming the line of the first bad row."""
+    """The rows as tokens. Raises ValueError that names the line of the first bad row."""
     side = maze_side(rows)
     kind = Maze(side * side, VOCAB_SIZE)
     question, answer = kind.tokens_of(rows.question), kind.tokens_of(rows.answer)
@@ -59,12 +59,15 @@ def checked_mazes(rows: SourceRows) -> SourceRows:
 
 
 def tasks_of(mazes: SourceRows) -> np.ndarray:
-    """(N,) numbers, equal for a maze and its rotations and reflections."""
+    """Numbers (N,) that are equal for mazes that are rotations or reflections of each other."""
     return variant_keys(mazes.question, dihedral_indices(maze_side(mazes)))
 
 
 def fill_split(mazes: SourceRows, views: np.ndarray, inputs: np.ndarray, labels: np.ndarray) -> None:
-    """Write each of G mazes in each of its views, (copies, L) index permutations, into (G * copies, L) tokens."""
+    """Write the tokens of G mazes in all views into `inputs` and `labels`, each (G * copies, L).
+
+    `views` (copies, L): an index permutation for each copy.
+    """
     for copy, view in enumerate(views):
         inputs[copy::len(views)], labels[copy::len(views)] = mazes.question[:, view], mazes.answer[:, view]
 

@@ -4,9 +4,9 @@
     python -m dataset.generate_sudoku --size 4 --output-dir data/sudoku4-csv            # CPU-sized, without network:
     python -m dataset.build_sudoku_dataset --source-dir data/sudoku4-csv --output-dir data/sudoku4
 
-Tokens: 0 pad, 1 blank, digit + 1. A training group is one source puzzle: itself, then --num-aug random symmetric
-copies. Test puzzles are neither augmented nor subsampled; `--test-fraction 0.1` takes them from train.csv. Every row is
-checked: a wrong answer in the source would otherwise show only as a score that never reaches 100%.
+Tokens: 0 pad, 1 blank, digit + 1. A training group is one source puzzle and --num-aug random symmetric copies of it.
+Test puzzles are neither augmented nor subsampled. `--test-fraction 0.1` takes them from train.csv. Every row is
+checked, because a wrong answer in the source would only show as a score that never reaches 100%.
 """
 import argparse
 import sys
@@ -26,11 +26,11 @@ from dataset.source_csv import SourceRows, Split, builder_parser, read_splits, w
 from dataset.splitting import in_chunks, joined, row_keys
 from dataset.symmetry import BOXES, random_sudoku_symmetries, sudoku_keys
 
-CHUNK = 4096  # rows worked on at a time: their arrays stay in the cache, and memory does not grow with the data
+CHUNK = 4096  # rows worked on at a time, so that arrays fit in the cache and memory does not grow with the data
 
 
 def sudoku_size(rows: SourceRows) -> int:
-    """Number of digits n of puzzles of n² characters."""
+    """The number of digits n, from rows of n² characters. Raises ValueError for other lengths."""
     sizes = {n * n: n for n in BOXES}
     length = rows.question.shape[1]
     if length not in sizes:
@@ -40,7 +40,7 @@ def sudoku_size(rows: SourceRows) -> int:
 
 
 def checked_puzzles(rows: SourceRows) -> SourceRows:
-    """The rows with characters turned into digits, 0 for a blank. ValueError naming the line of the first bad row."""
+    """The rows as digits, 0 for a blank. Raises ValueError that names the line of the first bad row."""
     size = sudoku_size(rows)
     kind = Sudoku(size * size, size + 2)
     question, answer = kind.tokens_of(rows.question), kind.tokens_of(rows.answer)
@@ -56,7 +56,7 @@ def checked_puzzles(rows: SourceRows) -> SourceRows:
 
 
 def hard_enough(rows: SourceRows, min_difficulty: float | None) -> SourceRows:
-    """The rows whose rating reaches `min_difficulty`."""
+    """The rows with a rating of at least `min_difficulty`. Raises ValueError if there are none."""
     if min_difficulty is None:
         return rows
     hard = rows.rating >= min_difficulty
@@ -67,15 +67,20 @@ def hard_enough(rows: SourceRows, min_difficulty: float | None) -> SourceRows:
 
 
 def tasks_of(puzzles: SourceRows) -> np.ndarray:
-    """(N,) numbers, equal for symmetric copies of a puzzle and for puzzles with one solution grid. Of 4×4 only for
-    copies: its 288 grids would join all tasks."""
+    """Numbers (N,) that are equal for symmetric copies of a puzzle, and for puzzles with the same solution grid.
+
+    For 4×4 puzzles the solution grid does not count: there are only 288, which would put all puzzles into one task.
+    """
     size = sudoku_size(puzzles)
     copies = in_chunks(partial(sudoku_keys, box=BOXES[size]), puzzles.question)
     return copies if size == 4 else joined(copies, row_keys(puzzles.answer))
 
 
 def fill_split(puzzles: SourceRows, num_aug: int, seed: int, inputs: np.ndarray, labels: np.ndarray) -> None:
-    """Write the tokens of groups of 1 + num_aug puzzles, (G * (1 + num_aug), L), from G checked puzzles."""
+    """Write the tokens of G checked puzzles, each with its copies, into `inputs` and `labels`.
+
+    Both are (G * (1 + num_aug), L).
+    """
     inputs[::1 + num_aug], labels[::1 + num_aug] = puzzles.question + 1, puzzles.answer + 1
     box = BOXES[sudoku_size(puzzles)]
     rng = np.random.default_rng([seed, 1])
@@ -83,7 +88,7 @@ def fill_split(puzzles: SourceRows, num_aug: int, seed: int, inputs: np.ndarray,
     for start in range(0, copies, CHUNK):
         copy = np.arange(start, min(start + CHUNK, copies))
         group = copy // num_aug
-        row = copy + group + 1  # before it stand the copies before it and the originals up to its own
+        row = copy + group + 1  # all earlier copies and the originals up to its own come before it
         symmetries = random_sudoku_symmetries(len(copy), box, rng)
         inputs[row] = symmetries.apply(puzzles.question[group]) + 1
         labels[row] = symmetries.apply(puzzles.answer[group]) + 1

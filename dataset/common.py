@@ -1,16 +1,18 @@
-"""The on-disk format of a data set, for puzzles the published one: metadata, names of files, writing, fingerprint.
+"""The format of data sets on disk, for puzzles the published one: metadata, file names, writing and fingerprints.
 
     <dataset>/identifiers.json            name of each puzzle identifier; entry 0 is "<blank>"
     <dataset>/test_puzzles.json           ARC: the test tasks by id, as in their files, answers included
     <dataset>/source.json                 what built it: command, source files and their SHA-256, row counts (ours)
     <dataset>/<split>/dataset.json        `PuzzleDatasetMetadata`, or `RegressionMetadata`
-    <dataset>/<split>/<set>__<field>.npy  one array a field of `FIELDS`
+    <dataset>/<split>/<set>__<field>.npy  one array for each field of `FIELDS`
 
-A *group* holds puzzles that are augmentations of one another; a *puzzle* holds examples; an *example* is one row of
-`inputs` and `labels`, (N, L) integers below the vocabulary size. `group_indices` (groups + 1) and `puzzle_indices`
-(puzzles + 1) hold the first puzzle of each group and the first example of each puzzle; `puzzle_identifiers` has one
-entry a puzzle. Regression data (dataset/regression_dataset.py) hold floats, and `targets` in place of labels; a split
-of latent episodes (dataset/latent_episodes.py) has files of its own.
+A *group* holds puzzles that are augmentations of one another. A *puzzle* holds examples. An *example* is one row of
+`inputs` and of `labels`, which are (N, L) integers below the vocabulary size. `group_indices` (groups + 1) holds the
+first puzzle of each group, and `puzzle_indices` (puzzles + 1) the first example of each puzzle; the last entry is the
+total. `puzzle_identifiers` has one entry for each puzzle.
+
+Regression data (dataset/regression_dataset.py) hold floats, and `targets` in place of labels. A split of latent
+episodes (dataset/latent_episodes.py) has other files.
 """
 import hashlib
 import json
@@ -28,25 +30,24 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 FIELDS = ("inputs", "labels", "puzzle_identifiers", "puzzle_indices", "group_indices")
-MOST_IDENTIFIER = np.iinfo(np.int32).max  # of puzzles
-MOST_POSITIONS = 1 << 20  # in a sequence whose length a checkpoint tells: a board of 1024 x 1024
+MOST_IDENTIFIER = np.iinfo(np.int32).max  # largest puzzle identifier
+MOST_POSITIONS = 1 << 20  # longest sequence that a checkpoint may tell, a board of 1024 x 1024
 BLANK_IDENTIFIER = "<blank>"
-BLOCK_ROWS = 1 << 16  # looked at at a time
+BLOCK_ROWS = 1 << 16  # rows that are checked at a time
 IDENTIFIER_NAMES = "identifiers.json"  # in a data set's folder, and beside exported weights
-IGNORE_LABEL_ID = -100  # what a label becomes, once loaded, where no answer is asked for (PyTorch's convention)
+IGNORE_LABEL_ID = -100  # value that ignored labels get when they are loaded (PyTorch's convention)
 
 
 class SplitMetadata(BaseModel):
-    """What is known of one split, whatever its task. Keys that we do not know, written by others, are kept out of the
-    way."""
+    """The metadata that splits of every kind have. Unknown keys, which other software may have written, are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
-    KIND: ClassVar[str]  # what the data are, in messages
+    KIND: ClassVar[str]  # name of such data in messages
     AGREE: ClassVar[tuple[str, ...]]  # keys in which data sets must agree to be mixed
-    MODEL_KEYS: ClassVar[dict[str, str]]  # keys of a model's config that the data decide, and theirs here
+    MODEL_KEYS: ClassVar[dict[str, str]]  # keys of a model's config that the data decide, and the key here for each
 
-    # puzzle identifier that no puzzle owns, shared by all puzzles that have no embedding of their own; -1: none
+    # identifier shared by all puzzles that have no embedding of their own; -1: there is none
     blank_identifier_id: int
     # length L of a sequence
     seq_len: int
@@ -62,33 +63,33 @@ class SplitMetadata(BaseModel):
     @field_validator("sets")
     @classmethod
     def _are_printable(cls, names: list[str]) -> list[str]:
-        """They stand in the names of metrics, which are printed."""
+        """Refuse names that cannot be printed, since names of metrics contain them."""
         for name in names:
             if not name.isprintable():
                 raise ValueError(f"the name {name!r} cannot be printed; rename the set")
         return names
 
     def model_sizes(self) -> dict[str, int]:
-        """What the data decide of a model's config."""
+        """The values in a model's config that the data decide."""
         return {key: getattr(self, of_data) for key, of_data in self.MODEL_KEYS.items()}
 
     def facts(self) -> dict[str, Any]:
-        """All of it as plain values, for a checkpoint. `metadata_of` reads them again."""
+        """The metadata as plain values, for a checkpoint. `metadata_of` turns them back."""
         return {"holds": self.KIND} | self.model_dump()
 
     def batch_fields(self) -> dict[str, "BatchField"]:
-        """What a batch holds."""
+        """The fields of a batch of such data, by name."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class BatchField:
-    """Shape of a row, dtype by name and, of integers, the number that all are below and the one that is no value."""
+    """What a field of a batch may hold."""
 
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # of one row
     dtype: str
-    below: int | None = None
-    ignored: int | None = None
+    below: int | None = None  # integers are from 0 to below this
+    ignored: int | None = None  # and this integer is allowed as well, as the absence of a value
 
 
 class PuzzleDatasetMetadata(SplitMetadata):
@@ -101,13 +102,13 @@ class PuzzleDatasetMetadata(SplitMetadata):
 
     # token that fills `inputs` where a batch is padded
     pad_id: int
-    # label value on disk that means "no answer asked here"; None: every cell counts
+    # label on disk that marks a cell without an answer; None: every cell has one
     ignore_label_id: int | None
     # number of tokens V; every input and label is below it
     vocab_size: int
-    # kind of puzzle, the name of a file in dataset/kinds/ or module@Class; None: it is told by the data
+    # kind of puzzle, the name of a file in dataset/kinds/ or module@Class; None: it is recognised from the data
     kind: str | None = None
-    # (V,) name of each token, for people; "" is an empty cell; None: those of the kind
+    # (V,) readable name of each token; "" is an empty cell; None: the names of the kind
     token_names: list[str] | None = None
 
     @model_validator(mode="after")
@@ -127,7 +128,7 @@ class PuzzleDatasetMetadata(SplitMetadata):
 
 
 class RegressionMetadata(SplitMetadata):
-    """`dataset.json` of one split of regression data; keys of puzzles may be absent or null."""
+    """`dataset.json` of one split of regression data. Keys that concern puzzles may be absent or null."""
 
     KIND = "regression data"
     AGREE = ("input_dim", "target_dim", "seq_len", "inputs_shape", "input_pad_value", "target_pad_value",
@@ -139,18 +140,18 @@ class RegressionMetadata(SplitMetadata):
     # floats at a position of the inputs, and of the targets
     input_dim: int = Field(gt=0)
     target_dim: int = Field(gt=0)
-    # what fills inputs where there are none, and targets where they are not observed
+    # values that fill missing inputs, and targets that are not observed
     input_pad_value: float = 0.0
     target_pad_value: float = 0.0
 
     blank_identifier_id: int = 0
     num_puzzle_identifiers: int = 1
-    # taken from the arrays: the length where it is absent, the counts always
+    # taken from the arrays: seq_len if dataset.json does not tell it, the counts always
     seq_len: int = 0
     total_groups: int = 0
     mean_puzzle_examples: float = 0.0
     total_puzzles: int = 0
-    # examples are rows (dim,), sequences of length 1; None: not known before an array is opened
+    # true: examples are vectors (dim,), which count as sequences of length 1; None: not known before an array is opened
     flat: bool | None = Field(None, exclude=True)
 
     @field_validator("input_pad_value", "target_pad_value")
@@ -172,7 +173,7 @@ class RegressionMetadata(SplitMetadata):
                 "puzzle_identifiers": BatchField((), "int32", self.num_puzzle_identifiers)}
 
     def facts(self) -> dict[str, Any]:
-        return super().facts() | {"flat": self.flat}  # which dataset.json leaves to the arrays
+        return super().facts() | {"flat": self.flat}  # it is in no dataset.json, but follows from the arrays
 
     @property
     def inputs_shape(self) -> str:
@@ -183,7 +184,8 @@ class RegressionMetadata(SplitMetadata):
 
 
 class EpisodeMetadata(RegressionMetadata):
-    """A split of latent episodes: no file has it, it is read off the episodes. The targets are the next inputs."""
+    """The metadata of a split of latent episodes. They come from the episodes, not from a file. Targets are the next
+    inputs."""
 
     KIND = "latent episodes"
     AGREE = ("input_dim", "seq_len")
@@ -195,7 +197,8 @@ DESCRIPTIONS = {cls.KIND: cls for cls in (PuzzleDatasetMetadata, RegressionMetad
 
 
 def metadata_of(facts: object) -> SplitMetadata:
-    """The metadata that `SplitMetadata.facts` told. Raises ValueError for anything else, and for impossible sizes."""
+    """The metadata from what `SplitMetadata.facts` returned. Raises ValueError for other values and impossible sizes.
+    """
     if not isinstance(facts, dict):
         raise ValueError(f"a {type(facts).__name__} does not describe data")
     found = next((cls for kind, cls in DESCRIPTIONS.items() if kind == facts.get("holds")), None)
@@ -210,13 +213,13 @@ def metadata_of(facts: object) -> SplitMetadata:
 
 
 def load_metadata(path: str | Path, split: str) -> SplitMetadata:
-    """`dataset.json` of a split. Raises ValueError naming what is missing and where."""
+    """Read `dataset.json` of a split. Raises ValueError that names the missing file or the wrong key."""
     file = Path(path) / split / "dataset.json"
     if not Path(path).is_dir():
-        raise ValueError(f"no data set at {path}: the folder does not exist; build it first, or say where "
-                         f'it lies: data_paths="[FOLDER]"')
+        raise ValueError(f"no data set at {path}: the folder does not exist; build it first, or tell its folder: "
+                         f'data_paths="[FOLDER]"')
     if not file.is_file():
-        raise ValueError(f"{path} has no {split} split: {file} does not exist, nor a folder of latents beside it")
+        raise ValueError(f"{path} has no {split} split: there is neither {file} nor a folder of latents beside it")
     try:
         stored = json.loads(file.read_text())
         task = stored.get("task_type") or "classification"
@@ -228,10 +231,10 @@ def load_metadata(path: str | Path, split: str) -> SplitMetadata:
 
 
 def field_path(split_dir: Path, set_name: str, field: str) -> Path:
-    """The file of a field. Raises ValueError for a set's name that would lead elsewhere."""
+    """The file of a field. Raises ValueError for a set's name that would lead to another folder."""
     if not set_name or set_name != Path(set_name).name:
-        raise ValueError(f"{split_dir}: set_name={set_name!r} begins the names of files, and cannot be empty or a path"
-                         "; rename the set (`sets` in dataset.json)")
+        raise ValueError(f"{split_dir}: set_name={set_name!r} begins the names of files, so it cannot be empty or a "
+                         "path; rename the set (`sets` in dataset.json)")
     return split_dir / f"{set_name}__{field}.npy"
 
 
@@ -240,9 +243,9 @@ def write_json(path: Path, value, indent: int | None = 1) -> None:
 
 
 def open_field(split_dir: str | Path, field: str, shape: tuple[int, ...], set_name: str = "all") -> np.memmap:
-    """A new uint8 array that lives in its file: fill it and hand it to `write_split`, which leaves it there.
+    """Make the file of a field as a uint8 array in it, to be filled and then passed to `write_split`.
 
-    Arrays larger than memory can be written so.
+    So arrays can be written that do not fit in memory.
     """
     Path(split_dir).mkdir(parents=True, exist_ok=True)
     return np.lib.format.open_memmap(field_path(Path(split_dir), set_name, field), "w+", np.uint8, shape)
@@ -251,12 +254,15 @@ def open_field(split_dir: str | Path, field: str, shape: tuple[int, ...], set_na
 def write_split(split_dir: str | Path, arrays: Mapping[str, Any], vocab_size: int, num_puzzle_identifiers: int = 1,
                 set_name: str = "all", ignore_label_id: int | None = 0, overwrite: bool = False,
                 kind: str | None = None, token_names: Sequence[str] | None = None) -> PuzzleDatasetMetadata:
-    """Write one split with one set. `arrays` maps each of `FIELDS` to its array; pad and blank identifier are 0. `kind`
-    and `token_names` say what the tokens mean (`PuzzleDatasetMetadata`).
+    """Write one split with one set, and return its metadata.
 
-    `inputs` and `labels` are integers (N, L), or N rows of any lengths: the shorter ones are filled up at their end,
-    `inputs` with the pad token, `labels` with `ignore_label_id`, which is not scored, and a notice says so. Raises
-    ValueError, before anything is written, for arrays that do not fit and, unless `overwrite`, where a split exists.
+    `arrays` maps each of `FIELDS` to its array. `inputs` and `labels` are integers (N, L), or N rows of different
+    lengths. Shorter rows are filled up at their end, `inputs` with the pad token 0 and `labels` with
+    `ignore_label_id`, which is not scored; a notice is printed. The blank identifier is 0. `kind` and `token_names`
+    are those of `PuzzleDatasetMetadata`.
+
+    Raises ValueError, before anything is written, if arrays do not fit together, or if the split exists and
+    `overwrite` is false.
     """
     split_dir = Path(split_dir)
 
@@ -285,17 +291,17 @@ def write_split(split_dir: str | Path, arrays: Mapping[str, Any], vocab_size: in
         mean_puzzle_examples=examples / puzzles, total_puzzles=puzzles, sets=[set_name], kind=kind,
         token_names=None if token_names is None else list(token_names))
     split_dir.mkdir(parents=True, exist_ok=True)
-    for file in replaced:  # first, so that what is half written has no dataset.json, and maps of the old stay whole
+    for file in replaced:  # first: a half-written split then has no dataset.json, and open maps keep the old contents
         file.unlink()
     for field in FIELDS:
         if field not in in_place:
             np.save(files[field], arrays[field])
-    write_json(split_dir / "dataset.json", metadata.model_dump(exclude_defaults=True))  # no `kind: null`
+    write_json(split_dir / "dataset.json", metadata.model_dump(exclude_defaults=True))  # leaves out `kind: null`
     return metadata
 
 
 def _lives_in(array: Any, path: Path) -> bool:
-    """Is it the whole array of that file, and no part or view of it?"""
+    """Whether the array is mapped from this file, and is all of its array."""
     if not isinstance(array, np.memmap) or not path.exists() or not path.samefile(array.filename):
         return False
     return array.flags.c_contiguous and array.shape == np.load(path, mmap_mode="r").shape
@@ -303,7 +309,7 @@ def _lives_in(array: Any, path: Path) -> bool:
 
 def _of_one_length(split_dir: Path, arrays: Mapping[str, Any], ignore_label_id: int | None, refuse
                    ) -> dict[str, np.ndarray]:
-    """Inputs and labels as (N, L) integers, filled up where they are shorter, which is said."""
+    """`inputs` and `labels` as (N, L) integers. Shorter rows are filled up, and a notice is printed."""
     lengths = {field: lengths_of_rows(arrays[field]) for field in ("inputs", "labels")}
     longest = max(set.union(*lengths.values()), default=0)
     made = {}
@@ -312,8 +318,8 @@ def _of_one_length(split_dir: Path, arrays: Mapping[str, Any], ignore_label_id: 
         is_short = bool(found) and found != {longest}
         if is_short:
             if fill is None:
-                refuse(field, f"rows of {said_range(found)} cells, and {longest} are needed; what fills them up is a "
-                              "label that is not scored, so give an ignore_label_id")
+                refuse(field, f"rows have {said_range(found)} cells, and {longest} are needed; to fill them up with a "
+                              "label that is not scored, give an ignore_label_id")
             try:
                 made[field] = filled_up(made[field], longest, fill)
             except ValueError as error:
@@ -328,7 +334,7 @@ def _of_one_length(split_dir: Path, arrays: Mapping[str, Any], ignore_label_id: 
 
 
 def lengths_of_rows(rows: Any) -> set[int]:
-    """The lengths L that there are among N rows (L, …), an array or a list; none where there are no rows."""
+    """The different lengths L among N rows (L, …), which are an array or a list."""
     if isinstance(rows, np.ndarray) and rows.ndim > 1:
         return {rows.shape[1]}
     return {len(row) for row in rows if hasattr(row, "__len__")}
@@ -340,8 +346,10 @@ def said_range(numbers: Collection[int]) -> str:
 
 
 def filled_up(rows: Any, length: int, fill: float) -> np.ndarray:
-    """N rows (L, …) of any lengths as one array (N, length, …), of which what a row lacks at its end is `fill`. Raises
-    ValueError for a row of another shape than the others."""
+    """N rows (L, …) of different lengths as one array (N, length, …), filled up with `fill` at the end of each row.
+
+    Raises ValueError for a row whose other dimensions differ from those of the first.
+    """
     rows = [(number, np.asarray(row)) for number, row in enumerate(rows)]
     for number, row in rows:
         if row.ndim == 0:
@@ -360,7 +368,7 @@ def filled_up(rows: Any, length: int, fill: float) -> np.ndarray:
 
 def _check_tokens(array: np.ndarray, in_place: bool, vocab_size: int, ignored: int | None, refuse) -> None:
     for start in range(0, len(array), BLOCK_ROWS):
-        # mapped anew for each block: pages of a map that stays would add up in this process's memory
+        # mapped again for each block, because the pages read through one map would stay in this process's memory
         block = (np.load(array.filename, mmap_mode="r") if in_place else array)[start:start + BLOCK_ROWS]
         place = first_foreign_token(block, vocab_size, ignored)
         if place is not None:
@@ -369,7 +377,7 @@ def _check_tokens(array: np.ndarray, in_place: bool, vocab_size: int, ignored: i
 
 
 def first_foreign_token(tokens: np.ndarray, vocab_size: int, ignored: int | None) -> tuple[int, int] | None:
-    """Row and column of the first of (N, L) integers that is no token and not `ignored`; None where there is none."""
+    """Row and column of the first of (N, L) integers that is neither a token nor `ignored`. None if there is none."""
     if tokens.max(initial=0) < vocab_size and tokens.min(initial=0) >= 0:
         return None
     foreign = ((tokens < 0) | (tokens >= vocab_size)) & (True if ignored is None else tokens != ignored)
@@ -378,8 +386,10 @@ def first_foreign_token(tokens: np.ndarray, vocab_size: int, ignored: int | None
 
 def check_puzzles(arrays: Mapping[str, np.ndarray], examples: int, identifiers: int,
                   refuse: Callable[[str, str], Any]) -> None:
-    """Do groups, puzzles and identifiers, of which there are so many, fit together, and the number of examples? Calls
-    `refuse(field, problem)`, which raises, if not."""
+    """Check that groups, puzzles and identifiers fit together, for these numbers of `examples` and `identifiers`.
+
+    Where they do not, it calls `refuse(field, problem)`, which must raise.
+    """
     for field in ("puzzle_identifiers", "puzzle_indices", "group_indices"):
         check_integers(arrays[field], 1, partial(refuse, field))
     if not examples:
@@ -403,10 +413,10 @@ def check_integers(array: np.ndarray, dimensions: int, refuse: Callable[[str], A
 
 @contextmanager
 def new_dataset_directory(path: str | Path, needed_bytes: int, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a temporary directory that gets the name `path` only when the body ends well.
+    """A context that gives a temporary directory, and renames it to `path` if no exception is raised.
 
-    An interrupted build thus leaves nothing that looks complete. Raises ValueError if `path` exists and `overwrite`
-    is false, or if the disk holds less than `needed_bytes` and a tenth more.
+    So an interrupted build leaves nothing that looks complete. Raises ValueError if `path` exists and `overwrite` is
+    false, or if the disk has less free space than `needed_bytes` and a tenth more.
     """
     path = Path(path)
     if path.exists() and not overwrite:
@@ -418,7 +428,7 @@ def new_dataset_directory(path: str | Path, needed_bytes: int, overwrite: bool =
         raise ValueError(f"{path} needs about {needed_bytes / 1e6:.0f} MB, and {path.parent} has {free / 1e6:.0f} MB "
                          "free; make some space or choose another folder")
     building = Path(tempfile.mkdtemp(prefix=f".{path.name}.building-", dir=path.parent))
-    building.chmod(0o755)  # mkdtemp keeps others out; a dataset is for sharing
+    building.chmod(0o755)  # mkdtemp locks other users out, and a data set is for sharing
     try:
         yield building
         if path.exists():
@@ -434,17 +444,17 @@ def file_sha256(path: str | Path) -> str:
 
 
 def dataset_files(path: str | Path) -> list[Path]:
-    """The files that make a data set what it is, published ones included; a folder may be a link to one elsewhere."""
+    """The files of a data set that decide what is learned from it. Folders may be links."""
     inside = (file for depth in ("*", "*/*", "*/*/*") for file in Path(path).glob(depth))  # `**` follows no links
     return sorted(file for file in inside if file.suffix in (".npy", ".npz", ".json", ".jsonl")
-                  and file.name != "source.json")  # provenance, with paths and dates, is no part of what is learned
+                  and file.name != "source.json")  # which has paths and dates, from which nothing is learned
 
 
 def dataset_fingerprint(path: str | Path) -> str:
-    """SHA-256 over the names and contents of a data set's files; 16 hexadecimal digits."""
+    """The first 16 hexadecimal digits of the SHA-256 over the names and contents of a data set's files."""
     digest = hashlib.sha256()
     files = dataset_files(path)
-    with ThreadPoolExecutor() as pool:  # hashing lets other threads run
+    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock, so threads hash in parallel
         for file, sha256 in zip(files, pool.map(file_sha256, files)):
             digest.update(f"{file.relative_to(path).as_posix()}\0{sha256}\0".encode())
     return digest.hexdigest()[:16]

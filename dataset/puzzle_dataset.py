@@ -1,8 +1,8 @@
-"""Data sets as batches: an endless, seeded training stream and padded test batches, sharded by rank.
+"""Turns data sets into batches: an endless, seeded training stream, or padded test batches. Each rank gets its part.
 
-Training: the stream of dataset/train_stream.py, packed into global batches across the ends of epochs.
+Training: the stream of dataset/train_stream.py, cut into global batches. A batch may reach into the next epoch.
 
-Testing: every example once, in order, set by set; the last batch is padded.
+Testing: every example once, in order, set by set. The last batch of each set is padded.
 
     for set_name, batch, examples_in_global_batch in PuzzleDataset(config, split="test"): ...
 """
@@ -38,13 +38,13 @@ class PuzzleDatasetConfig(BaseModel):
     test_set_mode: bool
     # epochs that one iteration over a training set covers
     epochs_per_iter: int = Field(default=1, gt=0)
-    # data sets that the model was trained on, for baselines; empty: dataset_paths
+    # data sets that the model was trained on, which baselines are fitted on; empty: dataset_paths
     trained_on: list[str] = []
     rank: int = 0
     num_replicas: int = 1
-    # of latent episodes: transitions in an example
+    # latent episodes only: number of transitions in an example
     episode_window: int = Field(default=1, gt=0)
-    # of latent episodes: transitions from the start of one example to that of the next; None: the window
+    # latent episodes only: transitions from the start of one example to the start of the next; None: episode_window
     episode_stride: int | None = Field(default=None, gt=0)
 
     @property
@@ -61,7 +61,7 @@ class PuzzleDatasetConfig(BaseModel):
 
 
 def open_split(config: PuzzleDatasetConfig, path: str, split: str) -> tuple[SplitMetadata, list[ExampleSet]]:
-    """Metadata and sets of one split of a data set, of whatever kind."""
+    """The metadata and the sets of one split of a data set of any kind."""
     is_main = config.rank == 0
     if holds_episodes(path, split):
         return open_episodes(path, split, config.episode_window, config.episode_stride, is_main)
@@ -79,7 +79,10 @@ def open_split(config: PuzzleDatasetConfig, path: str, split: str) -> tuple[Spli
 
 
 def merged_metadata(metadata: dict[str, SplitMetadata]) -> SplitMetadata:
-    """One description of several data sets, which are given by path. Raises ValueError where kinds or sizes differ."""
+    """The metadata of several data sets together, from the metadata of each by path.
+
+    Raises ValueError where their kinds or sizes differ.
+    """
     (first_path, first), *others = metadata.items()
     for path, other in others:
         if type(first) is not type(other):
@@ -99,12 +102,12 @@ def merged_metadata(metadata: dict[str, SplitMetadata]) -> SplitMetadata:
 class PuzzleDataset(torch.utils.data.IterableDataset):
     """One split of one or more data sets. Yields (set name, this rank's batch, examples in the global batch).
 
-    A batch of puzzles holds `inputs` and `labels`, int32 (B, L); an ignored label is -100. A batch of regression data
-    holds `inputs` and `targets`, float32 (B, [L,] dim), and `target_mask`, bool. Both hold `puzzle_identifiers`, int32
-    (B,).
+    A batch of puzzles holds `inputs` and `labels`, int32 (B, L), where an ignored label is -100. A batch of regression
+    data holds `inputs` and `targets`, float32 (B, [L,] dim), and `target_mask`, bool. Both hold `puzzle_identifiers`,
+    int32 (B,), which are rows of the puzzle table.
 
-    Iterating a training split gives the batches of the next `epochs_per_iter` epochs, and goes on where it stopped.
-    `rows`: the puzzle table, where other data sets share it.
+    Iterating a training split gives the batches of `epochs_per_iter` epochs. The next iteration continues from there.
+    `rows`: the rows of the puzzle table, if other data sets share it.
     """
 
     def __init__(self, config: PuzzleDatasetConfig, split: str = "train", rows: PuzzleRows | None = None):
@@ -134,7 +137,7 @@ class PuzzleDataset(torch.utils.data.IterableDataset):
         self._epochs_iterated = self._batches_taken = 0
 
     def _distinct_paths(self) -> list[str]:
-        """One path of each data set, even of one that is listed twice, or by several paths."""
+        """One path for each data set, even if it is listed twice or under several paths."""
         found: dict[str, str] = {}
         for path in dict.fromkeys(self.config.dataset_paths):
             first = found.setdefault(self.rows.folders[path].path, path)
@@ -143,7 +146,7 @@ class PuzzleDataset(torch.utils.data.IterableDataset):
         return list(found.values())
 
     def own_rows(self) -> np.ndarray:
-        """Rows of the puzzle table that stand for puzzles of this split. The blank row stands for none."""
+        """The rows of the puzzle table that belong to puzzles of this split, without the blank row."""
         rows = np.unique(np.concatenate([example_set.shared_identifiers() for example_set in self.sets.values()]))
         return rows[rows != self.metadata.blank_identifier_id]
 
@@ -161,22 +164,25 @@ class PuzzleDataset(torch.utils.data.IterableDataset):
             yield "all", self.next_batch(), self.config.global_batch_size
 
     def steps_in(self, epochs: int) -> int:
-        """Whole global batches in so many epochs of the training stream."""
+        """The number of whole global batches in this number of epochs of the training stream."""
         return int(epochs * self.stream.examples_per_epoch / self.config.global_batch_size + 1e-9)
 
     @property
     def num_examples(self) -> int:
-        """Examples in the split, over all sets."""
+        """The number of examples in the split, over all sets."""
         return int(self._set_ends[-1])
 
     def next_batch(self) -> Batch:
-        """This rank's part of the training stream's next global batch."""
+        """This rank's part of the next global batch of the training stream."""
         rows = self.stream.take(self.config.global_batch_size)
         first = self.config.rank * self.local_batch_size
         return self._tensors(self._fetch(rows[first:first + self.local_batch_size]))
 
     def examples(self, numbers: Sequence[int]) -> Batch:
-        """Examples by their number over all sets; leaves the stream where it is."""
+        """The examples with these numbers, counted over all sets. The training stream does not move.
+
+        Raises ValueError for a number that no example has.
+        """
         wrong = [n for n in numbers if not 0 <= n < self.num_examples]
         if wrong:
             raise ValueError(f"there is no example {wrong[0]}: the {self.split} split of "
@@ -184,16 +190,17 @@ class PuzzleDataset(torch.utils.data.IterableDataset):
         return self._tensors(self._fetch(np.asarray(numbers)))
 
     def set_of(self, number: int) -> ExampleSet:
-        """The set that an example is in, by its number over all sets."""
+        """The set of the example with this number, counted over all sets."""
         return list(self.sets.values())[int(np.searchsorted(self._set_ends, number, side="right"))]
 
     def first_batch(self) -> Batch:
-        """The first rows as stored, padded to this rank's batch; leaves the stream where it is."""
+        """A batch of the first examples as stored, padded to the size of this rank's batch. The stream does not move.
+        """
         rows = np.arange(min(self.local_batch_size, self.num_examples))
         return self._tensors(self._padded(self._fetch(rows)))
 
     def part(self, path: str) -> "PuzzleDataset":
-        """The sets of one data set alone, their examples numbered from 0. It shares the arrays and the table."""
+        """A data set with only the sets of one path, whose examples are numbered from 0. No data are copied."""
         part = copy(self)
         part.config = self.config.model_copy(update={"dataset_paths": [path]})
         part.sets = {name: example_set for name, example_set in self.sets.items() if example_set.path == path}
@@ -201,17 +208,17 @@ class PuzzleDataset(torch.utils.data.IterableDataset):
         return part
 
     def own_examples(self, example_set: ExampleSet) -> np.ndarray:
-        """Numbers of the examples of a set that are this rank's to test, in the order of the batches."""
+        """The numbers of the examples of a set that this rank tests, in the order of the batches."""
         numbers = np.arange(len(example_set))
         return numbers[numbers % self.config.global_batch_size // self.local_batch_size == self.config.rank]
 
     def padding_batch(self) -> Batch:
-        """This rank's batch of nothing but padding."""
+        """A batch of this rank's size that holds only padding."""
         nothing = next(iter(self.sets.values())).fetch(np.arange(0))
         return self._tensors(self._padded(nothing))
 
     def _fetch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Examples by their number over all sets, in the order asked for."""
+        """The fields of the examples with these numbers, counted over all sets, in the given order."""
         owner = np.searchsorted(self._set_ends, rows, side="right")
         parts, order = [], []
         for i, puzzle_set in enumerate(self.sets.values()):

@@ -1,14 +1,14 @@
-"""What each row of the puzzle table means: which puzzle, of which data set, by whatever path it is reached.
+"""Which puzzle of which data set each row of the puzzle table belongs to, by names that outlast paths.
 
-A data set is its contents and its identifiers; a path is only where it lies. A row is called
+A data set is recognised by its contents, not by its path. The name of a row is one of
 
-    <blank>                  the row of all puzzles that have none of their own
-    <name>                   what identifiers.json calls the puzzle
-    <fingerprint>#<name>     the same, where a data set listed before has a puzzle of that name, too
-    <fingerprint>#<number>   identifier of a puzzle that has no name, or shares it with others of its data set
+    <blank>                  the row of all puzzles that have no row of their own
+    <name>                   the name of the puzzle in identifiers.json
+    <fingerprint>#<name>     the fingerprint of the data set and the name, if an earlier data set has the same name
+    <fingerprint>#<number>   the fingerprint and the identifier, if the puzzle has no name, or no unique one
 
-Checkpoints and exports hold these names, and by them puzzles find their rows in the table of another run. Of several
-data sets in which a name stands, a data set that is none of them finds the one that was listed first.
+Checkpoints and exports store these names. By them, a puzzle finds its row in the table of another run. If the name
+occurs in several data sets of that run, and the puzzle is of none of them, it gets the row of the first one.
 """
 import json
 import zlib
@@ -35,11 +35,11 @@ from utils.checkpoint import load_weights, puzzle_table_rows
 from utils.distributed import decided_by_main
 
 MARK = "#"  # between fingerprint and name
-LONGEST_NAME = 1000  # bytes, on average: what unpacks to more is no list of names
+LONGEST_NAME = 1000  # bytes on average; a list of names that unpacks to more is refused
 
 
 class DataFolder:
-    """A data set where it lies. What takes time to read is read when it is asked for, once."""
+    """A data set in its folder. Names and fingerprint are read once, when they are first needed."""
 
     def __init__(self, path: str):
         self.path = path
@@ -47,7 +47,7 @@ class DataFolder:
 
     @property
     def has_blank(self) -> bool:
-        """Is its first identifier the blank, whose row all data sets share?"""
+        """Whether its first identifier is the blank, whose row all data sets share."""
         return self.blank == 0
 
     @cached_property
@@ -56,7 +56,8 @@ class DataFolder:
 
     @cached_property
     def names(self) -> list[str | None] | None:
-        """By identifier, the name that no other one has; None where there is no identifiers.json."""
+        """The name of each identifier, or None in its place if the name is not unique. None without identifiers.json.
+        """
         file = Path(self.path) / IDENTIFIER_NAMES
         if not file.is_file():
             return None
@@ -66,14 +67,14 @@ class DataFolder:
             + [None] * (self.identifiers - len(names))
 
     def called(self) -> list[str | None]:
-        """By identifier, its name, that of the blank included; None where it has none of its own."""
+        """The name of each identifier, including the blank. None in its place if it has no unique name."""
         names = list(self.names or [None] * self.identifiers)
         if 0 <= self.blank < self.identifiers:
             names[self.blank] = BLANK_IDENTIFIER
         return names
 
     def marked(self, identifier: int) -> str:
-        """The name of an identifier, or its number, that no other data set has."""
+        """The name or the number of an identifier, with the fingerprint, so that no other data set has the same."""
         name = self.names[identifier] if self.names else None
         return f"{self.fingerprint}{MARK}{identifier if name is None else name}"
 
@@ -88,20 +89,22 @@ class DataFolder:
 
 
 class PuzzleRows:
-    """One puzzle table for several data sets: which rows are whose, and what they are called.
+    """The rows of one puzzle table for several data sets, and their names.
 
-    `paths`: data sets, each of which has rows of its own, in this order, behind that of the blank. `test_paths`: data
-    sets whose puzzles share the row of the puzzle of the same name, and get a new row where there is no such puzzle.
+    `paths`: data sets with rows of their own, in this order, after the row of the blank.
+    `test_paths`: data sets whose puzzles share the row of the puzzle with the same name. A puzzle gets a new row if no
+    other puzzle has its name.
+
     Every rank must make it. Raises ValueError for a path without a data set, and for too many identifiers.
     """
 
     def __init__(self, paths: Sequence[str], test_paths: Sequence[str] = ()):
         every = {path: DataFolder(path) for path in [*paths, *test_paths]}
         first = decided_by_main(lambda: _first_of_equals(list(every.values())))
-        # the data set of each path; equal ones are one
+        # the data set of each path; paths of equal data sets have the same object
         self.folders = {path: every[first[path]] for path in every}
         self.numberings: dict[str, Numbering] = {}
-        # rows of the table
+        # number of rows of the table
         self.total = int(any(folder.has_blank for folder in every.values()))
         for path, folder in self.folders.items():
             is_new = folder.path not in self.numberings
@@ -137,11 +140,11 @@ class PuzzleRows:
         return Numbering(folder.blank, rows=rows.astype(np.int32))
 
     def rows_of(self, folder: DataFolder) -> np.ndarray:
-        """Row (identifiers,) of each of a data set's identifiers."""
+        """The row (identifiers,) of each identifier of a data set."""
         return self.numberings[folder.path].to_rows(np.arange(folder.identifiers))
 
     def names(self) -> list[str]:
-        """What each row is called."""
+        """The name of each row."""
         names: list[str | None] = [None] * self.total
         taken: set[str] = set()
         for folder in self.distinct:
@@ -153,17 +156,21 @@ class PuzzleRows:
         return names
 
     def facts(self, has_table: bool) -> dict:
-        """What a checkpoint says of its data sets and, where the model has a puzzle table, of whose its rows are."""
+        """What a checkpoint stores of its data sets: fingerprints by path and, with a puzzle table, names of rows."""
         fingerprints = {path: folder.fingerprint for path, folder in self.folders.items()}
         return {"data_fingerprints": fingerprints} | ({"puzzle_names": packed(self.names())} if has_table else {})
 
     def among(self, names: Sequence[str], fingerprints: Collection[str]) -> tuple[np.ndarray, np.ndarray]:
-        """For each row, that of the same puzzle (total,) in a table with such names, of data sets of such fingerprints,
-        -1 where there is none; and whether (total,) it may be another's, whose name stands in several of them."""
-        row_of = dict(zip(reversed(names), range(len(names) - 1, -1, -1)))  # the first of equal names
+        """Find the puzzle of each row in the table of a checkpoint, from the `names` of the rows there and the
+        `fingerprints` of its data sets.
+
+        Returns the row in that table (total,), -1 where it has no such puzzle, and whether this is doubtful (total,):
+        the name occurs in several of those data sets, and ours is none of them.
+        """
+        row_of = dict(zip(reversed(names), range(len(names) - 1, -1, -1)))  # the first row of a name that occurs twice
         again = {name.partition(MARK)[2] for name in names if MARK in name}
         found, doubtful = np.full(self.total, -1), np.zeros(self.total, bool)
-        for folder in reversed(self.distinct):  # a row that several have is that of the first
+        for folder in reversed(self.distinct):  # where data sets share a row, the first one decides
             called, rows = folder.called(), self.rows_of(folder)
             found[rows] = [row_of.get(name, -1) for name in called]
             if again:
@@ -175,7 +182,7 @@ class PuzzleRows:
 
 
 def _identifiers_of(path: str) -> tuple[int, int]:
-    """How many identifiers a data set has in all its splits, and which of them is the blank; -1: none."""
+    """The number of identifiers in all splits of a data set, and the identifier of the blank (-1: there is none)."""
     if any(holds_episodes(path, split) for split in SPLITS):
         every = [record for records in episode_records(path).values() for record in records]
         return 1 + max((record["puzzle_identifier"] for record in every), default=-1), -1
@@ -185,13 +192,13 @@ def _identifiers_of(path: str) -> tuple[int, int]:
 
 
 def _first_of_equals(folders: Sequence[DataFolder]) -> dict[str, str]:
-    """The path at which the data set of each path was first met."""
+    """For each path, the first path at which the same data set is."""
     return {folder.path: next(other.path for other in folders if other is folder or other.is_same(folder))
             for folder in folders}
 
 
 def read_names(file: Path) -> list[str]:
-    """The names in an identifiers.json. Raises ValueError for anything else."""
+    """The names in an identifiers.json. Raises ValueError if the file does not hold a list of strings."""
     try:
         return _checked(json.loads(file.read_text()))
     except (ValueError, RecursionError) as error:  # of JSON, too
@@ -205,12 +212,15 @@ def _checked(names) -> list[str]:
 
 
 def packed(names: Sequence[str]) -> Tensor:
-    """Names as bytes (uint8) that a checkpoint can hold: of the 876,000 rows of ARC, 7 MB."""
+    """Names as compressed bytes (uint8) for a checkpoint. The 876,000 names of ARC take 7 MB."""
     return torch.frombuffer(bytearray(zlib.compress(json.dumps(names).encode(), level=1)), dtype=torch.uint8)
 
 
 def unpacked(names: Tensor, rows: int, file: Path) -> list[str]:
-    """The names of so many rows. Raises ValueError where they are anything else, naming the file that they are from."""
+    """The names that `packed` compressed. `rows`: how many there should be, which limits the memory that is used.
+
+    Raises ValueError, with the name of `file`, if they are not a list of names.
+    """
     try:
         unpacking = zlib.decompressobj()
         return _checked(json.loads(unpacking.decompress(names.numpy().tobytes(), LONGEST_NAME * (rows + 1))))
@@ -219,8 +229,10 @@ def unpacked(names: Tensor, rows: int, file: Path) -> list[str]:
 
 
 def names_in(payload: dict, file: Path, rows: int) -> list[str] | None:
-    """The name of each row of a checkpoint's puzzle table: from the checkpoint, else from identifiers.json beside it.
-    None where neither tells. Raises ValueError where there are not as many names as rows."""
+    """The name of each row of a checkpoint's puzzle table, from the checkpoint or from an identifiers.json beside it.
+
+    None if neither has them. Raises ValueError if the number of names is not `rows`.
+    """
     beside = file.parent / IDENTIFIER_NAMES
     if "puzzle_names" in payload:
         where, names = file, unpacked(payload["puzzle_names"], rows, file)
@@ -235,23 +247,26 @@ def names_in(payload: dict, file: Path, rows: int) -> list[str] | None:
 
 
 def fingerprints_in(payload: dict, file: Path) -> dict[str, str]:
-    """Fingerprints by path of the data sets that a checkpoint was trained on; empty where it does not say."""
+    """The fingerprints of the data sets that a checkpoint was trained on, by path. Empty if it does not tell them."""
     fingerprints = payload.get("data_fingerprints") or {}
     if not isinstance(fingerprints, dict) or not all(isinstance(text, str) for pair in fingerprints.items()
                                                      for text in pair):
-        raise ValueError(f"{file}: its data_fingerprints are no texts by path; use another checkpoint")
+        raise ValueError(f"{file}: its data_fingerprints do not map paths to texts; use another checkpoint")
     return fingerprints
 
 
 def _names_of_old(fingerprints: dict[str, str], rows: int) -> list[str] | None:
-    """The names that an older checkpoint of ours, which has none, would give its rows. Each path then had rows of its
-    own. They are made from the data sets; None where one is missing or has changed."""
+    """The names of rows for a checkpoint of an older version, which stores none, made from its data sets.
+
+    In those versions each path had rows of its own. None if a data set is missing or has changed.
+    """
     if any(not Path(path).is_dir() or dataset_fingerprint(path) != then for path, then in fingerprints.items()):
         return None
     names: list[str] = []
     taken, seen = set(), set()
     for folder in map(DataFolder, fingerprints):
-        called, again = folder.called(), fingerprints[folder.path] in seen  # again: the rows before it trained
+        # `again`: a second path to the same data set, whose rows, those of the first path, were the trained ones
+        called, again = folder.called(), fingerprints[folder.path] in seen
         own = [name if name is not None and (again or name not in taken) else folder.marked(i)
                for i, name in enumerate(called)]
         names += own[1:] if names and folder.has_blank else own
@@ -261,8 +276,10 @@ def _names_of_old(fingerprints: dict[str, str], rows: int) -> list[str] | None:
 
 
 def load_by_name(head, state: dict[str, Tensor], payload: dict, file: Path, data, trains: bool) -> list[str]:
-    """Load a checkpoint's weights into the loss head, with the puzzle embeddings that `taken_rows` chooses. Returns
-    notices about them."""
+    """Load a checkpoint's weights into the loss head, with the puzzle embeddings that `taken_rows` chooses.
+
+    Returns notices about these.
+    """
     table, rows, notices = puzzle_table_rows(state), None, []
     if table is not None and head.puzzle_embedding is not None:
         rows, notices = taken_rows(data, payload, file, table, trains)
@@ -271,18 +288,22 @@ def load_by_name(head, state: dict[str, Tensor], payload: dict, file: Path, data
 
 
 def taken_rows(data, payload: dict, file: Path, table: int, trains: bool) -> tuple[Tensor | None, list[str]]:
-    """Which row of a checkpoint's puzzle table each row of the table of the data (`PuzzleDataset`) takes.
+    """Choose the row of a checkpoint's puzzle table that each row of the data's table takes its embedding from.
 
-    Returns rows (total,), where -1 means the mean of all, or None where each takes its own; and notices about the rows
-    that the split uses. `table`: rows in the checkpoint. Where the checkpoint does not say whose its rows are, and they
-    cannot be those of the data, all rows start at the mean if it is trained further (`trains`). If it is scored, that
-    is a ValueError.
+    `data`: a `PuzzleDataset`. `table`: number of rows in the checkpoint. `trains`: whether the weights will be trained
+    further, or scored.
+
+    Returns rows (total,), where -1 stands for the mean of all rows, and notices about rows that the split uses. None in
+    place of rows: both tables have the same rows.
+
+    If the checkpoint does not tell whose rows it has, and they cannot be those of the data, then all rows are -1 for
+    training. For scoring, this raises ValueError.
     """
     rows, used = data.rows, data.own_rows()
     whose, names = ", ".join(folder.path for folder in rows.distinct), names_in(payload, file, table)
     fingerprints = fingerprints_in(payload, file)
     if names is None and not len(used):
-        return torch.zeros(rows.total, dtype=torch.long), []  # none but the blank, which is the first
+        return torch.zeros(rows.total, dtype=torch.long), []  # all puzzles have the blank row, which is the first
     if names is None and fingerprints:
         names = _names_of_old(fingerprints, table)
     remedy = "put the identifiers.json of its data beside it"
@@ -309,14 +330,15 @@ def taken_rows(data, payload: dict, file: Path, table: int, trains: bool) -> tup
 
 
 def row_notices(train, test) -> list[str]:
-    """What there is to say of the rows that two splits (`PuzzleDataset`) of a run have in their common table."""
+    """Notices about the rows that the training and the test data (`PuzzleDataset`) of a run have in their table."""
     rows, notices = train.rows, []
     for folder in rows.distinct:
         numbering = rows.numberings[folder.path]
         if numbering.offset:
-            notices.append(f"identifiers of {folder.path} are those stored there plus {numbering.offset}")
+            notices.append(f"identifiers of {folder.path} are raised by {numbering.offset}, since data sets share a "
+                           "table")
         if numbering.rows is not None:
-            notices.append(f"puzzles of {folder.path} have the embeddings of those of the same name in "
+            notices.append(f"puzzles of {folder.path} have the embeddings of the puzzles with the same name in "
                            f"{train.config.folders}")
     used = test.own_rows()
     untrained = len(np.setdiff1d(used, train.own_rows()))

@@ -1,4 +1,4 @@
-"""One set of puzzles on disk: its arrays, opened and checked, and its examples as tokens."""
+"""Opens and checks a set of puzzles on disk, and reads its examples as tokens."""
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,15 +18,17 @@ from dataset.example_set import ExampleSet, field_file, load_field, refuse_field
 
 @dataclass
 class PuzzleSet(ExampleSet):
-    """The arrays of one set of N puzzles of L cells. Inputs and labels stay on disk, mapped into memory."""
+    """The arrays of one set of N examples of L cells. Inputs and labels stay on disk, mapped into memory."""
 
     metadata: PuzzleDatasetMetadata
     inputs: np.ndarray  # (N, L)
     labels: np.ndarray  # (N, L)
 
     def fields(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """int32 `inputs` and `labels` of the examples numbered `rows`. Ignored labels are -100. Raises ValueError for a
-        token beyond the vocabulary."""
+        """int32 `inputs` and `labels` (B, L) of the examples with the numbers `rows` (B,). Ignored labels are -100.
+
+        Raises ValueError for a token beyond the vocabulary.
+        """
         inputs, labels = self._tokens("inputs", rows), self._tokens("labels", rows)
         if self.metadata.ignore_label_id is not None:
             labels[labels == self.metadata.ignore_label_id] = IGNORE_LABEL_ID
@@ -38,7 +40,7 @@ class PuzzleSet(ExampleSet):
 
     def answered(self) -> bool:
         """Whether any example has an answer."""
-        ignored, rows = self.metadata.ignore_label_id, 1024  # at a time; mostly the first of them tell
+        ignored, rows = self.metadata.ignore_label_id, 1024  # rows at a time, since mostly the first rows tell
         return any((self.labels[first:first + rows] != ignored).any() for first in range(0, len(self), rows))
 
     def _tokens(self, field: str, rows: np.ndarray) -> np.ndarray:

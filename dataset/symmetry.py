@@ -1,11 +1,13 @@
-"""Symmetries of puzzles, applied to whole batches, each with its inverse.
+"""Symmetries of puzzles and their inverses, applied to whole batches.
 
-Dihedral transforms of a grid are numbered as in the published code: 0 identity, 1-3 `np.rot90` that many times,
-4 left-right flip, 5 up-down flip, 6 transposition, 7 anti-transposition. A Sudoku symmetry relabels the digits and
-permutes bands, stacks, rows of a band and columns of a stack; it transposes too, where the boxes are square.
+Dihedral transforms of a grid have the numbers of the published code: 0 identity, 1-3 `np.rot90` that many times,
+4 left-right flip, 5 up-down flip, 6 transposition, 7 anti-transposition.
 
-Every rearrangement of cells is an index permutation p over the flat grid, applied as x[p], so that inverting and
-composing work alike for both kinds. Check: `pytest tests/test_symmetry.py`.
+A Sudoku symmetry renames the digits. It permutes the bands (rows of boxes), the stacks (columns of boxes), the rows in
+each band and the columns in each stack. If boxes are square, it may also transpose.
+
+Every rearrangement of cells is an index permutation p over the flat grid, applied as x[p]. So both kinds of symmetry
+are inverted and composed in the same way.
 """
 from dataclasses import dataclass
 from itertools import permutations
@@ -13,12 +15,12 @@ from itertools import permutations
 import numpy as np
 
 DIHEDRAL_INVERSE = (0, 3, 2, 1, 4, 5, 6, 7)
-ROUNDS = 4  # of colour refinement
-BOXES = {4: (2, 2), 6: (2, 3), 9: (3, 3)}  # Sudoku size (digits n): rows and columns of a box
+ROUNDS = 4  # rounds of colour refinement in `sudoku_keys`
+BOXES = {4: (2, 2), 6: (2, 3), 9: (3, 3)}  # number of digits n of a Sudoku: rows and columns of a box
 
 
 def dihedral(grids: np.ndarray, transform: int) -> np.ndarray:
-    """(..., H, W) grids under one of the 8 transforms; H and W change places in 1, 3, 6 and 7."""
+    """Apply one of the 8 transforms to grids (..., H, W). Transforms 1, 3, 6 and 7 swap H and W."""
     if transform < 4:
         return np.rot90(grids, transform, axes=(-2, -1))
     if transform < 6:
@@ -31,32 +33,32 @@ def inverse_dihedral(grids: np.ndarray, transform: int) -> np.ndarray:
 
 
 def dihedral_indices(side: int) -> np.ndarray:
-    """(8, side²) index permutations: flat square grids (..., side²) become grids[..., indices[transform]]."""
+    """Index permutations (8, side²) of flat square grids (..., side²), to apply as grids[..., indices[transform]]."""
     cells = np.arange(side * side).reshape(side, side)
     return np.stack([dihedral(cells, transform).ravel() for transform in range(8)])
 
 
 def invert(indices: np.ndarray) -> np.ndarray:
-    """Inverses of (..., L) index permutations."""
+    """The inverses of index permutations (..., L)."""
     return np.argsort(indices, axis=-1)
 
 
 def compose(first: np.ndarray, then: np.ndarray) -> np.ndarray:
-    """(..., L) index permutations that do `first` and after it `then`."""
+    """Index permutations (..., L) that apply `first` and then `then`."""
     return np.take_along_axis(first, then, axis=-1)
 
 
 @dataclass(frozen=True)
 class Symmetries:
-    """B symmetries, one for each row that they are applied to: cells change places, and tokens are renamed."""
+    """B symmetries, one for each board of a batch. A symmetry moves cells and renames tokens."""
 
     # (B, L) index permutations of the cells
     positions: np.ndarray
-    # (B, V) uint8, the token that takes the place of each token
+    # (B, V) uint8, the new name of each token
     tokens: np.ndarray
 
     def apply(self, boards: np.ndarray) -> np.ndarray:
-        """(B, L) tokens. Negative ones, which say that no answer is asked for, are moved and not renamed."""
+        """Apply each symmetry to its board of tokens (B, L). Negative values (ignored labels) move unchanged."""
         moved = np.take_along_axis(boards, self.positions, axis=1)
         if moved.dtype.kind == "u":
             return np.take_along_axis(self.tokens, moved, axis=1)
@@ -64,7 +66,7 @@ class Symmetries:
         return np.where(moved < 0, moved, renamed.astype(moved.dtype))
 
     def invert(self, boards: np.ndarray) -> np.ndarray:
-        """The (B, L) tokens that `apply` made these from."""
+        """The boards (B, L) from which `apply` made these."""
         return self.inverse().apply(boards)
 
     def inverse(self) -> "Symmetries":
@@ -72,16 +74,17 @@ class Symmetries:
 
 
 def random_dihedral(count: int, side: int, vocab_size: int, rng: np.random.Generator) -> Symmetries:
-    """`count` uniform draws of the 8 rotations and reflections of a square; each of the V tokens keeps its name."""
+    """`count` random rotations and reflections of a square, drawn uniformly. Tokens keep their names."""
     names = np.tile(np.arange(vocab_size, dtype=np.uint8), (count, 1))
     return Symmetries(dihedral_indices(side)[rng.integers(8, size=count)], names)
 
 
 def sudoku_keys(puzzles: np.ndarray, box: tuple[int, int]) -> np.ndarray:
-    """(N,) uint64 of puzzles (N, n²), 0 for a blank: equal for those that become each other by a symmetry.
+    """Keys (N,) uint64 of Sudoku puzzles (N, n²) of digits, 0 for a blank. Symmetric puzzles have equal keys.
 
-    Colour refinement: a cell is known by whether it holds a digit, then, ROUNDS times, by the cells in its row, column
-    and box and those with its digit. What no symmetry changes tells nearly all puzzles apart, full grids excepted.
+    The method is colour refinement. At first, the colour of a cell tells whether it holds a digit. Then, ROUNDS times,
+    a cell gets a new colour from the colours of the cells in its row, in its column, in its box and with its digit. No
+    symmetry changes the collection of colours. It differs between nearly all puzzles, but not between full grids.
     """
     height, width = box
     size = height * width
@@ -99,16 +102,17 @@ def sudoku_keys(puzzles: np.ndarray, box: tuple[int, int]) -> np.ndarray:
 
 
 def mix_bits(numbers: np.ndarray) -> np.ndarray:
-    """A bijection of uint64 numbers that is far from linear (the finaliser of SplitMix64)."""
+    """Hash uint64 numbers so that no two collide (the finaliser of SplitMix64)."""
     numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return numbers ^ (numbers >> np.uint64(31))
 
 
 def random_sudoku_symmetries(count: int, box: tuple[int, int], rng: np.random.Generator) -> Symmetries:
-    """`count` uniform draws for boxes of (rows, columns); the tokens are the digits 0 to n, where 0 is a blank.
+    """`count` random Sudoku symmetries, drawn uniformly. `box`: rows and columns of a box. Tokens are the digits 0 to
+    n, where 0 is a blank.
 
-    Each takes the same amount of the random stream, so that drawing in chunks gives what one large draw would.
+    Each symmetry takes the same amount of random numbers, so that drawing in chunks gives the same as one large draw.
     """
     height, width = box
     size = height * width
@@ -125,7 +129,10 @@ def random_sudoku_symmetries(count: int, box: tuple[int, int], rng: np.random.Ge
 
 
 def _permuted_lines(keys: np.ndarray, thickness: int) -> np.ndarray:
-    """Line orders (B, n) that keep bands of `thickness` lines together, from keys (B, 1 + bands) in [0, 1)."""
+    """Permutations (B, n) of rows that keep bands of `thickness` rows together, from random `keys` (B, 1 + bands).
+
+    The first key, in [0, 1), chooses the order of the bands, and each other key the order in one band.
+    """
     bands = _choose_permutations(keys[:, 0], keys.shape[1] - 1)
     within = _choose_permutations(keys[:, 1:], thickness)
     return (bands[:, :, None] * thickness + within).reshape(len(keys), -1)

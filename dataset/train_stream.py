@@ -1,8 +1,8 @@
-"""In which order training sees the examples: an endless seeded stream with a cursor.
+"""The order in which training sees the examples: an endless stream that depends on nothing but the data and the seed.
 
-Each epoch is a permutation of the groups. From each group comes one puzzle, drawn at random, with its examples in
-random order. Of latent episodes an epoch is a permutation of all examples. The stream is a function of the seed alone,
-so its cursor (epoch, offset) is all there is to save.
+An epoch goes through all groups in random order. It takes one random puzzle of each group, with the examples of that
+puzzle in random order. For latent episodes, an epoch is all examples in random order. To resume, it is enough to save
+the position (epoch, offset).
 """
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from dataset.example_set import ExampleSet
 
 
 class TrainStream:
-    """Numbers of the training examples, counted through all sets, as one endless seeded stream with a cursor."""
+    """An endless stream of numbers of training examples, which are numbered through all sets."""
 
     def __init__(self, sets: Sequence[ExampleSet], seed: int):
         self.seed, self.epoch, self.offset = seed, 0, 0
@@ -20,16 +20,20 @@ class TrainStream:
         self._order = self._epoch_order()
 
     def _take_up(self, sets: Sequence[ExampleSet]) -> float:
-        """Note where puzzles and groups start. Returns the expected number of examples in an epoch: an epoch takes one
-        puzzle of each group, and they may differ in size."""
+        """Store where puzzles and groups start. Returns the expected number of examples in an epoch.
+
+        It is a mean, since an epoch takes one puzzle of each group, and puzzles may differ in size.
+        """
         self.starts, self.sizes, self.group_starts, self.group_sizes = self._concatenated(sets)
         mean_sizes = np.add.reduceat(self.sizes, self.group_starts) / self.group_sizes
         return float(mean_sizes.sum())
 
     @staticmethod
     def _concatenated(sets: Sequence[ExampleSet]):
-        """First row and size of each puzzle, first puzzle and size of each group. Rows and puzzles are numbered through
-        all sets."""
+        """The first example and the size of each puzzle, then the first puzzle and the size of each group.
+
+        Examples and puzzles are numbered through all sets.
+        """
         rows = np.cumsum([0] + [len(s) for s in sets])
         puzzles = np.cumsum([0] + [len(s.puzzle_identifiers) for s in sets])
         return (np.concatenate([s.puzzle_indices[:-1] + r for s, r in zip(sets, rows)]),
@@ -38,18 +42,18 @@ class TrainStream:
                 np.concatenate([np.diff(s.group_indices) for s in sets]))
 
     def _epoch_order(self) -> np.ndarray:
-        """The rows of this epoch in order, a function of (seed, epoch)."""
+        """The numbers of this epoch's examples in order. They depend on nothing but the seed and the epoch."""
         random = np.random.default_rng((self.seed, self.epoch))
         groups = random.permutation(len(self.group_starts))
         puzzles = self.group_starts[groups] + random.integers(self.group_sizes[groups])
         sizes = self.sizes[puzzles]
-        place = np.repeat(np.arange(len(puzzles)), sizes)  # of the puzzle of each example in this epoch
+        place = np.repeat(np.arange(len(puzzles)), sizes)  # for each example, the place of its puzzle in this epoch
         within = np.arange(len(place)) - (np.cumsum(sizes) - sizes)[place]
         rows = self.starts[puzzles][place] + within
         return rows[np.lexsort((random.random(len(rows)), place))]
 
     def take(self, count: int) -> np.ndarray:
-        """The next `count` row numbers; moves the cursor."""
+        """The next `count` numbers of the stream."""
         parts = []
         while count:
             part = self._order[self.offset:self.offset + count]
@@ -70,7 +74,7 @@ class TrainStream:
 
 
 class WindowStream(TrainStream):
-    """A stream in which an epoch takes every example once. The order of 10 million examples takes 80 MB."""
+    """A stream whose epochs take every example once. The order of 10 million examples takes 80 MB of memory."""
 
     def _take_up(self, sets: Sequence[ExampleSet]) -> float:
         self.examples = sum(map(len, sets))

@@ -197,7 +197,7 @@ def test_two_tasks_with_one_id_share_an_identifier_unless_both_are_tested(subset
     built = build(prefix, tmp_path / "built")
     originals_at = [i for i, name in enumerate(puzzles(built, "train")) if name[0] == "learn0"]
     assert originals_at == [0, 13 * (1 + NUM_AUG)] and names_of(built).count("learn0") == 1
-    with pytest.raises(ValueError, match="task learn0 stands in learn and, with other pairs, in exam"):
+    with pytest.raises(ValueError, match="task learn0 is in learn and, with other pairs, in exam"):
         build(prefix, tmp_path / "no", "--test-set-name2", "learn")
 
 
@@ -213,7 +213,7 @@ def test_a_task_in_two_test_sets_must_be_the_same_in_both(subsets, tmp_path):
     reordered = {kind: pairs[::-1] for kind, pairs in exam1.items()}
     for name, task in (("turned", turned(exam1)), ("split", split_otherwise)):
         prefix = write_arc_source(tmp_path / name, subsets | {"more": {"exam1": task}})
-        with pytest.raises(ValueError, match="task exam1 stands in exam and, with other pairs, in more; answers to"):
+        with pytest.raises(ValueError, match="task exam1 is in exam and, with other pairs, in more; answers to"):
             build(prefix, tmp_path / "no", "--test-set-name2", "more", subsets="exam more")
     prefix = write_arc_source(tmp_path / "same", subsets | {"more": {"exam1": reordered}})
     built = build(prefix, tmp_path / "built", "--test-set-name2", "more", subsets="exam more")

@@ -97,7 +97,7 @@ def test_a_shorter_question_is_filled_up_with_the_pad_token(tmp_path, capsys):
 
 @pytest.mark.parametrize("changes, options, message", [
     ({"labels": np.ones((4, 2), int)}, {"ignore_label_id": None},
-     "labels: rows of 2 cells, and 3 are needed; .*give an ignore_label_id"),
+     "labels: rows have 2 cells, and 3 are needed; .*give an ignore_label_id"),
     ({"labels": np.ones((3, 3), int)}, {}, "labels: 3 rows for 4 of inputs"),
     ({"inputs": np.full((4, 3), 12)}, {},
      r"inputs: row 0, position 0 holds 12, but vocab_size is 12 \(tokens 0 to 11\)"),

@@ -230,7 +230,7 @@ def test_what_is_wrong_with_an_episode_is_said_with_its_file(tmp_path, spoil, me
 def test_strides_that_leave_transitions_out_and_folders_without_data_are_refused(tmp_path):
     with pytest.raises(ValueError, match="episode_stride=4 is larger than episode_window=3, so transitions between"):
         opened(numbered(tmp_path, [9]), episode_window=3, episode_stride=4)
-    with pytest.raises(ValueError, match="has no test split: .*dataset.json does not exist, nor a folder of latents"):
+    with pytest.raises(ValueError, match="has no test split: there is neither .*dataset.json nor a folder of latents"):
         opened(tmp_path, split="test")
 
 

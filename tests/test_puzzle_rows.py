@@ -206,7 +206,7 @@ def test_a_run_is_tested_on_another_build_with_the_rows_that_it_trains(data, run
     other = rebuilt(data, tmp_path / "other", shuffled_names(new=3))
     run = train(config_of(data, tmp_path / "run", f"data_paths_test=[{other}]", "eval_save_outputs=[preds]"), World())
     out = capsys.readouterr().out
-    assert f"notice: puzzles of {other} have the embeddings of those of the same name in {data}\n" in out
+    assert f"notice: puzzles of {other} have the embeddings of the puzzles with the same name in {data}\n" in out
     assert "notice: 3 of the 10 test puzzles have an embedding that no training puzzle has, so it stays as it" in out
     table = read_checkpoint(run / "best.ckpt")["model_state"][TABLE]
     assert len(table) == 1 + PUZZLES + 3 and not table[-3:].any() and table[1:-3].any(1).all()

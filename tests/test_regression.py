@@ -476,7 +476,7 @@ def test_a_command_prints_the_table_of_rollouts_and_draws_one_by_number(episodes
 def test_identifiers_over_several_folders_are_told_and_stored(episodes, tmp_path, capsys):
     other = write_tiny_episodes(tmp_path / "other", seed=1)
     run_dir = train(config_of(episodes, "several", REGRESSION, f"data_paths=[{episodes},{other}]", "epochs=1"), World())
-    assert f"notice: identifiers of {other} are those stored there plus 7" in capsys.readouterr().out
+    assert f"notice: identifiers of {other} are raised by 7" in capsys.readouterr().out
     payload = read_checkpoint(run_dir / "best.ckpt")
     fingerprints = [dataset_fingerprint(path) for path in (episodes, other)]  # episodes have no names
     assert unpacked(payload["puzzle_names"], 13, run_dir) == [f"{fingerprints[i > 6]}#{i % 7}" for i in range(13)]

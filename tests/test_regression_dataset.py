@@ -275,7 +275,7 @@ def test_data_sets_that_cannot_be_mixed_are_named(path, tmp_path):
     ({"mask": np.full((3, 4, 2), "yes")}, "mask should hold whole numbers from 0 to 1, and is <U3"),
     ({"input_pad_value": np.nan}, r"input_pad_value\n.*nan is no finite float32; pad with a number such as 0.0"),
     ({"target_pad_value": -np.inf}, r"target_pad_value\n.*-inf is no finite float32"),
-    ({"set_name": "a/b"}, "set_name='a/b' begins the names of files, and cannot be empty or a path"),
+    ({"set_name": "a/b"}, "set_name='a/b' begins the names of files, so it cannot be empty or a path"),
 ])
 def test_arrays_that_do_not_fit_are_not_written(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):

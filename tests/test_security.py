@@ -184,7 +184,7 @@ def test_a_set_in_a_dataset_json_leads_nowhere_else(tmp_path, name):
     data, _ = (write_tiny_dataset(tmp_path / folder) for folder in ("data", "other"))
     file = data / "train" / "dataset.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"sets": [name]}))
-    with pytest.raises(ValueError, match="begins the names of files, and cannot be|cannot be printed"):
+    with pytest.raises(ValueError, match="begins the names of files, so it cannot be|cannot be printed"):
         PuzzleDataset(PuzzleDatasetConfig(seed=0, dataset_paths=[str(data)], global_batch_size=2, test_set_mode=False))
 
 
