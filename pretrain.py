@@ -39,7 +39,7 @@ from utils.plots import plot_train_vs_val
 from utils.preemption import Limit, Stopped, StopRequest
 from utils.run_directory import evaluations
 
-MOST_SKIPS = 10  # so many batches in a row that give no finite loss are not the cause themselves
+MOST_SKIPS = 10  # after this many non-finite steps in a row the cause cannot be the batches, and the run ends
 
 
 def train(config: PretrainConfig | None = None, world: World | None = None, resumed: Resumed | None = None,

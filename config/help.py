@@ -128,8 +128,9 @@ def _literals(hint: object) -> list[str]:
 def _choices(group: str) -> Iterator[str]:
     """A line for each file of a group, with the first sentence of the comment at its top."""
     for file in sorted((CONFIG_DIR / group).glob("*.yaml")):
-        head = [line for line in file.read_text().splitlines() if line.startswith("# ") and "@package" not in line]
-        about = " ".join(line.removeprefix("# ") for line in head if not line.startswith("#  ")).partition(". ")[0]
+        head = [line.removeprefix("# ") for line in file.read_text().splitlines()
+                if line.startswith("# ") and not line.startswith("#  ") and "@package" not in line]
+        about = " ".join(head).partition(". ")[0]
         yield f"  {file.stem:23}{shorten(about, WIDTH - 25, placeholder=' …')}"
 
 

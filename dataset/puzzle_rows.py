@@ -151,7 +151,8 @@ class PuzzleRows:
             called = folder.called()
             for i, row in enumerate(self.rows_of(folder).tolist()):
                 if names[row] is None:
-                    names[row] = called[i] if called[i] is not None and called[i] not in taken else folder.marked(i)
+                    is_free = called[i] is not None and called[i] not in taken
+                    names[row] = called[i] if is_free else folder.marked(i)
             taken.update(called)
         return names
 
@@ -265,7 +266,7 @@ def _names_of_old(fingerprints: dict[str, str], rows: int) -> list[str] | None:
     names: list[str] = []
     taken, seen = set(), set()
     for folder in map(DataFolder, fingerprints):
-        # `again`: a second path to the same data set, whose rows, those of the first path, were the trained ones
+        # `again`: this is a second path to a data set; its names repeat, and a lookup finds the rows of the first path
         called, again = folder.called(), fingerprints[folder.path] in seen
         own = [name if name is not None and (again or name not in taken) else folder.marked(i)
                for i, name in enumerate(called)]

@@ -132,7 +132,8 @@ class ARC:
         identifiers = batch["puzzle_identifiers"].cpu().numpy()
         real = torch.from_numpy((identifiers != self.blank) & self.has_vote[identifiers])
         identifiers = identifiers[real.numpy()]
-        inputs, preds = (tokens[real].to(torch.uint8).cpu().numpy() for tokens in (batch["inputs"], outputs["preds"]))
+        inputs, preds = (tokens[real].to(torch.uint8).cpu().numpy()
+                         for tokens in (batch["inputs"], outputs["preds"]))
         transforms, values = self.transforms[identifiers], self.values[identifiers]
         keys = candidate_keys(self.task_of[identifiers], grid_hashes(inputs, transforms, values))
         questions = np.searchsorted(self.question_keys, keys).clip(max=len(self.question_keys) - 1)
@@ -196,9 +197,10 @@ class ARC:
         with open(file, "w", newline="") as f:
             table = csv.writer(f, lineterminator="\n")
             table.writerow(["task", "test_input", "votes", "candidates", "truth_rank", "truth_votes", "solved"])
-            table.writerows([spreadsheet_text(a.task), a.number, a.votes, a.candidates, *(
-                [a.truth_rank, a.truth_votes, int(a.solved_within(self.config.submission_K))] if a.truth_known else
-                [None] * 3)] for a in answers)
+            for a in answers:
+                of_truth = [a.truth_rank, a.truth_votes, int(a.solved_within(self.config.submission_K))]
+                table.writerow([spreadsheet_text(a.task), a.number, a.votes, a.candidates,
+                                *(of_truth if a.truth_known else [None] * 3)])
 
 
 def _pass_rate(answers: list[Answer], attempts: int) -> float:

@@ -85,9 +85,13 @@ def _task(task: str, puzzle: dict, answers: Sequence[Answer], submission_K: int)
 
 def _test(pair: dict[str, Grid], answer: Answer) -> Html:
     truth = pair.get("output", [])
-    rank = ["not known"] if not answer.truth_known else ["nobody voted for it"] if answer.truth_rank is None else \
-        ["candidate ", tag("b", f"{answer.truth_rank}"),
-         f" of {answer.candidates}, {_count(answer.truth_votes, 'vote')}"]
+    if not answer.truth_known:
+        rank = ["not known"]
+    elif answer.truth_rank is None:
+        rank = ["nobody voted for it"]
+    else:
+        rank = ["candidate ", tag("b", f"{answer.truth_rank}"),
+                f" of {answer.candidates}, {_count(answer.truth_votes, 'vote')}"]
     figures = [_figure(f"Test input {answer.number + 1}", pair["input"], [_count(answer.votes, "vote")])]
     for i, attempt in enumerate(answer.attempts, start=1):
         mark, kind = ("", "") if not truth else (" ✓", "right") if attempt.grid == truth else (" ✗", "wrong")

@@ -103,7 +103,8 @@ class Votes:
 
         They are ranked by votes, then by mean q, then by key, so that the order is always the same.
         """
-        gathered = gather_uneven_rows(torch.from_numpy(self._table().view(np.uint8).reshape(-1, CANDIDATE.itemsize)))
+        as_bytes = self._table().view(np.uint8).reshape(-1, CANDIDATE.itemsize)
+        gathered = gather_uneven_rows(torch.from_numpy(as_bytes))
         if gathered is None:
             return None
         table = gathered.numpy().view(CANDIDATE)[:, 0]
@@ -117,7 +118,8 @@ class Votes:
         """The candidates of this rank as CANDIDATE rows, in which `q` is the sum over votes."""
         table = np.zeros(len(self.numbers), CANDIDATE)
         numbers, q = (np.concatenate(parts) for parts in zip(*self.votes))
-        table["votes"], table["q"] = np.bincount(numbers, minlength=len(table)), np.bincount(numbers, q, len(table))
+        table["votes"] = np.bincount(numbers, minlength=len(table))
+        table["q"] = np.bincount(numbers, q, len(table))
         if self.candidates:
             for field, parts in zip(("question", "key"), zip(*self.candidates)):
                 table[field] = np.concatenate(parts)

@@ -156,7 +156,8 @@ def _feed(evaluators: dict[str, tuple[str, Evaluator]], example_set: ExampleSet,
     if not own:
         return
     rows = answers.data["puzzle_identifiers"]
-    identifiers = torch.from_numpy(example_set.numbering.to_identifiers(rows.cpu().numpy())).to(rows.device)
+    own_identifiers = example_set.numbering.to_identifiers(rows.cpu().numpy())
+    identifiers = torch.from_numpy(own_identifiers).to(rows.device)
     for evaluator in own:
         evaluator.update_batch(answers.data | {"puzzle_identifiers": identifiers}, answers.outputs)
 

@@ -52,7 +52,7 @@ class Ridge:
     def update_batch(self, batch: dict[str, Tensor], outputs: dict[str, Tensor]) -> None:
         if self.weights is None:
             self.weights = self._fitted()
-        targets, mask, preds = (_rows(values) for values in (batch["targets"], batch["target_mask"], outputs["preds"]))
+        targets, mask, preds = map(_rows, (batch["targets"], batch["target_mask"], outputs["preds"]))
         ridge = _with_one(_rows(batch["inputs"])) @ self.weights
         terms = np.stack([mask, *(mask * (p - targets) ** 2 for p in (ridge, preds))])
         self.sums += torch.from_numpy(terms.reshape(3, len(mask), self.metadata.seq_len, -1).sum((1, 3)))
@@ -80,7 +80,8 @@ class Ridge:
         candidates = ridge_weights(inputs[fitted], targets[fitted], mask[fitted], STRENGTHS)
         errors = [(mask[held_out] * (inputs[held_out] @ weights - targets[held_out]) ** 2).sum()
                   for weights in candidates]
-        return ridge_weights(inputs, targets, mask, [STRENGTHS[int(np.argmin(np.nan_to_num(errors, nan=np.inf)))]])[0]
+        best = STRENGTHS[int(np.argmin(np.nan_to_num(errors, nan=np.inf)))]
+        return ridge_weights(inputs, targets, mask, [best])[0]
 
 
 def ridge_weights(inputs: np.ndarray, targets: np.ndarray, mask: np.ndarray, strengths: Sequence[float]) -> np.ndarray:

@@ -197,8 +197,8 @@ def roll_out(head: LossHead, test_sets: Sequence[EpisodeSet], train_sets: Sequen
         predictors["linear"] = LinearAutoregression.fit(train_sets)
     contexts, futures, identifiers = (np.concatenate(parts) for parts in zip(*map(rollout_cases, test_sets)))
     mine, one = slice(world.rank, None, world.size), slice(number, number + 1)
-    rolled, shown = ({who: open_loop(predict, contexts[rows], identifiers[rows]) for who, predict in predictors.items()}
-                     for rows in (mine, one))
+    rolled, shown = ({who: open_loop(predict, contexts[rows], identifiers[rows])
+                      for who, predict in predictors.items()} for rows in (mine, one))
     return RolloutErrors(_one_step_errors(model, predictors, test_sets, world),
                     {who: _errors(rows, futures[mine], world) for who, rows in rolled.items()},
                     next(iter(futures[one]), np.empty((0, contexts.shape[2]))),

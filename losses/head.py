@@ -124,8 +124,9 @@ class LossHead(nn.Module):
         carry, outputs = self.step(carry, batch)
         data = carry.current_data
         sums = self._sums(outputs, data, carry.steps, self.row_weights(carry), self.trained_on(data), carry.halted)
+        metrics = {name: value.detach() for name, value in sums.items()}
         kept = {name: outputs[name].detach() for name in return_keys if name in outputs}
-        return carry, sums["loss"], {name: value.detach() for name, value in sums.items()}, kept, carry.halted.all()
+        return carry, sums["loss"], metrics, kept, carry.halted.all()
 
     def tally(self, outputs: dict[str, Tensor], data: dict[str, Tensor], steps: Tensor) -> dict[str, Tensor]:
         """Sums of losses and scores over rows whose puzzles have ended. `steps` (B,): the supervision steps each took.
@@ -138,8 +139,9 @@ class LossHead(nn.Module):
     def _sums(self, outputs: dict[str, Tensor], data: dict[str, Tensor], steps: Tensor, weights: Tensor | int,
               rows: Tensor, counted: Tensor) -> dict[str, Tensor]:
         losses = {name: (weights * loss).sum() for name, loss in self.row_losses(outputs, data).items()}
-        return losses | {"loss": self.total(losses), "rows": rows.sum()} | self.scores(outputs, data, counted) | {
-            "steps": ((counted & self.asked(data)) * steps).sum()}
+        steps_taken = ((counted & self.asked(data)) * steps).sum()
+        return {**losses, "loss": self.total(losses), "rows": rows.sum(),
+                **self.scores(outputs, data, counted), "steps": steps_taken}
 
 
 def halting_losses(outputs: dict[str, Tensor], right: Tensor) -> dict[str, Tensor]:

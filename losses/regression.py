@@ -106,8 +106,9 @@ class ACTRegressionLossHead(LossHead):
 
     def row_losses(self, outputs: dict[str, Tensor], data: dict[str, Tensor]) -> dict[str, Tensor]:
         """All losses (B,) by name, with the halting loss only where the Q head is kept."""
-        return super().row_losses(outputs, data) if self.config.keep_act_halting_head else self.answer_losses(
-            outputs, data)
+        if self.config.keep_act_halting_head:
+            return super().row_losses(outputs, data)
+        return self.answer_losses(outputs, data)
 
     def asked(self, data: dict[str, Tensor]) -> Tensor:
         return data["target_mask"].flatten(1).any(-1)

@@ -163,7 +163,9 @@ class ACTModel(nn.Module):
     @property
     def steps_known(self) -> int | None:
         """How many supervision steps each puzzle gets at evaluation. None: the model decides, by halting."""
-        return None if self.config.act_inference and self.config.halt_max_steps > 1 else self.config.halt_max_steps
+        if self.config.act_inference and self.config.halt_max_steps > 1:
+            return None
+        return self.config.halt_max_steps
 
     def _refill(self, carry: Carry, batch: dict[str, Tensor]) -> Carry:
         """Give each halted row its puzzle of the batch, initial latents and a step count of 0."""
@@ -180,7 +182,8 @@ class ACTModel(nn.Module):
         """Which rows (B,) halt after this step."""
         config = self.config
         last = steps >= config.halt_max_steps
-        adaptive = config.act_enabled and config.learns_halting if self.training else config.act_inference
+        in_training = config.act_enabled and config.learns_halting
+        adaptive = in_training if self.training else config.act_inference
         if not adaptive or config.halt_max_steps == 1:
             return last
         confident = q[:, 0] > (0 if config.no_ACT_continue else q[:, 1])

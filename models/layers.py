@@ -34,11 +34,13 @@ class Linear(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, bias: bool = False):
         super().__init__()
-        self.weight = nn.Parameter(truncated_normal_(torch.empty(out_features, in_features), std=in_features**-0.5))
+        initial = truncated_normal_(torch.empty(out_features, in_features), std=in_features**-0.5)
+        self.weight = nn.Parameter(initial)
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias)
 
 
 class OuterLinear(Linear):
@@ -152,7 +154,8 @@ class ConvSwiGLU(SwiGLU):
     def forward(self, x: Tensor) -> Tensor:
         h = self.gated(x)  # (B, positions, inner)
         earlier, now = self.conv_weight.to(x.dtype)
-        return self.down_proj(F.silu(earlier * F.pad(h[:, :-1], (0, 0, 1, 0)) + now * h + self.conv_bias.to(x.dtype)))
+        before = F.pad(h[:, :-1], (0, 0, 1, 0))
+        return self.down_proj(F.silu(earlier * before + now * h + self.conv_bias.to(x.dtype)))
 
 
 class Block(nn.Module):

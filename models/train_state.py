@@ -87,7 +87,8 @@ class TrainState:
         self.data.stream.load_state_dict(payload["data_position"])
         first, rows = world.rank * self.data.local_batch_size, self.data.local_batch_size
         carry = Carry(**payload["carry"]).map(lambda t: t[first:first + rows].to(world.device))
-        self.carry = replace(carry, latents=tuple(z.to(like) for z, like in zip(carry.latents, self.carry.latents)))
+        latents = tuple(z.to(like) for z, like in zip(carry.latents, self.carry.latents))
+        self.carry = replace(carry, latents=latents)
         ranks = payload["ranks"]
         if len(ranks) == world.size:
             set_random_states(ranks[world.rank]["random"])
