@@ -13,7 +13,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel
 
-from config.schema import DERIVED_KEYS, ArchConfig, EvaluateConfig, NamedConfig, PretrainConfig
+from config.schema import DERIVED_KEYS, ArchConfig, EvaluateConfig, NamedConfig, Origin, PretrainConfig
 from utils.checkpoint import CheckpointConfig
 from utils.command_line import CONFIG_DIR
 
@@ -86,7 +86,7 @@ def _settings(cfg: DictConfig, key: str, model: type[BaseModel]) -> Iterator[str
 
 
 def _of_architecture(cfg: DictConfig) -> list[str]:
-    arch = ArchConfig(**OmegaConf.to_container(cfg.arch, resolve=True))
+    arch = ArchConfig.model_validate(OmegaConf.to_container(cfg.arch, resolve=True), context=Origin(imports=None))
     parts = []
     for title, prefix, named, model in (("Architecture", "arch.", arch, arch.model_class.Config),
                                         ("Loss", "arch.loss.", arch.loss, arch.head_class.Config)):

@@ -88,7 +88,9 @@ class Restored:
     @cached_property
     def arch(self) -> ArchConfig:
         """The typed config of the architecture, with the overrides."""
-        arch = ArchConfig.of_file(self.settings["arch"], self.file, self.trust_code)
+        named = [given["name"] for given in (self.overrides, self.overrides.get("loss"))
+                 if isinstance(given, dict) and "name" in given]  # the user trusts what the user names
+        arch = ArchConfig.of_file(self.settings["arch"], self.file, None if self.trust_code else named)
         return arch.with_options(self.overrides) if self.overrides else arch
 
     @property

@@ -109,10 +109,13 @@ class ArchConfig(NamedConfig):
         return self.loss.load("losses", ("Config", "initial_carry"))
 
     @classmethod
-    def of_file(cls, settings: object, file: Path, trust_code: bool) -> "ArchConfig":
-        """The architecture in the config of a file. Raises ValueError for wrong settings and for untrusted classes."""
+    def of_file(cls, settings: object, file: Path, imports: Container[str] | None = ()) -> "ArchConfig":
+        """The architecture in the config of a file. `imports`: as in `Origin`.
+
+        Raises ValueError for wrong settings, and for a class that may not be imported.
+        """
         try:
-            arch = _validate(cls, settings, [], "arch.", Origin(imports=None if trust_code else ()))
+            arch = _validate(cls, settings, [], "arch.", Origin(imports=imports))
             arch.check()
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error

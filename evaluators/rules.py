@@ -32,6 +32,8 @@ class Rules:
             self.kind = find_kind(name, trust_code)(eval_metadata.seq_len, eval_metadata.vocab_size)
             if not self.kind.rule_names:
                 raise ValueError(f"{self.kind} has no rules")
+            self.notices = [f"{data_path} holds puzzles of the kind {eval_metadata.kind}, and its answers are checked "
+                            f"by the rules of {name}"] if eval_metadata.kind not in (None, name) else []
         except ValueError as error:
             raise ValueError(f"{type(self).__name__} cannot check {data_path}: {error}; "
                              "or use evaluators=[]") from error

@@ -153,7 +153,7 @@ def test_a_sequence_that_no_tensor_tells_of_may_be_long_but_not_beyond_measure(r
     payload = read_checkpoint(run_dir / "best.ckpt")
     payload["config"]["arch"] |= {"hidden_size": 1024, "num_heads": 1}
     payload["data_metadata"]["seq_len"] = 2**20
-    planned = ArchConfig.of_file(payload["config"]["arch"], tmp_path, False).build_head(
+    planned = ArchConfig.of_file(payload["config"]["arch"], tmp_path).build_head(
         tiny_metadata(num_puzzle_identifiers=65), 1, World())
     torch.save(payload | {"model_state": planned.state_dict(), "ema_state": None}, tmp_path / "forged.ckpt")
     with pytest.raises(ValueError, match="with seq_len=1048576 the model would take 8.6 GB besides its weights"):
