@@ -219,7 +219,10 @@ def load_metadata(path: str | Path, split: str) -> SplitMetadata:
         raise ValueError(f"no data set at {path}: the folder does not exist; build it first, or tell its folder: "
                          f'data_paths="[FOLDER]"')
     if not file.is_file():
-        raise ValueError(f"{path} has no {split} split: there is neither {file} nor a folder of latents beside it")
+        is_source = (Path(path) / f"{split}.csv").is_file()
+        raise ValueError(f"{path} has no {split} split: there is neither {file} nor a folder of latents beside it" + (
+            f"; it holds {split}.csv, so build a data set of it: python -m dataset.build_sudoku_dataset (or "
+            f"build_maze_dataset) --source-dir {path} --output-dir DIR" if is_source else ""))
     try:
         stored = json.loads(file.read_text())
         task = stored.get("task_type") or "classification"

@@ -180,6 +180,12 @@ def test_what_is_wrong_with_files_is_said_with_their_names(path, spoil, message)
         dataset(path)
 
 
+def test_a_folder_of_csv_files_is_told_how_to_become_a_data_set(tmp_path):
+    (tmp_path / "train.csv").write_text("source,question,answer,rating\n")
+    with pytest.raises(ValueError, match=f"it holds train.csv, .*build_sudoku_dataset .*--source-dir {tmp_path} "):
+        dataset(tmp_path)
+
+
 def test_a_token_beyond_the_vocabulary_is_found_where_it_is_read(path):
     inputs = np.load(path / "train" / "all__inputs.npy")
     inputs[11, 4] = 5

@@ -35,6 +35,7 @@ STEP_FILES = "step_????????.ckpt"
 PUBLISHED_FILES = r"step_\d+"
 SAFETENSORS = "model.safetensors"
 CONFIG_NAMES = ("config.yaml", "all_config.yaml")  # beside a checkpoint: ours, and the published one
+MOST_NAMED = 10  # of the runs in a folder, by a message
 RETRY_S = 60.0  # after a write that failed
 
 
@@ -225,8 +226,10 @@ def find_checkpoint(path: str | Path) -> Path:
         return max(published, key=lambda file: int(file.name.removeprefix("step_")))
     if (path / "checkpoint").is_file():
         return path / "checkpoint"
+    runs = sorted(str(file.parent) for file in path.glob("*/latest.txt"))
     raise ValueError(f"{path} holds neither best.ckpt nor a latest.txt that names a checkpoint in it, nor "
-                     f"{SAFETENSORS} or a published step_N or checkpoint")
+                     f"{SAFETENSORS} or a published step_N or checkpoint"
+                     + (f"; name one of the runs in it: {', '.join(runs[:MOST_NAMED])}" if runs else ""))
 
 
 def read_checkpoint(path: str | Path, mapped: bool = False) -> dict:

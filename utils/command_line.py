@@ -213,4 +213,14 @@ def message_of(error: Exception, config_name: str, words: Sequence[str]) -> str:
         groups = [word for word in words if re.match(r"(arch|experiment)=", word)]
         key = override.group(1)
         return unknown_key(key, [] if _is_group(key) else flat_keys(composed(config_name, groups)))
+    absent = re.search(r"Could not find '(\w+)/([^']+)'", str(error))
+    if absent and _is_group(absent[1]):
+        return unknown_choice(absent[1], absent[2])
     return str(error).split("\nConfig search path")[0].strip()
+
+
+def unknown_choice(group: str, name: str) -> str:
+    """Advice on a file of `config/` that does not exist, such as `experiment=sudoko_cpu`."""
+    there_are = sorted(file.stem for file in (CONFIG_DIR / group).glob("*.yaml"))
+    nearest = difflib.get_close_matches(name, there_are, n=1, cutoff=0.0)
+    return f"there is no {group}={name}; did you mean {nearest[0]}? There are {', '.join(there_are)}"
