@@ -45,9 +45,11 @@ demo-latents: .venv/installed
 lint: .venv/installed types
 	@$(PY) -m ruff check --quiet .
 
+# Status 1 of mypy: there are errors. Of them, only those that .mypy-baseline.txt does not list fail.
 types: .venv/installed
-	@$(PY) -m mypy --no-error-summary | $(PY) -m mypy_baseline filter || \
-	  (echo 'mypy: mend the new errors above. Where errors are gone: make lint-accept, and commit .mypy-baseline.txt'; exit 1)
+	@mkdir -p .mypy_cache
+	@$(PY) -m mypy --no-error-summary > .mypy_cache/findings.txt; test $$? -le 1 || (cat .mypy_cache/findings.txt; exit 1)
+	@$(PY) -m mypy_baseline filter --allow-unsynced < .mypy_cache/findings.txt || (echo 'mypy: mend the new errors above'; exit 1)
 
 lint-accept: .venv/installed
 	@$(PY) -m mypy | $(PY) -m mypy_baseline sync

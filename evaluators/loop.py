@@ -109,7 +109,7 @@ def evaluate(head: LossHead, dataset: PuzzleDataset, world: World,
     head.eval()
     with torch.no_grad():
         for set_name, example_set in dataset.sets.items():
-            strategy.begin(dataset.own_examples(example_set), dataset.config.global_batch_size)
+            strategy.begin(example_set, dataset.own_examples(example_set), dataset.config.global_batch_size)
             for step in row_steps(head, dataset, example_set, strategy, world, before_round):
                 if curve is not None:
                     curve.add(step)

@@ -34,7 +34,7 @@ class RowStep:
     steps: np.ndarray
     # whether the attempt has ended with this step; a strategy may set more rows to true
     ended: np.ndarray
-    # the puzzles as loaded, and the outputs of the head, (B, …) on the device
+    # the puzzles as presented, and the outputs of the head, (B, …) on the device
     data: Batch
     outputs: dict[str, Tensor]
     carry: Carry
@@ -81,8 +81,9 @@ class Rows:
     def free(self) -> np.ndarray:
         return self.numbers == NOBODY
 
-    def place(self, attempts: Attempts) -> None:
-        """Give attempts to the first free rows. The seed of an attempt decides the random numbers of its row."""
+    def place(self, attempts: Attempts, strategy: Strategy) -> None:
+        """Give attempts to the first free rows, as the strategy presents them. The seed of an attempt decides the
+        random numbers of its row."""
         rows = np.flatnonzero(self.free)[:len(attempts.numbers)]
         if not len(rows):
             return
@@ -93,7 +94,7 @@ class Rows:
         def placed(old: Tensor, new: Tensor) -> Tensor:
             return old.index_copy(0, places, new.to(self.device))
 
-        fields = self.example_set.fetch(attempts.numbers)
+        fields = strategy.present(self.example_set.fetch(attempts.numbers), attempts)
         self.batch = {name: placed(value, torch.from_numpy(fields[name])) for name, value in self.batch.items()}
         keys = noise_keys(0, torch.from_numpy(attempts.seeds))
         self.carry = replace(self.carry, noise_key=placed(self.carry.noise_key, keys))
@@ -124,7 +125,7 @@ def row_steps(head: LossHead, dataset: PuzzleDataset, example_set: ExampleSet, s
     """
     rows = Rows(head, dataset, example_set, world.device)
     while True:
-        rows.place(strategy.draw(int(rows.free.sum())))
+        rows.place(strategy.draw(int(rows.free.sum())), strategy)
         if not any_rank(not rows.free.all())[0]:
             return
         before_round()

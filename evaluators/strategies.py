@@ -9,8 +9,10 @@ from typing import Protocol
 
 import numpy as np
 
+from dataset.example_set import ExampleSet
+
 NOBODY = -1  # in place of the number of an example
-STRATEGY_PARTS = ("begin", "draw", "take")  # the methods that a class must have to be a strategy
+STRATEGY_PARTS = ("begin", "draw", "present", "take")  # the methods that a class must have to be a strategy
 
 
 @dataclass
@@ -28,11 +30,14 @@ class Attempts:
 class Strategy(Protocol):
     """Built as `Class(**options)`."""
 
-    def begin(self, numbers: np.ndarray, batch: int) -> None:
+    def begin(self, example_set: ExampleSet, numbers: np.ndarray, batch: int) -> None:
         """Begin a set. `numbers` (N,): this rank's examples of it; `batch`: size of a global batch."""
 
     def draw(self, most: int) -> Attempts:
         """Up to `most` attempts for the rows that are free. The set is done when there are none and no row is busy."""
+
+    def present(self, fields: dict[str, np.ndarray], attempts: Attempts) -> dict[str, np.ndarray]:
+        """What the model is shown of these attempts: the fields (N, …) of the examples, or another view of them."""
 
     def take(self, step) -> list:
         """Look at the rows after a supervision step (`evaluators.rows.RowStep`) and return the answers that are final,
@@ -42,12 +47,15 @@ class Strategy(Protocol):
 class Single:
     """One attempt at each puzzle. Its answer is the one after the last supervision step."""
 
-    def begin(self, numbers: np.ndarray, batch: int) -> None:
+    def begin(self, example_set: ExampleSet, numbers: np.ndarray, batch: int) -> None:
         self.waiting, self.batch = numbers, batch
 
     def draw(self, most: int) -> Attempts:
         numbers, self.waiting = self.waiting[:most], self.waiting[most:]
         return Attempts(numbers, np.zeros_like(numbers), numbers % self.batch)
+
+    def present(self, fields: dict[str, np.ndarray], attempts: Attempts) -> dict[str, np.ndarray]:
+        return fields
 
     def take(self, step) -> list:
         return [step.answers(step.ended)] if step.ended.any() else []

@@ -49,7 +49,7 @@ def alone(head: ACTLossHead, data: PuzzleDataset) -> list[dict[str, torch.Tensor
 
 def answers_of(head, data: PuzzleDataset, strategy) -> list[Answers]:
     example_set, = data.sets.values()
-    strategy.begin(data.own_examples(example_set), data.config.global_batch_size)
+    strategy.begin(example_set, data.own_examples(example_set), data.config.global_batch_size)
     with torch.no_grad():
         return [answer for step in row_steps(head, data, example_set, strategy, ALONE)
                 for answer in strategy.take(step)]
@@ -72,7 +72,7 @@ def test_a_row_that_ends_gives_its_place_to_the_next_puzzle(data):
     head, test_data = head_of(act_inference=True), dataset_of(data, 3)
     example_set, = test_data.sets.values()
     strategy = Single()
-    strategy.begin(np.arange(EXAMPLES), 3)
+    strategy.begin(example_set, np.arange(EXAMPLES), 3)
     with torch.no_grad():
         steps = [(step.numbers, step.steps, step.ended) for step in row_steps(head, test_data, example_set, strategy,
                                                                               ALONE)]
@@ -84,13 +84,13 @@ def test_a_row_that_ends_gives_its_place_to_the_next_puzzle(data):
     assert len(steps) < -(-EXAMPLES // 3) * max(taken.values())
 
 
-class BestOfSeeds:
+class BestOfSeeds(Single):
     """K attempts at each puzzle, of which the surest answers: a strategy as users may write it."""
 
     def __init__(self, K: int):
         self.K = K
 
-    def begin(self, numbers, batch):
+    def begin(self, example_set, numbers, batch):
         self.waiting = [(number, seed) for number in numbers for seed in range(self.K)]
         self.found = {}
 
@@ -122,11 +122,40 @@ def test_seeds_are_a_strategy_whose_result_does_not_depend_on_the_batch(data):
     assert single[0].keys() == single[1].keys() and single[0] != single[1]
 
 
+class Mirrored(Single):
+    """Shows each puzzle from right to left, and turns its answer back: a view of it."""
+
+    def present(self, fields, attempts):
+        return fields | {name: np.ascontiguousarray(fields[name][:, ::-1]) for name in ("inputs", "labels")}
+
+    def take(self, step):
+        return [Answers(answers.numbers, answers.data | {name: answers.data[name].flip(1)
+                                                         for name in ("inputs", "labels")},
+                        answers.outputs | {name: answers.outputs[name].flip(1) for name in ("preds", "logits")},
+                        answers.steps) for answers in super().take(step)]
+
+
+def test_a_strategy_may_show_another_view_of_a_puzzle_and_undo_it_in_the_answer(data):
+    head, test_data, seen = head_of(), dataset_of(data, 4), []
+    for answers in answers_of(head, test_data, Mirrored()):
+        for row, number in enumerate(answers.numbers):
+            batch = test_data.examples([number])
+            mirrored = batch | {"inputs": batch["inputs"].flip(1)}
+            with torch.no_grad():
+                *_, outputs = supervision_steps(head, mirrored)
+            assert torch.allclose(answers.outputs["logits"][row].flip(0), outputs["logits"][0], atol=1e-4)
+            assert all(torch.equal(answers.data[name][row], batch[name][0]) for name in ("inputs", "labels"))
+            seen.append(number)
+    assert sorted(seen) == list(range(EXAMPLES))
+    mirrored, plain = (evaluate(head, test_data, ALONE, strategy=strategy) for strategy in (Mirrored(), Single()))
+    assert mirrored.keys() == plain.keys() and mirrored["val/lm_loss"] != plain["val/lm_loss"]
+
+
 class Patient(Single):
     """A puzzle ends where its answer stays the same for a step."""
 
-    def begin(self, numbers, batch):
-        super().begin(numbers, batch)
+    def begin(self, example_set, numbers, batch):
+        super().begin(example_set, numbers, batch)
         self.before = None
 
     def take(self, step):
@@ -203,7 +232,7 @@ def test_what_a_row_works_on_follows_from_its_seed_alone(data):
     for number in range(EXAMPLES):
         fresh = PuzzleDataset(replace_batch(test_data.config, 1), "test")
         strategy = BestOfSeeds(1)
-        strategy.begin(np.array([number]), 1)
+        strategy.begin(fresh.sets["all"], np.array([number]), 1)
         with torch.no_grad():
             final, = [a for step in row_steps(head, fresh, fresh.sets["all"], strategy, ALONE)
                       for a in strategy.take(step)]
