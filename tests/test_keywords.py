@@ -96,7 +96,7 @@ def test_a_whole_config_is_left_as_it_is_and_takes_no_settings_beside_it(here):
     ({"checkpoint": {"resumes": True}}, "unknown key checkpoint.resumes; did you mean checkpoint.resume?"),
     ({"data_paths": "data"}, """data_paths='data': Input should be a valid list; write data_paths="[data]\""""),
     ({"data_paths": ["nowhere"]}, "no data set at nowhere: the folder does not exist; build it first"),
-    ({"experiment": "demo"}, "Could not find 'experiment/demo'"),
+    ({"experiment": "demo"}, "there is no experiment=demo; did you mean demo_sudoku4? There are ablate_arc"),
     ({"lr": object()}, "is no value of a setting; give a number, a text, a list or a dict")])
 def test_what_is_wrong_is_said_as_on_the_command_line(here, settings, message):
     with pytest.raises(ValueError, match=re.escape(message)):
