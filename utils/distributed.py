@@ -1,4 +1,5 @@
-"""Many processes as one: who am I, sums and gathers over ranks; each is the identity where there is one process."""
+"""Many processes as one: the rank of a process, and sums and gathers over all ranks. With a single process, a sum or a
+gather returns what it was given."""
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -74,7 +75,7 @@ def joined_world(device: str) -> Iterator[World]:
 
 
 def all_reduce_sum_(tensors: Sequence[Tensor]) -> None:
-    """Sum each tensor over ranks, in place, by one fused all-reduce (they share a dtype and a device)."""
+    """Sum each tensor over all ranks, in place, with one all-reduce. The tensors share a dtype and a device."""
     if not dist.is_initialized() or not tensors:
         return
     flat = torch.cat([t.reshape(-1) for t in tensors])
@@ -84,7 +85,7 @@ def all_reduce_sum_(tensors: Sequence[Tensor]) -> None:
 
 
 def any_rank(*flags: bool) -> list[bool]:
-    """Each flag, true where it is on any rank. The hosts wait for each other here, not for their GPUs."""
+    """For each flag, whether it is true on any rank. The hosts wait for each other here, but not for their GPUs."""
     if not dist.is_initialized():
         return list(flags)
     votes = torch.tensor(flags, dtype=torch.int32)
@@ -93,7 +94,7 @@ def any_rank(*flags: bool) -> list[bool]:
 
 
 def all_gather_rows(rows: Tensor) -> Tensor:
-    """Concatenate the rows of all ranks in order of rank: the order of the global batch. Equal shapes required."""
+    """The rows of all ranks, in the order of the ranks, which is that of the global batch. All shapes must be equal."""
     if not dist.is_initialized():
         return rows
     gathered = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
@@ -102,7 +103,8 @@ def all_gather_rows(rows: Tensor) -> Tensor:
 
 
 def gather_rows(rows: Tensor) -> Tensor | None:
-    """The rows of all ranks in order of rank, in rank 0's main memory; None on the others. Equal shapes required."""
+    """On rank 0 the rows of all ranks, in the order of the ranks and in main memory; elsewhere None. All shapes must be
+    equal."""
     rows = rows.detach().cpu()
     if not dist.is_initialized():
         return rows
@@ -114,7 +116,7 @@ def gather_rows(rows: Tensor) -> Tensor | None:
 
 
 def gather_uneven_rows(rows: Tensor) -> Tensor | None:
-    """The same where the ranks have different numbers of rows, in main memory."""
+    """Like `gather_rows`, for ranks with different numbers of rows."""
     lengths = all_gather_rows(torch.tensor([len(rows)])).tolist()
     padded = torch.cat([rows, rows.new_zeros(max(lengths) + 1 - len(rows), *rows.shape[1:])])
     gathered = gather_rows(padded)
@@ -123,7 +125,7 @@ def gather_uneven_rows(rows: Tensor) -> Tensor | None:
 
 
 def gather_objects(value: T) -> list[T] | None:
-    """The values of all ranks, on rank 0; None on the others."""
+    """On rank 0 a list of the values of all ranks; elsewhere None."""
     if not dist.is_initialized():
         return [value]
     gathered = [value] * dist.get_world_size() if dist.get_rank() == 0 else None  # places for the others' values
@@ -132,7 +134,7 @@ def gather_objects(value: T) -> list[T] | None:
 
 
 def all_gather_objects(value: T) -> list[T]:
-    """The values of all ranks, on each of them; they may differ in shape and in all else."""
+    """A list of the values of all ranks, on every rank. The values may be of any kind and shape."""
     if not dist.is_initialized():
         return [value]
     gathered = [value] * dist.get_world_size()  # places for the others' values
@@ -141,7 +143,7 @@ def all_gather_objects(value: T) -> list[T]:
 
 
 def broadcast_object(value: T) -> T:
-    """Rank 0's value, everywhere."""
+    """The value of rank 0, on every rank."""
     if not dist.is_initialized():
         return value
     box = [value]
@@ -150,7 +152,7 @@ def broadcast_object(value: T) -> T:
 
 
 def decided_by_main(decide: Callable[[], T]) -> T:
-    """Rank 0's `decide()`, everywhere; an error of the user in it ends all ranks with the same message."""
+    """What `decide()` returns on rank 0, on every rank. A ValueError or OSError in it is raised on every rank."""
     outcome: tuple = (None, None)
     if not dist.is_initialized() or dist.get_rank() == 0:
         try:

@@ -34,8 +34,10 @@ class MetricSums:
             self.sums[name] = self.sums[name] + value if name in self.sums else value
 
     def read(self) -> Sums:
-        """Sums over all ranks, by name, as numbers. Every rank must call it, whatever it has added: one may hold what
-        others do not, such as the sums of a checkpoint that fewer or more ranks wrote."""
+        """Sums over all ranks, by name, as numbers. Every rank must call it.
+
+        Ranks may hold different names: after a resume on more ranks, only rank 0 has the sums of the checkpoint.
+        """
         return added(all_gather_objects(self.state_dict()))
 
     def state_dict(self) -> Sums:
@@ -54,7 +56,7 @@ class MetricSums:
 
 
 def added(parts: Sequence[Sums]) -> Sums:
-    """Sums by name of what several ranks or sets hold; one may lack what others have."""
+    """Add the sums of several ranks or sets, by name. A name may be missing in some of them."""
     together: Sums = {}
     for part in parts:
         for name, value in part.items():

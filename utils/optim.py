@@ -16,7 +16,7 @@ class OptimConfig(BaseModel):
     optimizer: Literal["lion", "adamw", "adam_atan2", "muon"]
     # peak learning rate
     lr: float = Field(gt=0)
-    # part of it that is left at the end of the cosine; 1.0: constant
+    # the rate at the end of the cosine, as a part of the peak rate; 1.0: the rate stays constant
     lr_min_ratio: float = Field(ge=0, le=1)
     # steps of linear warm-up
     lr_warmup_steps: int = Field(ge=0)
@@ -26,29 +26,29 @@ class OptimConfig(BaseModel):
     muon_scale: Literal["original", "match_rms_adamw"]
     # muon only: momentum of the matrices (Nesterov's)
     muon_momentum: float = Field(ge=0, lt=1)
-    # muon only: Newton–Schulz steps that make it orthogonal
+    # muon only: Newton–Schulz steps that make an update orthogonal
     muon_ns_steps: int = Field(gt=0)
-    # muon only: decoupled decay of what AdamW trains; null: as weight_decay and weight_decay_on say
+    # muon only: decoupled weight decay of the weights that AdamW trains; null: set by weight_decay and weight_decay_on
     adamw_weight_decay: float | None = Field(ge=0)
-    # decay of the first moment (Lion: of the update; Muon: of what AdamW trains)
+    # decay of the first moment (Lion: of the update; Muon: for the weights that AdamW trains)
     beta1: float = Field(ge=0, lt=1)
-    # decay of the second moment (Lion: of the momentum; Muon: of what AdamW trains)
+    # decay of the second moment (Lion: of the momentum; Muon: for the weights that AdamW trains)
     beta2: float = Field(ge=0, lt=1)
     # decoupled weight decay, multiplied by the learning rate
     weight_decay: float = Field(ge=0)
-    # what decays: all weights, or only the matrices between embeddings and heads
+    # which weights decay: all, or only the matrices between embeddings and heads
     weight_decay_on: Literal["all", "matrices"]
     # largest norm of the network's gradient over the global batch; a larger one is scaled down to it; null: no limit
     grad_clip: float | None = Field(gt=0)
     # peak rate of the puzzle-embedding table
     puzzle_emb_lr: float = Field(ge=0)
-    # decoupled weight decay of that table, multiplied by its rate
+    # decoupled weight decay of the puzzle-embedding table, multiplied by the rate of the table
     puzzle_emb_weight_decay: float = Field(ge=0)
     # train the puzzle embeddings alone
     freeze_weights: bool
     # evaluate and keep an exponential moving average of the weights
     ema: bool
-    # part of the average that a step keeps
+    # part of the old average that remains after a step
     ema_rate: float = Field(gt=0, lt=1)
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ RECENT_STEPS = 100  # from whose pace, later, what is left
 
 
 def duration(seconds: float) -> str:
-    """Readable, of two units at most."""
+    """A time in words, in two units at most."""
     if seconds < 60:
         return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes = round(seconds / 60)
