@@ -191,7 +191,7 @@ class Run(RunParts):
         decided_by_main(self.checkpoints.refuse_unwritten)
         if self.world.is_main:
             folder = self.directory if self.config.checkpoint.enabled else Path(self.config.log_dir)
-            plot_train_vs_val(self.log.metrics_file, folder / "train_vs_val_loss.png")
+            plot_train_vs_val(self.log.metrics_file, folder / "train_vs_val_loss.png", self.state.ema is not None)
 
 
 def build_run(config: PretrainConfig, world: World, resumed: Resumed | None) -> Run:

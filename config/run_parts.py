@@ -79,6 +79,9 @@ class RunParts:
         for line in outlook(self.world, state.head.model.inner.dtype, state.data, self.test_data, config.epochs,
                             sorted(evaluated), self.limit, config.lr_warmup_steps):
             log.say(line)
+        if state.ema is not None:
+            log.say(f"evaluations score averaged weights, which follow the trained ones some "
+                    f"{1 / (1 - config.ema_rate):,.0f} steps behind; evaluate.py use_ema=false scores the trained ones")
         of_rows = row_notices(state.data, self.test_data) if embedding is not None else []
         for notice in [*of_rows, *config.notices()]:
             log.say(f"notice: {notice}")

@@ -42,14 +42,14 @@ class Pictures(Inspector):
             return
         picture = save_path / "solution_steps.png"
         draw = self._draw_floats if isinstance(data.metadata, RegressionMetadata) else self._draw_puzzle
-        draw(head, data, world, picture)
-        self.told.append(f"picture: {picture}")
+        self.told.append(f"picture: {picture}, {draw(head, data, world, picture)}")
 
     def _numbers(self, data: PuzzleDataset) -> list[int]:
         """Examples to choose from."""
         return list(range(min(WATCHED, data.num_examples))) if self.example == "slowest" else [self.example]
 
-    def _draw_puzzle(self, head: LossHead, data: PuzzleDataset, world: World, picture: Path) -> None:
+    def _draw_puzzle(self, head: LossHead, data: PuzzleDataset, world: World, picture: Path) -> str:
+        """Returns what is drawn, for people."""
         numbers = self._numbers(data)
         batch = {name: value.to(world.device) for name, value in data.examples(numbers).items()}
         preds, q_halt = trace(head, batch)
@@ -59,16 +59,20 @@ class Pictures(Inspector):
         plot_solution_steps(batch["inputs"][row].cpu().numpy(), preds[:, row].cpu().numpy(),
                             batch["labels"][row].cpu().numpy(), torch.sigmoid(q_halt[:, row]).tolist(), picture,
                             kind_of(data.set_of(numbers[row]), self.trust_code).look())
+        return f"example {numbers[row]}"
 
-    def _draw_floats(self, head: LossHead, data: PuzzleDataset, world: World, picture: Path) -> None:
+    def _draw_floats(self, head: LossHead, data: PuzzleDataset, world: World, picture: Path) -> str:
+        """Returns what is drawn, for people."""
         of_rows = data.metadata.seq_len == 1
-        batch = data.examples(range(min(WATCHED, data.num_examples)) if of_rows else self._numbers(data))
+        numbers = range(min(WATCHED, data.num_examples)) if of_rows else self._numbers(data)
+        batch = data.examples(numbers)
         preds = trace(head, {name: value.to(world.device) for name, value in batch.items()})[0].cpu().numpy()
         targets, mask = batch["targets"].numpy(), batch["target_mask"].numpy()
         if of_rows:
             width = targets.shape[-1]
             plot_predictions(preds[-1].reshape(-1, width), targets.reshape(-1, width), mask.reshape(-1, width), picture)
-            return
+            return f"the first {len(targets)} examples"
         errors = (mask * (preds - targets) ** 2).sum((2, 3))  # (steps, B)
         row = int(np.nan_to_num(errors[0] - errors[-1], nan=-np.inf).argmax())  # NaN is not the largest
         plot_sequence_steps(batch["inputs"][row].numpy(), targets[row], mask[row], preds[:, row], picture)
+        return f"example {numbers[row]}"

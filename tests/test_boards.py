@@ -8,7 +8,17 @@ from dataset.kinds.maze import TOKEN_NAMES, Maze
 from dataset.kinds.sequence import Sequence
 from dataset.kinds.sudoku import Sudoku
 from helpers import is_picture
-from utils.boards import CAPTION, RIGHT, WRONG, Look, default_colours, last_change, plot_solution_steps
+from utils.boards import (
+    CAPTION,
+    OF_CLUES,
+    OF_TEXT,
+    RIGHT,
+    WRONG,
+    Look,
+    default_colours,
+    last_change,
+    plot_solution_steps,
+)
 
 SUDOKU = Sudoku(16, 6).look()
 SOLVED = "1234341221434321"
@@ -50,7 +60,7 @@ def test_a_sudoku_is_digits_with_clues_and_mistakes_told_apart(tmp_path, drawn):
     assert texts(first)[0, 1] == ("4", WRONG) and texts(first)[3, 3] == ("2", WRONG)  # the second is a changed clue
     assert texts(second)[0, 1] == texts(truth)[0, 1] == ("2", RIGHT) and texts(second)[3, 3] == ("1", "black")
     assert {t.get_text(): t.get_fontweight() for t in second.texts}["3"] == "bold"
-    assert caption(drawn[0]) == CAPTION and "q_halt" in CAPTION
+    assert caption(drawn[0]) == f"{CAPTION}; {OF_CLUES}{OF_TEXT}" and "q_halt" in CAPTION
 
 
 @pytest.mark.parametrize("size, rows, columns", [(4, [0, 2, 4], [0, 2, 4]), (6, [0, 2, 4, 6], [0, 3, 6]),
@@ -75,7 +85,7 @@ def test_steps_after_the_answer_stands_are_left_out_and_that_is_said(tmp_path, d
     plot_solution_steps(answer, steps, answer, confidence, tmp_path / "picture.png", SUDOKU)
     titles = [axis.get_title().partition(":")[0] for axis in drawn[0].axes if axis.get_title()]
     assert titles == ["puzzle", *(f"step {i + 1}" for i in range(shown)), "answer"]
-    assert caption(drawn[0]) == told + CAPTION and last_change(steps) == shown
+    assert caption(drawn[0]) == f"{told}{CAPTION}; {OF_CLUES}{OF_TEXT}" and last_change(steps) == shown
 
 
 def test_where_no_answer_is_known_none_is_drawn_and_nothing_is_called_solved(tmp_path, drawn):

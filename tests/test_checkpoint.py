@@ -188,9 +188,12 @@ def test_where_there_is_no_checkpoint_it_is_said(tmp_path):
     with pytest.raises(ValueError, match="neither best.ckpt nor a latest.txt that names a checkpoint"):
         find_checkpoint(tmp_path)
     (tmp_path / "run").mkdir()
+    with pytest.raises(ValueError, match=f"did you mean {tmp_path / 'run'}\\?$"):
+        find_checkpoint(tmp_path / "runs")
     (tmp_path / "run" / "latest.txt").write_text("step_00000001.ckpt\n")
-    with pytest.raises(ValueError, match=f"name one of the runs in it: {tmp_path / 'run'}$"):
+    with pytest.raises(ValueError, match=f"is a folder of runs; name one of them: {tmp_path / 'run'}$"):
         find_checkpoint(tmp_path)
+    (tmp_path / "run" / "latest.txt").unlink()
     (tmp_path / "latest.txt").write_text("step_00000009.ckpt\n")
     with pytest.raises(ValueError, match="neither best.ckpt nor a latest.txt that names a checkpoint"):
         find_checkpoint(tmp_path)

@@ -13,6 +13,8 @@ import numpy as np
 from utils.plots import plain, pyplot, save
 
 CAPTION = "confidence: sigmoid(q_halt), how sure the model is that the whole puzzle is right"
+OF_TEXT = "green: right, red: wrong"
+OF_CLUES = "bold: given in the puzzle, "
 WRONG, RIGHT, NOT_ASKED = "#d62728", "#2ca02c", "#7f7f7f"  # colours of cells that are text
 MOST_COLUMNS = 6  # boards beside one another
 
@@ -63,7 +65,7 @@ def plot_solution_steps(question: np.ndarray, steps: np.ndarray, answer: np.ndar
         axis.set_title(title, fontsize=10)
         wrong = asked & (board != answer) & (i > 0)
         draw_board(axis, board, look, None if i == 0 else question, wrong, asked | (i == 0))
-    caption = CAPTION
+    caption = CAPTION + f"; {OF_CLUES * look.keeps_clues}{OF_TEXT}" * look.as_text
     if last < len(steps):
         left_out = f"step {last + 1} is" if last + 1 == len(steps) else f"steps {last + 1} to {len(steps)} are"
         caption = f"{left_out} the same as step {last} (confidence at the end {confidence[-1]:.2f})\n{caption}"
@@ -128,10 +130,11 @@ def _draw_text(axis, board: np.ndarray, look: Look, question: np.ndarray | None,
         if token < 0 or not look.names[token]:
             continue
         given = look.keeps_clues and (question is None or token == question[cell])
+        is_clue = look.keeps_clues and (question is None or bool(look.names[question[cell]]))
         colour = "black" if given or question is None else \
             WRONG if wrong[cell] else RIGHT if asked[cell] else NOT_ASKED
         axis.text(column + 0.5, row + 0.5, plain(look.names[token]), ha="center", va="center_baseline", color=colour,
-                  fontsize=size, fontweight="bold" if given else "normal")
+                  fontsize=size, fontweight="bold" if given or is_clue else "normal")
 
 
 def _draw_colours(axis, board: np.ndarray, look: Look, wrong: np.ndarray) -> None:

@@ -8,6 +8,7 @@ The payload is a dict of tensors and plain values, read with `weights_only=True`
 Training waits only while the payload is copied; another thread writes it. A write that fails costs no run: it is said,
 the files before it stay, and it is tried again.
 """
+import difflib
 import json
 import math
 import os
@@ -213,7 +214,9 @@ def find_checkpoint(path: str | Path) -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
-        raise ValueError(f"no checkpoint at {path}: there is no such file or directory")
+        near = difflib.get_close_matches(path.name, [other.name for other in path.parent.glob("*")], n=1)
+        meant = f"; did you mean {path.parent / near[0]}?" if near else ""
+        raise ValueError(f"no checkpoint at {path}: there is no such file or directory{meant}")
     if (path / "best.ckpt").is_file():
         return path / "best.ckpt"
     latest = latest_name(path)
@@ -226,10 +229,11 @@ def find_checkpoint(path: str | Path) -> Path:
         return max(published, key=lambda file: int(file.name.removeprefix("step_")))
     if (path / "checkpoint").is_file():
         return path / "checkpoint"
-    runs = sorted(str(file.parent) for file in path.glob("*/latest.txt"))
+    runs = sorted(str(file.parent) for depth in ("*", "*/*") for file in path.glob(f"{depth}/latest.txt"))
+    if runs:
+        raise ValueError(f"{path} is a folder of runs; name one of them: {', '.join(runs[:MOST_NAMED])}")
     raise ValueError(f"{path} holds neither best.ckpt nor a latest.txt that names a checkpoint in it, nor "
-                     f"{SAFETENSORS} or a published step_N or checkpoint"
-                     + (f"; name one of the runs in it: {', '.join(runs[:MOST_NAMED])}" if runs else ""))
+                     f"{SAFETENSORS} or a published step_N or checkpoint")
 
 
 def read_checkpoint(path: str | Path, mapped: bool = False) -> dict:

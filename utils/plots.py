@@ -33,9 +33,9 @@ def plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def plot_train_vs_val(metrics_file: Path, picture: Path) -> None:
+def plot_train_vs_val(metrics_file: Path, picture: Path, averaged: bool = False) -> None:
     """Loss and, where it is measured, exact accuracy or squared error of training and validation over the steps of a
-    whole run."""
+    whole run. `averaged`: validation is of the averaged weights, which the legend says."""
     import pandas as pd
 
     history = pd.DataFrame([read_metrics(line) for line in metrics_file.read_text().splitlines()])
@@ -46,7 +46,8 @@ def plot_train_vs_val(metrics_file: Path, picture: Path) -> None:
         for split, style in (("train", {"linewidth": 1}), ("val", {"marker": "o", "markersize": 3})):
             if f"{split}/{name}" in history:
                 curve = history[["step", f"{split}/{name}"]].dropna()
-                axis.plot(curve["step"], curve[f"{split}/{name}"], label=split, **style)
+                label = f"{split}, averaged weights" if averaged and split == "val" else split
+                axis.plot(curve["step"], curve[f"{split}/{name}"], label=label, **style)
         axis.set(xlabel="step", ylabel=name.replace("_", " "), title=f"{name.replace('_', ' ')}, train and validation")
         axis.grid(alpha=0.3)
         axis.legend()
