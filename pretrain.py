@@ -119,14 +119,15 @@ class Run(RunParts):
         if metrics is not None:
             state.meter.add(metrics)
             return
-        what = (f"step {state.step + 1}: the loss or its gradient is not finite (epoch {before['epoch']}, the "
-                f"{config.global_batch_size} examples from number {before['offset']} of its stream on)")
+        what = (f"step {state.step + 1}: the loss or its gradient is not finite (epoch "
+                f"{before['epoch']}, the {config.global_batch_size} examples from number "
+                f"{before['offset']} of its stream on)")
         if config.on_nonfinite == "stop" or state.skipped == MOST_SKIPS:
             state.data.stream.load_state_dict(before)
             others = f", nor were the {state.skipped} steps before it" if state.skipped else ""
             way_on = f"is saved in {self.directory}; go on from there or" if self.saved() else "is not saved; go on"
-            raise ValueError(f"{what}{others}; the state before it {way_on} from an earlier checkpoint, with a smaller "
-                             "lr or on_nonfinite=skip")
+            raise ValueError(f"{what}{others}; the state before it {way_on} from an earlier "
+                             "checkpoint, with a smaller lr or on_nonfinite=skip")
         self.log.say(f"warning: {what}; the batch is left out")
         state.leave_out_step()
 

@@ -45,7 +45,8 @@ def help_text(cfg: DictConfig, config_name: str) -> str:
         parts.append(_section(title, [line for key in keys for line in _settings(cfg, key, model)]))
     if model is PretrainConfig:
         parts += _of_architecture(cfg)
-        parts += [_section(f"{group}=…", list(_choices(group))) for group in ("arch", "experiment", "ablation")]
+        parts += [_section(f"{group}=…", list(_choices(group)))
+                  for group in ("arch", "experiment", "ablation")]
     return "\n\n".join(parts)
 
 
@@ -80,20 +81,24 @@ def _sections(config_name: str) -> Iterator[tuple[str, list[str]]]:
 
 def _settings(cfg: DictConfig, key: str, model: type[BaseModel]) -> Iterator[str]:
     if key == "checkpoint" and model is PretrainConfig:
-        yield from (_line(f"checkpoint.{name}", cfg.checkpoint, name, CheckpointConfig) for name in cfg.checkpoint)
+        yield from (_line(f"checkpoint.{name}", cfg.checkpoint, name, CheckpointConfig)
+                    for name in cfg.checkpoint)
     else:
         yield _line(key, cfg, key, model)
 
 
 def _of_architecture(cfg: DictConfig) -> list[str]:
-    arch = ArchConfig.model_validate(OmegaConf.to_container(cfg.arch, resolve=True), context=Origin(imports=None))
+    arch = ArchConfig.model_validate(OmegaConf.to_container(cfg.arch, resolve=True),
+                                     context=Origin(imports=None))
     parts = []
     for title, prefix, named, model in (("Architecture", "arch.", arch, arch.model_class.Config),
                                         ("Loss", "arch.loss.", arch.loss, arch.head_class.Config)):
-        values = {name: named.options.get(name, field.default) for name, field in model.model_fields.items()
+        values = {name: named.options.get(name, field.default)
+                  for name, field in model.model_fields.items()
                   if name not in DERIVED_KEYS}
         options = OmegaConf.create(values)
-        lines = [_line(f"{prefix}name", OmegaConf.create({"name": named.name}), "name", NamedConfig)]
+        lines = [_line(f"{prefix}name", OmegaConf.create({"name": named.name}),
+                       "name", NamedConfig)]
         parts.append(_section(title, lines + [_line(prefix + name, options, name, model) for name in values]))
     return parts
 

@@ -10,7 +10,8 @@ from utils.keywords import composed_from, words_of
 C = TypeVar("C", bound=SharedConfig)
 
 
-def settled(kind: type[C], config: C | None, settings: Mapping[str, object]) -> tuple[C, DictConfig, list[str]]:
+def settled(kind: type[C], config: C | None,
+            settings: Mapping[str, object]) -> tuple[C, DictConfig, list[str]]:
     """The typed config of keyword settings or of a given config, with its untyped form and the words of a command line
     that set the same values.
 
@@ -21,11 +22,11 @@ def settled(kind: type[C], config: C | None, settings: Mapping[str, object]) -> 
         cfg, words = composed_from(kind.YAML, settings)
         return kind.parse(cfg, words), cfg, words
     if not isinstance(config, kind):
-        raise ValueError(f"{config!r} is no {kind.__name__}; give settings by keyword, such as seed=1, or one made by "
-                         f"{kind.__name__}.of(seed=1)")
+        raise ValueError(f"{config!r} is no {kind.__name__}; give settings by keyword, such as "
+                         f"seed=1, or one made by {kind.__name__}.of(seed=1)")
     if settings:
-        raise ValueError(f"{', '.join(settings)}: the config that is given already has these settings; set them in it, "
-                         "or give settings without a config")
+        raise ValueError(f"{', '.join(settings)}: the config that is given already has these "
+                         "settings; set them in it, or give settings without a config")
     values = config.model_dump(warnings=False)  # `parse` below checks it
     cfg, words = OmegaConf.create(values), words_of(values)
     return kind.parse(cfg, words), cfg, words

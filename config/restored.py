@@ -59,7 +59,8 @@ class Restored:
     overrides: dict = field(default_factory=dict)
 
     @classmethod
-    def read(cls, where: str | Path, trust_code: bool = False, arch: Mapping[str, Any] = MappingProxyType({})
+    def read(cls, where: str | Path, trust_code: bool = False,
+             arch: Mapping[str, Any] = MappingProxyType({})
              ) -> "Restored":
         """Find and read a checkpoint. `arch`: the overrides. Raises ValueError if it is missing or damaged."""
         file = find_checkpoint(where)
@@ -69,12 +70,13 @@ class Restored:
     def settings(self) -> dict:
         """The config of the run. Raises ValueError where there is none, or where it lacks a key that scoring needs."""
         if self._found is None:
-            raise ValueError(f"{self.file} holds no config, and {' or '.join(CONFIG_NAMES)} is not beside it; put the "
-                             "run's config there")
+            raise ValueError(f"{self.file} holds no config, and {' or '.join(CONFIG_NAMES)} is not "
+                             "beside it; put the run's config there")
         settings, file = self._found
         for key in ("arch", "data_paths", "global_batch_size"):
             if key not in settings:
-                raise ValueError(f"{file} has no {key}; it must be the config of the run that wrote the checkpoint")
+                raise ValueError(f"{file} has no {key}; it must be the config of the run "
+                                 "that wrote the checkpoint")
         for key in ("data_paths", "data_paths_test"):
             if not isinstance(settings.get(key) or [], list):
                 raise ValueError(f"{file}: {key}={settings[key]!r} is no list of folders")
@@ -90,7 +92,8 @@ class Restored:
         """The typed config of the architecture, with the overrides."""
         named = [given["name"] for given in (self.overrides, self.overrides.get("loss"))
                  if isinstance(given, dict) and "name" in given]  # the user trusts what the user names
-        arch = ArchConfig.of_file(self.settings["arch"], self.file, None if self.trust_code else named)
+        arch = ArchConfig.of_file(self.settings["arch"], self.file,
+                                  None if self.trust_code else named)
         return arch.with_options(self.overrides) if self.overrides else arch
 
     @property
@@ -122,7 +125,8 @@ class Restored:
             return metadata_of(self.payload["data_metadata"])
         except ValueError as error:
             said = describe_validation(error, ()) if isinstance(error, ValidationError) else error
-            raise ValueError(f"{self.file}: its data_metadata are not those of a data set: {said}") from error
+            raise ValueError(f"{self.file}: its data_metadata are not those "
+                             f"of a data set: {said}") from error
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -135,7 +139,8 @@ class Restored:
         rows = puzzle_table_rows(self.weights())
         return names_in(self.payload, self.file, rows) if rows else None
 
-    def open_data(self, paths: Sequence[str], split: str, world: World, batch_size: int | None = None) -> PuzzleDataset:
+    def open_data(self, paths: Sequence[str], split: str, world: World,
+                  batch_size: int | None = None) -> PuzzleDataset:
         """Open a split of data sets, to go once through its examples. Latent episodes are cut as in the run.
 
         `batch_size`: examples in a batch over all processes; None: as in the run.
@@ -147,7 +152,8 @@ class Restored:
             rank=world.rank, num_replicas=world.size,
             episode_window=settings.get("episode_window", 1), episode_stride=settings.get("episode_stride")), split)
 
-    def head(self, data: PuzzleDataset | None = None, world: World = ALONE, use_ema: bool = True) -> LossHead:
+    def head(self, data: PuzzleDataset | None = None, world: World = ALONE,
+             use_ema: bool = True) -> LossHead:
         """Build the loss head with its model, and load the weights.
 
         Without `data`, the puzzle table is as stored. With `data`, it has a row for each of their puzzles, which gets
@@ -166,7 +172,8 @@ class Restored:
         tell(load_by_name(head, self.weights(use_ema), self.payload, self.file, data, trains=False), world)
         return head
 
-    def _head_as_stored(self, arch: ArchConfig, metadata: SplitMetadata, world: World, use_ema: bool) -> LossHead:
+    def _head_as_stored(self, arch: ArchConfig, metadata: SplitMetadata, world: World,
+                        use_ema: bool) -> LossHead:
         """Build the head with the sizes in the file.
 
         They are first compared with the stored tensors, so that a wrong file cannot ask for any amount of memory.
@@ -176,13 +183,16 @@ class Restored:
             with torch.device("meta"):  # tensors there have shapes, and no memory
                 planned = arch.build_head(metadata, 1, World(device=torch.device("meta")))
         except RuntimeError as error:
-            raise ValueError(f"{self.file}: no model can have the sizes that are stored in it "
-                             f"({str(error).partition(chr(10))[0]}); restore it for a data set") from error
+            raise ValueError(f"{self.file}: no model can have the sizes that are "
+                             f"stored in it ({str(error).partition(chr(10))[0]}); "
+                             "restore it for a data set") from error
         refuse_misfit(planned.state_dict(), weights, self.file)
-        unsaved = sum(buffer.nbytes for name, buffer in planned.named_buffers() if name not in weights)
+        unsaved = sum(buffer.nbytes
+                      for name, buffer in planned.named_buffers() if name not in weights)
         if unsaved > MOST_UNSAVED:
-            raise ValueError(f"{self.file}: with seq_len={metadata.seq_len} the model would take "
-                             f"{unsaved / 1e9:.1f} GB besides its weights; restore it for a data set")
+            raise ValueError(f"{self.file}: with seq_len={metadata.seq_len} the model "
+                             f"would take {unsaved / 1e9:.1f} GB besides its weights; "
+                             "restore it for a data set")
         head = arch.build_head(metadata, 1, world)
         load_weights(head, weights, self.file)
         return head
@@ -191,8 +201,8 @@ class Restored:
         try:
             return self.open_data(self.test_paths, "test", world)
         except ValueError as error:
-            raise ValueError(f"{self.file} does not tell the sizes of its model, and the data of its run do not "
-                             f"either: {error}") from error
+            raise ValueError(f"{self.file} does not tell the sizes of its model, and the data of "
+                             f"its run do not either: {error}") from error
 
     def _arch_for(self, world: World) -> ArchConfig:
         """The architecture for this device. On a CPU it computes in float32, where 16 bits are many times slower."""
@@ -209,7 +219,8 @@ class Restored:
         weights may fit and yet be used in another way.
         """
         theirs, same = self._found[0].get("arch", {}) if self._found else {}, ("loss", "forward_dtype")
-        unlike = [f"arch.{key}={theirs[key]} there and {value} here" for key, value in sorted(arch.options.items())
+        unlike = [f"arch.{key}={theirs[key]} there and {value} here"
+                  for key, value in sorted(arch.options.items())
                   if key not in same and theirs.get(key, value) != value]
         notices = [f"{self.file} was trained with other settings: {', '.join(unlike)}"] if unlike else []
         tell(notices, world)

@@ -21,7 +21,8 @@ from utils.run_log import tells_of
 
 # settings that belong to the command, not to the run
 OF_THE_INVOCATION = ("device", "debug", "trust_code", "max_steps", "max_minutes", "load_checkpoint", "checkpoint_path",
-                     "checkpoint.path", "checkpoint.resume", "checkpoint.resume_from", "checkpoint.overwrite")
+                     "checkpoint.path", "checkpoint.resume", "checkpoint.resume_from",
+                     "checkpoint.overwrite")
 TEXT_LOG = ("log_dir", "log_file")  # these too, unless the saved config names a log that exists and is of this run
 # Settings, or groups of settings, that the saved state depends on. Others (epochs, intervals, rates) may change.
 FIXED = ("arch", "data_paths", "data_paths_test", "episode_window", "episode_stride", "global_batch_size", "seed",
@@ -51,12 +52,14 @@ class Resumed:
     def notices(self, ranks: int) -> list[str]:
         """Lines to print at the start of a resumed run. `ranks`: the number of processes now."""
         lines = [f"going on from step {self.step} ({self.file})"]
-        lines += [f"notice: {key}={new} from here on (was {old})" for key, (old, new) in self.changes.items()]
+        lines += [f"notice: {key}={new} from here on (was {old})"
+                  for key, (old, new) in self.changes.items()]
         before = len(self.payload["ranks"])
         if ranks != before:
             lines += [f"notice: {before} processes wrote the checkpoint, {ranks} go on",
                       "  as before: data, carry and exploration",
-                      "  equal up to rounding: sums over processes, which are added in another order",
+                      "  equal up to rounding: sums over processes, which are "
+                      "added in another order",
                       "  different: random numbers that your own code draws"]
         return lines
 
@@ -75,8 +78,8 @@ def taken_up(config: PretrainConfig, cfg: DictConfig, overrides: Sequence[str]
         return config, None
     payload = payloads.pop(file, None) or read_checkpoint(file)
     if not {"config", "data_position", "ranks"} <= payload.keys():
-        raise ValueError(f"{file} holds weights, but not the state of a run, so no run can go on from it; start a new "
-                         f"one with {typed('load_checkpoint', str(file))}")
+        raise ValueError(f"{file} holds weights, but not the state of a run, so no run can go on "
+                         f"from it; start a new one with {typed('load_checkpoint', str(file))}")
     imports = None if config.trust_code else config.class_names
     settings, _ = settings_of(file, payload)
     try:
@@ -85,7 +88,8 @@ def taken_up(config: PretrainConfig, cfg: DictConfig, overrides: Sequence[str]
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
     named = [*named_keys(overrides), *OF_THE_INVOCATION]
-    if {*TEXT_LOG} & {*named} or not tells_of(Path(before.log_dir, before.log_file), config.run_directory):
+    if {*TEXT_LOG} & {*named} or not tells_of(Path(before.log_dir, before.log_file),
+                                              config.run_directory):
         named += TEXT_LOG
     resumed = _merged(saved, cfg, named, overrides, imports)
     resumed.checkpoint.path = config.checkpoint.path or str(config.run_directory or file.parent)
@@ -110,13 +114,13 @@ def _checkpoint_to_resume(config: PretrainConfig, payloads: dict[Path, dict]) ->
         raise ValueError(f"checkpoint.resume_from={given}: no such file"
                          + (f", nor is there {inside[0]}" if inside else "") + f"; {runs_there_are()}")
     if directory is None:
-        raise ValueError(f"checkpoint.resume={settings.resume} must know its run: set checkpoint.path, or run_name; "
-                         f"{runs_there_are()}")
+        raise ValueError(f"checkpoint.resume={settings.resume} must know its run: set "
+                         f"checkpoint.path, or run_name; {runs_there_are()}")
     found = newest_checkpoint(directory, print)
     if found is None:
         if settings.resume != "auto":
-            raise ValueError(f"checkpoint.resume=true: {directory} holds no checkpoint to go on from; "
-                             f"{runs_there_are()}")
+            raise ValueError(f"checkpoint.resume=true: {directory} holds no checkpoint to go on "
+                             f"from; {runs_there_are()}")
         return None
     file, payload = found
     payloads[file] = payload
@@ -128,7 +132,8 @@ def _filled(saved: dict, cfg: DictConfig) -> DictConfig:
     composed = OmegaConf.to_container(cfg, resolve=True)
     settings = saved.get("checkpoint")
     if not isinstance(settings, dict):
-        raise ValueError(f"checkpoint={settings!r} is no config of checkpoints; it must be that of a run")
+        raise ValueError(f"checkpoint={settings!r} is no config of checkpoints; "
+                         "it must be that of a run")
     return OmegaConf.create(composed | saved | {"checkpoint": composed["checkpoint"] | settings})
 
 
@@ -187,7 +192,8 @@ def refuse_what_would_be_wrong(changed: dict[str, tuple], file: Path) -> None:
              if key.partition(".")[0] in FIXED and not _same_data_elsewhere(key, old, new)]
     if wrong:
         other_model = any(key.startswith("arch.") for key in changed)
-        raise ValueError(f"{file} cannot go on with {', '.join(wrong)}: {OTHER_MODEL if other_model else FORK}")
+        raise ValueError(f"{file} cannot go on with {', '.join(wrong)}: "
+                         f"{OTHER_MODEL if other_model else FORK}")
 
 
 def _same_data_elsewhere(key: str, old, new) -> bool:
@@ -195,7 +201,8 @@ def _same_data_elsewhere(key: str, old, new) -> bool:
     return key in ("data_paths", "data_paths_test") and len(old) == len(new)
 
 
-def refuse_other_data(fingerprints: dict[str, str], config: PretrainConfig, resumed: Resumed) -> None:
+def refuse_other_data(fingerprints: dict[str, str], config: PretrainConfig,
+                      resumed: Resumed) -> None:
     """Raise ValueError if the contents of a data set are not those that the checkpoint was trained on.
 
     `fingerprints`: those of the data sets now, by path.
@@ -203,10 +210,12 @@ def refuse_other_data(fingerprints: dict[str, str], config: PretrainConfig, resu
     saved, then = resumed.payload["config"], resumed.payload["data_fingerprints"]
     distinct = {fingerprints[path] for path in config.data_paths}
     if "identifier_offsets" in resumed.payload and len(distinct) < len(set(config.data_paths)):  # of an older version
-        raise ValueError(f"{resumed.file} was trained on a data set that data_paths={config.data_paths} list twice, by "
-                         f"two paths, and it is now read once; {FORK}")
+        raise ValueError(f"{resumed.file} was trained on a data set that "
+                         f"data_paths={config.data_paths} list twice, by two paths, and it is "
+                         f"now read once; {FORK}")
     for key in ("data_paths", "data_paths_test"):
         for path, old in zip(getattr(config, key), saved.get(key) or [], strict=True):
             if fingerprints[path] != then[old]:
-                raise ValueError(f"the contents of {path} differ from what {resumed.file} was trained on (fingerprints "
-                                 f"{fingerprints[path]} and {then[old]}); restore the data set, or {FORK}")
+                raise ValueError(f"the contents of {path} differ from what {resumed.file} was "
+                                 f"trained on (fingerprints {fingerprints[path]} and {then[old]}); "
+                                 f"restore the data set, or {FORK}")

@@ -22,14 +22,16 @@ def load_data(config: PretrainConfig, world: World) -> tuple[PuzzleDataset, Puzz
     test = PuzzleDataset(PuzzleDatasetConfig(dataset_paths=test_paths, test_set_mode=True, **shared), "test", rows)
     for key in ("task_type", *train.metadata.MODEL_KEYS.values()):
         if getattr(train.metadata, key) != getattr(test.metadata, key):
-            raise ValueError(f"{key} is {getattr(train.metadata, key)} in data_paths={config.data_paths} and "
-                             f"{getattr(test.metadata, key)} in data_paths_test={test_paths}; one model cannot do both")
+            raise ValueError(f"{key} is {getattr(train.metadata, key)} in "
+                             f"data_paths={config.data_paths} and {getattr(test.metadata, key)} in "
+                             f"data_paths_test={test_paths}; one model cannot do both")
     if not config.skip_sanity_checks:
         for split, data in (("train", train), ("test", test)):
             check_batch(f"first {split} batch of {data.config.folders}", data.first_batch(),
                         data.metadata.batch_fields())
     if not train.steps_in(config.epochs):
-        raise ValueError(f"the whole run is shorter than one batch: {config.epochs} epochs of "
-                         f"{train.stream.examples_per_epoch:g} examples, and "
-                         f"global_batch_size={config.global_batch_size}; use more epochs or a smaller batch")
+        raise ValueError(f"the whole run is shorter than one batch: {config.epochs} "
+                         f"epochs of {train.stream.examples_per_epoch:g} examples, and "
+                         f"global_batch_size={config.global_batch_size}; use more "
+                         "epochs or a smaller batch")
     return train, test

@@ -80,8 +80,9 @@ class RunParts:
                             sorted(evaluated), self.limit, config.lr_warmup_steps):
             log.say(line)
         if state.ema is not None:
-            log.say(f"evaluations score averaged weights, which follow the trained ones some "
-                    f"{1 / (1 - config.ema_rate):,.0f} steps behind; evaluate.py use_ema=false scores the trained ones")
+            log.say("evaluations score averaged weights, which follow the trained ones some "
+                    f"{1 / (1 - config.ema_rate):,.0f} steps behind; evaluate.py use_ema=false "
+                    "scores the trained ones")
         of_rows = row_notices(state.data, self.test_data) if embedding is not None else []
         for notice in [*of_rows, *config.notices()]:
             log.say(f"notice: {notice}")
@@ -95,8 +96,10 @@ class RunParts:
         """The writer of checkpoints. In a resumed run it knows the best value so far."""
         best = None
         if resumed and resumed.same_monitor and self.world.is_main:
-            best = restored_best(self.directory, self.config.checkpoint.monitor, resumed.payload["best_val_metric"])
-        return Checkpoints(self.directory, self.config.checkpoint, self.world.is_main, log.say, best)
+            best = restored_best(self.directory, self.config.checkpoint.monitor,
+                                 resumed.payload["best_val_metric"])
+        return Checkpoints(self.directory, self.config.checkpoint, self.world.is_main,
+                           log.say, best)
 
 
 def name_run(config: PretrainConfig) -> Path:
@@ -118,7 +121,8 @@ def evaluation_steps(config: PretrainConfig, data: PuzzleDataset) -> set[int]:
     return {0, *ends[config.min_eval_interval:], data.steps_in(config.epochs)}
 
 
-def build_head(config: PretrainConfig, data: PuzzleDataset, world: World, fresh: bool = True) -> nn.Module:
+def build_head(config: PretrainConfig, data: PuzzleDataset, world: World,
+               fresh: bool = True) -> nn.Module:
     """The loss head with its model. A `fresh` run, which is not resumed, loads the weights of `load_checkpoint`."""
     torch.manual_seed(config.seed)  # the same initial weights on every rank
     head = config.arch.build_head(data.metadata, data.local_batch_size, world)

@@ -109,7 +109,8 @@ class ArchConfig(NamedConfig):
         return self.loss.load("losses", ("Config", "initial_carry"))
 
     @classmethod
-    def of_file(cls, settings: object, file: Path, imports: Container[str] | None = ()) -> "ArchConfig":
+    def of_file(cls, settings: object, file: Path,
+                imports: Container[str] | None = ()) -> "ArchConfig":
         """The architecture in the config of a file. `imports`: as in `Origin`.
 
         Raises ValueError for wrong settings, and for a class that may not be imported.
@@ -130,7 +131,8 @@ class ArchConfig(NamedConfig):
         options = dict(options)
         loss = options.pop("loss", {})
         if not isinstance(loss, dict):
-            raise ValueError(f"arch.loss={loss!r} maps no options to values; set one option, as in arch.loss.name=…")
+            raise ValueError(f"arch.loss={loss!r} maps no options to values; set one option, "
+                             "as in arch.loss.name=…")
         trusted = {named.name for named in (self, self.loss) if named._anywhere} | {
             given["name"] for given in (options, loss) if "name" in given}
         merged = self.model_dump() | options | {"loss": self.loss.model_dump() | loss}
@@ -141,21 +143,24 @@ class ArchConfig(NamedConfig):
 
     def check(self) -> None:
         """Check the options of the model and of the loss head. Raises ValueError that names each wrong key."""
-        keys = [f"arch.{key}" for key in self.model_class.Config.model_fields if key not in DERIVED_KEYS]
+        keys = [f"arch.{key}"
+                for key in self.model_class.Config.model_fields if key not in DERIVED_KEYS]
         for key, source in DERIVED_KEYS.items():
             if key in self.options:
                 raise ValueError(f"arch.{key} follows from {source} and cannot be set; remove it")
         _validate(self.model_class.Config, self.options, keys, prefix="arch.")
         _validate(self.head_class.Config, self.loss.options,
-                  [f"arch.loss.{key}" for key in self.head_class.Config.model_fields], prefix="arch.loss.")
+                  [f"arch.loss.{key}" for key in self.head_class.Config.model_fields],
+                  prefix="arch.loss.")
 
     def check_cycles(self, cycles: dict[str, int]) -> None:
         """Raise ValueError if the model cannot run with this number of cycles, or would ignore it."""
-        without_effect = [key for key in cycles if key in getattr(self.model_class, "UNUSED_KEYS", ())
+        without_effect = [key for key in cycles if key in getattr(self.model_class,
+                                                                  "UNUSED_KEYS", ())
                           or key not in self.model_class.Config.model_fields]
         if without_effect:
-            raise ValueError(f"depth_curriculum: {', '.join(without_effect)} has no effect with arch.name={self.name}; "
-                             "use depth_curriculum=[]")
+            raise ValueError(f"depth_curriculum: {', '.join(without_effect)} has no effect with "
+                             f"arch.name={self.name}; use depth_curriculum=[]")
         _validate(self.model_class.Config, self.options | cycles, [], prefix="depth_curriculum.")
 
     def notices(self) -> list[str]:
@@ -170,12 +175,15 @@ class ArchConfig(NamedConfig):
         """Raise ValueError where the model or the loss head is not for such data."""
         task = getattr(self.head_class, "TASK", data.task_type)
         if task != data.task_type:
-            head = {"regression": "losses@ACTRegressionLossHead", "classification": "losses@ACTLossHead"}
-            raise ValueError(f"data_paths hold {data.KIND}, and arch.loss.name={self.loss.name} is for {task}; set "
-                             f"arch.loss.name={head[data.task_type]}, or data_paths to data for {task}")
+            head = {"regression": "losses@ACTRegressionLossHead",
+                    "classification": "losses@ACTLossHead"}
+            raise ValueError(f"data_paths hold {data.KIND}, and arch.loss.name={self.loss.name} is "
+                             f"for {task}; set arch.loss.name={head[data.task_type]}, or "
+                             f"data_paths to data for {task}")
         if isinstance(data, EpisodeMetadata) and not data.flat and not self.options.get("causal"):
-            raise ValueError(f"episode_window={data.seq_len}: without arch.causal=true each prediction sees the latent "
-                             "that it predicts; set it, or episode_window=1")
+            raise ValueError(f"episode_window={data.seq_len}: without arch.causal=true "
+                             "each prediction sees the latent that it predicts; set "
+                             "it, or episode_window=1")
 
     def build_head(self, data: SplitMetadata, batch_size: int, world: World) -> LossHead:
         """Build the model and its loss head, on the device. It draws initial weights, so set the random seed before."""
@@ -214,7 +222,8 @@ class SharedConfig(BaseModel):
 
     @property
     def named_evaluators(self) -> list[dict] | None:
-        return None if self.evaluators is None else [evaluator.model_dump() for evaluator in self.evaluators]
+        return None if self.evaluators is None else [evaluator.model_dump()
+                                                     for evaluator in self.evaluators]
 
     @classmethod
     def of(cls, **settings: object) -> Self:
@@ -222,14 +231,16 @@ class SharedConfig(BaseModel):
         return cls.parse(*composed_from(cls.YAML, settings))
 
     @classmethod
-    def parse(cls, cfg: DictConfig, overrides: Sequence[str] = (), imports: Container[str] | None = None):
+    def parse(cls, cfg: DictConfig, overrides: Sequence[str] = (),
+              imports: Container[str] | None = None):
         """The typed config of `cfg`, which Hydra composed from a command line with these overrides.
 
         `imports`: see `Origin`. Raises ValueError that names every wrong or missing key.
         """
         missing = sorted(OmegaConf.missing_keys(cfg))
         if missing:
-            raise ValueError(f"{', '.join(missing)} must be set; add {'=… '.join(missing)}=… to the command line")
+            raise ValueError(f"{', '.join(missing)} must be set; add "
+                             f"{'=… '.join(missing)}=… to the command line")
         return _validate(cls, OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True), flat_keys(cfg),
                          origin=Origin(frozenset(override.key_or_group for override in
                                                  OverridesParser.create().parse_overrides(list(overrides))), imports))
@@ -279,22 +290,25 @@ class PretrainConfig(SharedConfig, TrainConfig, LogConfig):
     def _check(self):
         self.arch.check()
         if self.arch.options.get("forward_dtype") == "float16":
-            raise ValueError("arch.forward_dtype=float16 cannot train: gradients below 6e-8 become 0; use bfloat16, "
-                             "which has the range of float32 in as much memory, or float32")
+            raise ValueError("arch.forward_dtype=float16 cannot train: gradients below 6e-8 "
+                             "become 0; use bfloat16, which has the range of float32 in as "
+                             "much memory, or float32")
         check_order(self.depth_curriculum)
         for stage in self.depth_curriculum:
             self.arch.check_cycles(stage.cycles)
         if self.checkpoint_path is not None:
             if self.checkpoint.path not in (None, self.checkpoint_path):  # a saved config has both
-                raise ValueError("checkpoint_path is the published name of checkpoint.path; set one of them")
+                raise ValueError("checkpoint_path is the published name of "
+                                 "checkpoint.path; set one of them")
             self.checkpoint.path = self.checkpoint_path
         if self.early_stop_patience and not (self.checkpoint.monitor and self.checkpoint.enabled
                                              and self.checkpoint_every_eval):
-            raise ValueError(f"early_stop_patience={self.early_stop_patience} keeps the best checkpoint: it needs a "
-                             "checkpoint.monitor, checkpoint.enabled=True and checkpoint_every_eval=True")
+            raise ValueError(f"early_stop_patience={self.early_stop_patience} keeps the best "
+                             "checkpoint: it needs a checkpoint.monitor, checkpoint.enabled=True "
+                             "and checkpoint_every_eval=True")
         if self.freeze_weights and not self.arch.options.get("puzzle_emb_ndim"):
-            raise ValueError("freeze_weights=True trains the puzzle embeddings alone, and arch.puzzle_emb_ndim=0 "
-                             "has none")
+            raise ValueError("freeze_weights=True trains the puzzle embeddings alone, and "
+                             "arch.puzzle_emb_ndim=0 has none")
         return self
 
     @property
@@ -317,13 +331,15 @@ class PretrainConfig(SharedConfig, TrainConfig, LogConfig):
 
     @property
     def class_names(self) -> list[str]:
-        return [self.arch.name, self.arch.loss.name, *(evaluator.name for evaluator in self.evaluators or ())]
+        return [self.arch.name, self.arch.loss.name,
+                *(evaluator.name for evaluator in self.evaluators or ())]
 
     @property
     def own_classes(self) -> list[str]:
         """The names of classes that come from outside this project's packages."""
         found = [(self.arch.model_class, "models"), (self.arch.head_class, "losses"),
-                 *((each.load("evaluators", EVALUATOR_PARTS), "evaluators") for each in self.evaluators or ())]
+                 *((each.load("evaluators", EVALUATOR_PARTS), "evaluators")
+                   for each in self.evaluators or ())]
         return [name for name, where in zip(self.class_names, found) if not is_of(*where)]
 
     def notices(self) -> list[str]:
@@ -373,7 +389,8 @@ class EvaluateConfig(SharedConfig):
         if (self.export == "hub") != (self.hub_repo is not None):
             raise ValueError("export=hub and hub_repo=owner/name go together; set both or neither")
         if self.halt_max_steps and self.arch.get("halt_max_steps", self.halt_max_steps) != self.halt_max_steps:
-            raise ValueError(f"halt_max_steps={self.halt_max_steps} is the short name of arch.halt_max_steps, which is "
+            raise ValueError(f"halt_max_steps={self.halt_max_steps} is the short name of "
+                             "arch.halt_max_steps, which is "
                              f"{self.arch['halt_max_steps']}; set one of them")
         return self
 
@@ -407,7 +424,8 @@ class EvaluateConfig(SharedConfig):
         return here | short | {f"arch.{key}": value for key, value in (options | loss).items()}
 
 
-def _validate(model: type[M], values: object, keys: list[str], prefix: str = "", origin: Origin = Origin()) -> M:
+def _validate(model: type[M], values: object, keys: list[str], prefix: str = "",
+              origin: Origin = Origin()) -> M:
     try:
         return model.model_validate(values, context=origin)
     except ValidationError as error:

@@ -20,7 +20,8 @@ VOCAB_SIZE = FIRST_COLOUR + COLOURS
 SEPARATOR = "|||"
 
 
-def augmentation_names(task: str, transforms: np.ndarray | list[int], permutations: np.ndarray) -> list[str]:
+def augmentation_names(task: str, transforms: np.ndarray | list[int],
+                       permutations: np.ndarray) -> list[str]:
     """The names of B augmented puzzles of a task. `permutations` (B, 10): the new colour of each colour."""
     digits = (np.asarray(permutations, np.uint8) + ord("0")).view(f"S{COLOURS}").astype(str).ravel()
     return [f"{task}{SEPARATOR}t{transform}{SEPARATOR}{permutation}" for transform, permutation in
@@ -43,8 +44,8 @@ def parse_augmentation(name: str) -> tuple[str, int, np.ndarray]:
         return name, 0, np.arange(COLOURS, dtype=np.uint8)
     match = re.fullmatch(r"t([0-7])\|\|\|([0-9]{10})", augmentation)
     if not match or len(set(match[2])) < COLOURS:
-        raise ValueError(f"{name!r} names no puzzle; expected a task id, or <task>|||t<0 to 7>|||<the digits 0 to 9 in "
-                         "any order>")
+        raise ValueError(f"{name!r} names no puzzle; expected a task id, or <task>|||t<0 to "
+                         "7>|||<the digits 0 to 9 in any order>")
     return task, int(match[1]), np.array(list(match[2]), np.uint8)
 
 
@@ -64,7 +65,8 @@ def encode_grid(grid: np.ndarray, top: int = 0, left: int = 0) -> np.ndarray:
     return encode_recoloured(grid, np.arange(COLOURS)[None], np.array([top]), np.array([left]))[0].ravel()
 
 
-def encode_recoloured(grid: np.ndarray, permutations: np.ndarray, tops: np.ndarray, lefts: np.ndarray) -> np.ndarray:
+def encode_recoloured(grid: np.ndarray, permutations: np.ndarray, tops: np.ndarray,
+                      lefts: np.ndarray) -> np.ndarray:
     """Tokens (B, 30, 30) uint8 of one grid (h, w) of colours, with B recolourings and places.
 
     `permutations` (B, 10): the new colour of each colour. `tops` and `lefts` (B,): row and column of the first cell,
@@ -77,7 +79,8 @@ def encode_recoloured(grid: np.ndarray, permutations: np.ndarray, tops: np.ndarr
     tokens[:, FIRST_COLOUR:] = permutations
     tokens[:, FIRST_COLOUR:] += FIRST_COLOUR
     squares = np.zeros((len(permutations), SIDE + 1, SIDE + 1), np.uint8)  # one larger, for end marks outside
-    places = np.lib.stride_tricks.sliding_window_view(squares, framed.shape, axis=(1, 2), writeable=True)
+    places = np.lib.stride_tricks.sliding_window_view(squares, framed.shape, axis=(1, 2),
+                                                      writeable=True)
     places[np.arange(len(permutations)), tops, lefts] = tokens[:, framed]
     return squares[:, :SIDE, :SIDE]
 

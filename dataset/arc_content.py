@@ -48,7 +48,8 @@ def _join(grids: np.ndarray) -> np.ndarray:
     return mix_bits(mix_bits(grids[:, 0]) * ODD + mix_bits(grids[:, 1])).sum(axis=0)
 
 
-def augmented_keys(sums: np.ndarray, transforms: np.ndarray, permutations: np.ndarray) -> np.ndarray:
+def augmented_keys(sums: np.ndarray, transforms: np.ndarray,
+                   permutations: np.ndarray) -> np.ndarray:
     """(N,) keys of the augmentations, by transforms (N,) and permutations (N, 10), of a task with these colour sums.
 
     Keys are equal where the augmented pairs are.
@@ -62,7 +63,8 @@ def canonical_key(task: Task, inputs_only: bool = False) -> int:
     A colour is known by the places it takes in all pairs; with factors made from these, a task's keys under the 8
     transforms do not depend on the names of its colours, nor the smallest of them on how it lies.
     """
-    sums = colour_sums([(question, NO_ANSWER if inputs_only else answer) for question, answer in task.all_pairs()])
+    sums = colour_sums([(question, NO_ANSWER if inputs_only else answer)
+                        for question, answer in task.all_pairs()])
     return int(content_keys(sums, mix_bits(_join(sums))).min())
 
 
@@ -73,7 +75,8 @@ def find_leaks(tasks: list[Task]) -> list[tuple[Task, Task]]:
     """
     by_id = {task.id: task for task in tasks if task.for_testing}
     by_content = {canonical_key(task): task for task in by_id.values()}
-    by_inputs = {canonical_key(task, inputs_only=True): task for task in by_id.values() if task.unanswered}
+    by_inputs = {canonical_key(task, inputs_only=True): task
+                 for task in by_id.values() if task.unanswered}
     found = ((task, by_id.get(task.id) or by_content.get(canonical_key(task))
               or (by_inputs and by_inputs.get(canonical_key(task, inputs_only=True))))
              for task in tasks if not task.for_testing)

@@ -55,11 +55,12 @@ def source_files(prefix: str, subset: str) -> list[Path]:
     """The files of a subset, in either layout. ValueError: the subset is missing, or is there in both layouts."""
     combined, by_task = _combined_files(prefix, subset), _task_files(prefix, subset)
     if combined and by_task:
-        raise ValueError(f"the subset {subset} is there twice, as {combined[0]} and as the folder {by_task[0].parent}; "
-                         "move one of them away")
+        raise ValueError(f"the subset {subset} is there twice, as {combined[0]} and as the folder "
+                         f"{by_task[0].parent}; move one of them away")
     if not combined and not by_task:
-        raise ValueError(f"{_challenges(prefix, subset)} does not exist, nor is there a folder {Path(prefix, subset)} "
-                         f"with a file a task; subsets with this --input-file-prefix: "
+        raise ValueError(f"{_challenges(prefix, subset)} does not exist, nor is there a folder "
+                         f"{Path(prefix, subset)} with a file a task; subsets with this "
+                         "--input-file-prefix: "
                          f"{', '.join(_known_subsets(Path(prefix))) or 'none'}")
     return combined or by_task
 
@@ -81,7 +82,8 @@ def _task_files(prefix: str, subset: str) -> list[Path]:
 
 def _known_subsets(prefix: Path) -> list[str]:
     start, end = f"{prefix.name}_", "_challenges.json"
-    combined = (file.name.removeprefix(start).removesuffix(end) for file in prefix.parent.glob(f"{start}*{end}"))
+    combined = (file.name.removeprefix(start).removesuffix(end)
+                for file in prefix.parent.glob(f"{start}*{end}"))
     folders = {file.parent for pattern in ("*.json", "*/*.json") for file in prefix.glob(pattern)}
     return sorted({*combined, *(folder.name for folder in folders)})
 
@@ -102,13 +104,15 @@ def read_tasks(prefix: str, subset: str, for_testing: bool) -> list[Task]:
     first = source_files(prefix, subset)[0]
     source = first if first == _challenges(prefix, subset) else first.parent
     if not tasks:
-        raise ValueError(f"{source} holds no tasks; get the file again, or leave {subset} out of --subsets")
+        raise ValueError(f"{source} holds no tasks; get the file again, or leave "
+                         f"{subset} out of --subsets")
     if lists and for_testing:
         print(f"notice: {lists} tasks of {source} are lists of pairs that do not say what is tested; the last pair of "
               "each is, and the others are its demonstrations", file=sys.stderr)
     if unanswered:
         fate = "predicted and not scored" if for_testing else "left out of training"
-        print(f"warning: {unanswered} test inputs of {source} have no answer beside them; they are {fate}",
+        print(f"warning: {unanswered} test inputs of {source} have no answer beside "
+              f"them; they are {fate}",
               file=sys.stderr)
     return tasks
 
@@ -138,7 +142,8 @@ def _puzzles(prefix: str, subset: str) -> Iterator[tuple[str, object, object, st
 def _read_object(path: Path) -> dict:
     content = read_json(path)
     if not isinstance(content, dict):
-        raise ValueError(f"{path} does not map task ids to tasks; it must be in the combined layout")
+        raise ValueError(f"{path} does not map task ids to tasks; it must be "
+                         "in the combined layout")
     return content
 
 
@@ -159,7 +164,8 @@ def _check_structure(puzzle, where: str) -> None:
 def _add_answers(tests: list[dict], answers, where: str) -> int:
     """Give each test input its output. Returns how many have none."""
     if not isinstance(answers, list) or len(answers) > len(tests):
-        raise ValueError(f"{where}: the solutions are no list for its {len(tests)} test inputs; correct either file")
+        raise ValueError(f"{where}: the solutions are no list for its {len(tests)} test "
+                         "inputs; correct either file")
     for pair, answer in zip(tests, answers):
         pair["output"] = answer
     return sum("output" not in pair for pair in tests)
@@ -170,7 +176,8 @@ def _checked_task(task: str, subset: str, puzzle: dict, for_testing: bool, where
     for kind in filter(KINDS.__contains__, puzzle):  # the file's order is the order of the examples
         for number, pair in enumerate(puzzle[kind], 1):
             grids = [NO_ANSWER if kind == "test" and side not in pair and side == "output" else
-                     checked_grid(pair.get(side), f"{where}, {kind} {side} {number}") for side in ("input", "output")]
+                     checked_grid(pair.get(side), f"{where}, {kind} {side} {number}")
+                     for side in ("input", "output")]
             if for_testing or grids[1].size:
                 pairs[kind if for_testing else "train"].append(tuple(grids))
     for split, listed in pairs.items():
@@ -181,13 +188,17 @@ def _checked_task(task: str, subset: str, puzzle: dict, for_testing: bool, where
 
 def checked_grid(rows, where: str) -> np.ndarray:
     """(h, w) uint8 colours of a list of rows."""
-    if not rows or not isinstance(rows, list) or not all(row and isinstance(row, list) for row in rows):
+    if not rows or not isinstance(rows, list) or not all(row and isinstance(row, list)
+                                                         for row in rows):
         raise ValueError(f"{where}: the grid is missing, empty or no list of rows")
     if len({len(row) for row in rows}) > 1:
         raise ValueError(f"{where}: the grid's rows differ in length")
     if max(len(rows), len(rows[0])) > SIDE:
-        raise ValueError(f"{where}: the grid has {len(rows)} × {len(rows[0])} cells; at most {SIDE} × {SIDE} fit")
-    wrong = [cell for row in rows for cell in row if type(cell) is not int or cell not in range(COLOURS)]
+        raise ValueError(f"{where}: the grid has {len(rows)} × {len(rows[0])} cells; at "
+                         f"most {SIDE} × {SIDE} fit")
+    wrong = [cell for row in rows
+             for cell in row if type(cell) is not int or cell not in range(COLOURS)]
     if wrong:
-        raise ValueError(f"{where}: the grid holds {wrong[0]!r}; colours are the numbers 0 to {COLOURS - 1}")
+        raise ValueError(f"{where}: the grid holds {wrong[0]!r}; colours are the "
+                         f"numbers 0 to {COLOURS - 1}")
     return np.array(rows, np.uint8)

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 LOCAL_HEADER = 30  # bytes of a zip member's own header, before its name and extra field
-UNREADABLE = (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError, MemoryError)
+UNREADABLE = (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error, KeyError,
+              NotImplementedError, MemoryError)
 MEMORY_BYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
@@ -78,7 +79,8 @@ def open_npz(file: Path, key: str) -> NpzArray:
     """The array called `key`, or the only one, if it has no name of its own (`np.savez(file, array)`)."""
     try:
         with zipfile.ZipFile(file) as archive:
-            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+            members = {member.filename.removesuffix(".npy"): member
+                       for member in archive.infolist()}
             name = _member_name(members, file, key)
             member = members.pop(name)
             with archive.open(member) as stream:
@@ -97,10 +99,12 @@ def open_npz(file: Path, key: str) -> NpzArray:
     names = int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
     in_place = member.compress_type == zipfile.ZIP_STORED and not fortran_order
     if not in_place and member.file_size > MEMORY_BYTES:  # a few MB of zeros unpack to GB
-        raise ValueError(f"{file}: {member.filename} unpacks to {member.file_size / 1e9:.3g} GB, and this machine has "
-                         f"{MEMORY_BYTES / 1e9:.3g} GB of memory; save it uncompressed, with np.savez")
+        raise ValueError(f"{file}: {member.filename} unpacks to {member.file_size / 1e9:.3g} GB, "
+                         f"and this machine has {MEMORY_BYTES / 1e9:.3g} GB of memory; save it "
+                         "uncompressed, with np.savez")
     return NpzArray(file, member.filename, shape, dtype,
-                    member.header_offset + LOCAL_HEADER + names + header if in_place else None, tuple(members))
+                    member.header_offset + LOCAL_HEADER + names + header if in_place else None,
+                    tuple(members))
 
 
 def _member_name(members: Collection[str], file: Path, key: str) -> str:
@@ -108,5 +112,5 @@ def _member_name(members: Collection[str], file: Path, key: str) -> str:
         return key
     if list(members) == ["arr_0"]:
         return "arr_0"
-    raise ValueError(f"{file} holds {', '.join(members) or 'no array'}, and none is called {key}; name the one that is "
-                     f"meant: np.savez(…, {key}=…)")
+    raise ValueError(f"{file} holds {', '.join(members) or 'no array'}, and none is called {key}; "
+                     f"name the one that is meant: np.savez(…, {key}=…)")

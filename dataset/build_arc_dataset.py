@@ -66,7 +66,8 @@ class Group:
         return len(self.transforms)
 
     def names(self) -> list[str]:
-        return [self.task.id, *augmentation_names(self.task.id, self.transforms[1:], self.permutations[1:])]
+        return [self.task.id,
+                *augmentation_names(self.task.id, self.transforms[1:], self.permutations[1:])]
 
 
 def task_rng(task: Task, seed: int, stage: int) -> np.random.Generator:
@@ -141,7 +142,8 @@ def workers(count: int) -> Iterator[Callable]:
         yield map
         return
     # they ignore an interrupt from the keyboard, which reaches them too: this process ends them after their task
-    pool = ProcessPoolExecutor(count, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
+    pool = ProcessPoolExecutor(count, initializer=signal.signal,
+                               initargs=(signal.SIGINT, signal.SIG_IGN))
     try:
         yield pool.map
     finally:
@@ -153,12 +155,15 @@ def read_sources(args: argparse.Namespace) -> list[Task]:
     test_sets = [name for name in (args.test_set_name, args.test_set_name2) if name is not None]
     for name in test_sets:
         if name not in args.subsets:
-            raise ValueError(f"the test set {name} is not among --subsets {' '.join(args.subsets)}; add or correct it")
+            raise ValueError(f"the test set {name} is not among --subsets "
+                             f"{' '.join(args.subsets)}; add or correct it")
     by_fraction = args.test_fraction is not None
     if by_fraction and test_sets:
-        raise ValueError("--test-fraction draws the test set, and --test-set-name2 names one; use either")
+        raise ValueError("--test-fraction draws the test set, and "
+                         "--test-set-name2 names one; use either")
     tasks = [task for subset in dict.fromkeys(args.subsets)
-             for task in read_tasks(args.input_file_prefix, subset, by_fraction or subset in test_sets)]
+             for task in read_tasks(args.input_file_prefix, subset,
+                                    by_fraction or subset in test_sets)]
     if args.tasks:
         tasks = chosen(tasks, args.tasks)
     if by_fraction:
@@ -167,8 +172,9 @@ def read_sources(args: argparse.Namespace) -> list[Task]:
     for task in (task for task in tasks if task.for_testing):
         twin = tested.setdefault(task.id, task)
         if twin is not task and _as_sorted(twin) != _as_sorted(task):
-            raise ValueError(f"task {task.id} is in {twin.subset} and, with other pairs, in {task.subset}; answers to "
-                             "them could not be told apart, so build two data sets")
+            raise ValueError(f"task {task.id} is in {twin.subset} and, with other pairs, "
+                             f"in {task.subset}; answers to them could not be told apart, "
+                             "so build two data sets")
     return tasks
 
 
@@ -192,10 +198,12 @@ def chosen(tasks: list[Task], ids: list[str]) -> list[Task]:
     """The tasks with these ids. Raises ValueError for an unknown id, and if no task is for testing."""
     unknown = sorted(set(ids) - {task.id for task in tasks})
     if unknown:
-        raise ValueError(f"--tasks: {', '.join(unknown)} is in none of the --subsets; correct or remove it")
+        raise ValueError(f"--tasks: {', '.join(unknown)} is in none of the "
+                         "--subsets; correct or remove it")
     tasks = [task for task in tasks if task.id in ids]
     if not any(task.for_testing for task in tasks):
-        raise ValueError("--tasks names no task of the test set; add one, or give --test-set-name their subset")
+        raise ValueError("--tasks names no task of the test set; add one, or give "
+                         "--test-set-name their subset")
     return tasks
 
 
@@ -210,8 +218,8 @@ def without_leaks(tasks: list[Task], on_leak: str) -> list[Task]:
     named = ", ".join(task.id if task.id == twin.id else f"{task.id} (in the test set: {twin.id})"
                       for task, twin in leaks)
     training = sum(not task.for_testing for task in tasks)
-    message = (f"{len(leaks)} of {training} training tasks stand in the test set as well, by id or by content up to "
-               f"symmetry and colours: {named}")
+    message = (f"{len(leaks)} of {training} training tasks stand in the test set as well, by id or "
+               f"by content up to symmetry and colours: {named}")
     if on_leak == "error":
         raise ValueError(f"{message}; pass --on-leak drop to leave them out of training")
     advice = "left out of training" if on_leak == "drop" else "scores will partly measure memory; --on-leak drop helps"
@@ -242,7 +250,8 @@ def number_puzzles(groups: list[Group], first: int) -> tuple[list[str], list[np.
     return list(numbers), identifiers
 
 
-def split_indices(groups: list[Group], identifiers: list[np.ndarray], split: str) -> dict[str, np.ndarray]:
+def split_indices(groups: list[Group], identifiers: list[np.ndarray],
+                  split: str) -> dict[str, np.ndarray]:
     """The arrays of a split except inputs and labels: `puzzle_identifiers` and the two arrays of indices."""
     mine = [i for i, group in enumerate(groups) if split in group.task.pairs]
     puzzles = [groups[i].puzzles for i in mine]
@@ -256,7 +265,8 @@ def write_dataset(folder: Path, groups: list[Group], args: argparse.Namespace, m
                   ) -> dict[str, dict[str, int]]:
     """Write all files but source.json. Returns the counts of groups, puzzles and examples of each split."""
     first_rows, rows = lay_out(groups)
-    fields = {split: {field: open_field(folder / split, field, (count, SEQ_LEN)) for field in TOKEN_FIELDS}
+    fields = {split: {field: open_field(folder / split, field, (count, SEQ_LEN))
+                      for field in TOKEN_FIELDS}
               for split, count in rows.items()}
     written = map_tasks(partial(write_group, folder, args.seed), zip(groups, first_rows))
     for _ in tqdm(written, "writing", total=len(groups), unit="task", disable=None):
@@ -267,7 +277,8 @@ def write_dataset(folder: Path, groups: list[Group], args: argparse.Namespace, m
     for split, arrays in fields.items():
         arrays |= split_indices(groups, identifiers, split)
         metadata = write_split(folder / split, arrays, VOCAB_SIZE, len(names), kind="arc")
-        counts[split] = {"groups": metadata.total_groups, "puzzles": metadata.total_puzzles, "examples": rows[split]}
+        counts[split] = {"groups": metadata.total_groups, "puzzles": metadata.total_puzzles,
+                         "examples": rows[split]}
     write_json(folder / "identifiers.json", names, indent=None)
     write_json(folder / "test_puzzles.json",
                {group.task.id: group.task.puzzle for group in groups if group.task.for_testing}, indent=None)
@@ -276,12 +287,14 @@ def write_dataset(folder: Path, groups: list[Group], args: argparse.Namespace, m
 
 def build(args: argparse.Namespace) -> None:
     tasks = without_leaks(read_sources(args), args.on_leak)
-    files = [file for subset in args.subsets for file in source_files(args.input_file_prefix, subset)]
+    files = [file for subset in args.subsets
+             for file in source_files(args.input_file_prefix, subset)]
     examples = sum(len(task.all_pairs()) for task in tasks)
     needed = (1 + args.num_aug) * (2 * SEQ_LEN * examples + 50 * len(tasks))  # 50: identifier, indices and name
     with building("build_arc_dataset", args, files, needed) as (folder, counts), workers(args.num_workers) as map_tasks:
         draw = partial(draw_group, num_aug=args.num_aug, seed=args.seed)
-        groups = list(tqdm(map_tasks(draw, tasks), "drawing", total=len(tasks), unit="task", disable=None))
+        groups = list(tqdm(map_tasks(draw, tasks), "drawing", total=len(tasks), unit="task",
+                           disable=None))
         report_short(groups, args.num_aug)
         counts.update(write_dataset(folder, groups, args, map_tasks))
 
@@ -290,28 +303,34 @@ def report_short(groups: list[Group], num_aug: int) -> None:
     short = [group for group in groups if group.puzzles < 1 + num_aug]
     if short:
         fewest = min(short, key=lambda group: group.puzzles)
-        print(f"{len(short)} tasks have fewer than {num_aug} augmentations that differ, of {TRIALS * num_aug} drawn; "
-              f"{fewest.task.id} has {fewest.puzzles - 1}")
+        print(f"{len(short)} tasks have fewer than {num_aug} augmentations that differ, of "
+              f"{TRIALS * num_aug} drawn; {fewest.task.id} has {fewest.puzzles - 1}")
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(__doc__)
-    parser.add_argument("--input-file-prefix", required=True, help="files are <prefix>_<subset>_challenges.json "
-                        "and <prefix>_<subset>_solutions.json, or one a task, <prefix>/<subset>/<task>.json")
+    parser.add_argument("--input-file-prefix", required=True, help="files are "
+                        "<prefix>_<subset>_challenges.json and <prefix>_<subset>_solutions.json, "
+                        "or one a task, <prefix>/<subset>/<task>.json")
     parser.add_argument("--output-dir", required=True, help="folder to make")
     parser.add_argument("--subsets", nargs="+", required=True, help="names of the subsets to use")
     tested = parser.add_mutually_exclusive_group(required=True)
     tested.add_argument("--test-set-name", help="the subset whose tests go to the test split")
     add_test_fraction(tested, "the subsets", "--test-set-name")
     parser.add_argument("--test-set-name2", help="another such subset")
-    parser.add_argument("--tasks", nargs="+", help="ids of the tasks to use, of these subsets (default: all)")
-    parser.add_argument("--num-aug", type=at_least(0), default=1000, help="augmentations of a task (default: 1000)")
+    parser.add_argument("--tasks", nargs="+", help="ids of the tasks to use, of these "
+                                                   "subsets (default: all)")
+    parser.add_argument("--num-aug", type=at_least(0), default=1000,
+                        help="augmentations of a task (default: 1000)")
     parser.add_argument("--puzzle-identifiers-start", type=at_least(1), default=1,
-                        help="identifier of the first puzzle; the ones below are blank (default: 1)")
+                        help="identifier of the first puzzle; the ones below "
+                             "are blank (default: 1)")
     parser.add_argument("--num-workers", type=at_least(1), default=os.cpu_count(),
-                        help="processes; the result does not depend on it (default: one a processor)")
-    parser.add_argument("--on-leak", choices=("warn", "drop", "error"), default="warn", help="what to do where a "
-                        "training task stands in the test set as well: warn (default), drop it from training, or stop")
+                        help="processes; the result does not depend on it "
+                             "(default: one a processor)")
+    parser.add_argument("--on-leak", choices=("warn", "drop", "error"), default="warn", help="what "
+                        "to do where a training task stands in the test set as well: warn "
+                        "(default), drop it from training, or stop")
     build(parser.parse_args(argv))
 
 

@@ -36,8 +36,8 @@ def maze_side(rows: SourceRows) -> int:
     length = rows.question.shape[1]
     side = math.isqrt(length)
     if side * side != length:
-        raise ValueError(f"{rows.path}, line {rows.lines[0]}: the maze has {length} characters, not a square number; "
-                         "write it row by row, blanks at the ends included")
+        raise ValueError(f"{rows.path}, line {rows.lines[0]}: the maze has {length} characters, "
+                         "not a square number; write it row by row, blanks at the ends included")
     return side
 
 
@@ -47,14 +47,17 @@ def checked_mazes(rows: SourceRows) -> SourceRows:
     kind = Maze(side * side, VOCAB_SIZE)
     question, answer = kind.tokens_of(rows.question), kind.tokens_of(rows.answer)
     rows.require((question <= GOAL).all(axis=1), "the question may hold only '#', ' ', 'S', 'G'")
-    rows.require((answer != NO_TOKEN).all(axis=1), "the answer may hold only '#', ' ', 'S', 'G', 'o'")
+    rows.require((answer != NO_TOKEN).all(axis=1), "the answer may hold only "
+                                                   "'#', ' ', 'S', 'G', 'o'")
     for token, name in ((START, "S"), (GOAL, "G")):
-        rows.require((question == token).sum(axis=1) == 1, f"the question must hold exactly one {name}")
+        rows.require((question == token).sum(axis=1) == 1, "the question must hold "
+                                                           f"exactly one {name}")
     rows.require(((answer == question) | ((answer == PATH) & (question == FREE))).all(axis=1),
                  "the answer may differ from the question only by an 'o' on a blank cell")
     grids = answer.reshape(-1, side, side)
     paths = [are_paths(grids[start:start + CHUNK]) for start in range(0, len(grids), CHUNK)]
-    rows.require(np.concatenate(paths), "the cells marked 'o' are not one path from S to G; mark each step once")
+    rows.require(np.concatenate(paths), "the cells marked 'o' are not one path from S to "
+                                        "G; mark each step once")
     return replace(rows, question=question, answer=answer)
 
 
@@ -63,7 +66,8 @@ def tasks_of(mazes: SourceRows) -> np.ndarray:
     return variant_keys(mazes.question, dihedral_indices(maze_side(mazes)))
 
 
-def fill_split(mazes: SourceRows, views: np.ndarray, inputs: np.ndarray, labels: np.ndarray) -> None:
+def fill_split(mazes: SourceRows, views: np.ndarray, inputs: np.ndarray,
+               labels: np.ndarray) -> None:
     """Write the tokens of G mazes in all views into `inputs` and `labels`, each (G * copies, L).
 
     `views` (copies, L): an index permutation for each copy.
@@ -80,13 +84,15 @@ def build(args: argparse.Namespace) -> None:
     warn_of_overlap(train.question[:, views].reshape(-1, side * side), test.question, "mazes")
     splits = {"train": Split(len(train.lines), len(views), partial(fill_split, train, views)),
               "test": Split(len(test.lines), 1, partial(fill_split, test, views[:1]))}
-    write_dataset("build_maze_dataset", args, files, splits, "maze", seq_len=side * side, vocab_size=VOCAB_SIZE)
+    write_dataset("build_maze_dataset", args, files, splits, "maze", seq_len=side * side,
+                  vocab_size=VOCAB_SIZE)
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = builder_parser(__doc__, "data/maze-30x30-hard-1k", "sapientinc/maze-30x30-hard-1k")
     parser.add_argument("--aug", action=argparse.BooleanOptionalAction, default=True,
-                        help="train on all 8 rotations and reflections (default), or on the mazes as they are")
+                        help="train on all 8 rotations and reflections (default), or "
+                             "on the mazes as they are")
     build(parser.parse_args(argv))
 
 

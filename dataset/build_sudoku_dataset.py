@@ -46,9 +46,11 @@ def checked_puzzles(rows: SourceRows) -> SourceRows:
     question, answer = kind.tokens_of(rows.question), kind.tokens_of(rows.answer)
     rows.require((question != NO_TOKEN).all(axis=1),
                  f"the question may hold only 1 to {size}, and '.' or 0 for a blank")
-    rows.require(((answer != NO_TOKEN) & (answer != BLANK)).all(axis=1), f"the answer may hold only 1 to {size}")
+    rows.require(((answer != NO_TOKEN) & (answer != BLANK)).all(axis=1),
+                 f"the answer may hold only 1 to {size}")
     question, answer = question - BLANK, answer - BLANK
-    valid = [valid_grids(answer[start:start + CHUNK], kind.box) for start in range(0, len(answer), CHUNK)]
+    valid = [valid_grids(answer[start:start + CHUNK], kind.box)
+             for start in range(0, len(answer), CHUNK)]
     rows.require(np.concatenate(valid), "the answer repeats a digit in a row, column or box")
     rows.require(((question == 0) | (question == answer)).all(axis=1),
                  "the answer contradicts a digit of the question")
@@ -76,7 +78,8 @@ def tasks_of(puzzles: SourceRows) -> np.ndarray:
     return copies if size == 4 else joined(copies, row_keys(puzzles.answer))
 
 
-def fill_split(puzzles: SourceRows, num_aug: int, seed: int, inputs: np.ndarray, labels: np.ndarray) -> None:
+def fill_split(puzzles: SourceRows, num_aug: int, seed: int, inputs: np.ndarray,
+               labels: np.ndarray) -> None:
     """Write the tokens of G checked puzzles, each with its copies, into `inputs` and `labels`.
 
     Both are (G * (1 + num_aug), L).
@@ -99,18 +102,22 @@ def build(args: argparse.Namespace) -> None:
     train, test = rows["train"], rows["test"]
     size = sudoku_size(train)
     if args.num_aug and size == 4:
-        raise ValueError("--num-aug is not for 4×4: its 288 solution grids form only two symmetry orbits, so copies of "
-                         "training puzzles would show the test grids; leave it out")
+        raise ValueError("--num-aug is not for 4×4: its 288 solution grids form only two "
+                         "symmetry orbits, so copies of training puzzles would show the "
+                         "test grids; leave it out")
     warn_of_overlap(train.answer, test.answer, "solution grids")
     splits = {"train": Split(len(train.lines), 1 + args.num_aug, partial(fill_split, train, args.num_aug, args.seed)),
               "test": Split(len(test.lines), 1, partial(fill_split, test, 0, args.seed))}
-    write_dataset("build_sudoku_dataset", args, files, splits, "sudoku", seq_len=size * size, vocab_size=size + 2)
+    write_dataset("build_sudoku_dataset", args, files, splits, "sudoku", seq_len=size * size,
+                  vocab_size=size + 2)
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = builder_parser(__doc__, "data/sudoku-extreme-full", "sapientinc/sudoku-extreme")
-    parser.add_argument("--num-aug", type=at_least(0), default=0, help="symmetric copies of a puzzle (default: 0)")
-    parser.add_argument("--min-difficulty", type=float, help="leave out puzzles rated lower, in both splits")
+    parser.add_argument("--num-aug", type=at_least(0), default=0,
+                        help="symmetric copies of a puzzle (default: 0)")
+    parser.add_argument("--min-difficulty", type=float, help="leave out puzzles rated "
+                                                             "lower, in both splits")
     build(parser.parse_args(argv))
 
 

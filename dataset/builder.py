@@ -37,9 +37,12 @@ class Parser(argparse.ArgumentParser):
     """The options of every builder and generator. A wrong command line is a ValueError like any other fault."""
 
     def __init__(self, description: str):
-        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-        self.add_argument("--seed", type=at_least(0), default=0, help="of all that is drawn at random (default: 0)")
-        self.add_argument("--overwrite", action="store_true", help="replace the output folder if it exists")
+        super().__init__(description=description,
+                         formatter_class=argparse.RawDescriptionHelpFormatter)
+        self.add_argument("--seed", type=at_least(0), default=0,
+                          help="of all that is drawn at random (default: 0)")
+        self.add_argument("--overwrite", action="store_true",
+                          help="replace the output folder if it exists")
 
     def error(self, message: str):
         raise ValueError(f"{message}; see --help")
@@ -47,9 +50,9 @@ class Parser(argparse.ArgumentParser):
 
 def add_test_fraction(options: argparse._ActionsContainer, source: str, instead: str) -> None:
     """Add `--test-fraction`, of the tasks of a `source`. `instead`: what is done without it, for the help."""
-    options.add_argument("--test-fraction", type=fraction, metavar="F", help=f"this part of the tasks of {source}, "
-                         "drawn by --seed, is the test set; variants of one task stay together (default: "
-                         f"{instead})")
+    options.add_argument("--test-fraction", type=fraction, metavar="F", help="this part of the "
+                         f"tasks of {source}, drawn by --seed, is the test set; variants of one "
+                         f"task stay together (default: {instead})")
 
 
 def run(main: Callable[[], None]) -> int:

@@ -115,7 +115,8 @@ class PuzzleDatasetMetadata(SplitMetadata):
     def _names_are_those_of_the_tokens(self):
         names = self.token_names
         if names is not None and len(names) != self.vocab_size:
-            raise ValueError(f"token_names has {len(names)} names, and vocab_size is {self.vocab_size}; name every one")
+            raise ValueError(f"token_names has {len(names)} names, and vocab_size is "
+                             f"{self.vocab_size}; name every one")
         for name in names or ():
             if not name.isprintable():
                 raise ValueError(f"the token name {name!r} cannot be printed; choose another")
@@ -193,7 +194,8 @@ class EpisodeMetadata(RegressionMetadata):
 
 
 METADATA = {"classification": PuzzleDatasetMetadata, "regression": RegressionMetadata}  # by task_type
-DESCRIPTIONS = {cls.KIND: cls for cls in (PuzzleDatasetMetadata, RegressionMetadata, EpisodeMetadata)}
+DESCRIPTIONS = {cls.KIND: cls
+                for cls in (PuzzleDatasetMetadata, RegressionMetadata, EpisodeMetadata)}
 
 
 def metadata_of(facts: object) -> SplitMetadata:
@@ -236,8 +238,8 @@ def load_metadata(path: str | Path, split: str) -> SplitMetadata:
 def field_path(split_dir: Path, set_name: str, field: str) -> Path:
     """The file of a field. Raises ValueError for a set's name that would lead to another folder."""
     if not set_name or set_name != Path(set_name).name:
-        raise ValueError(f"{split_dir}: set_name={set_name!r} begins the names of files, so it cannot be empty or a "
-                         "path; rename the set (`sets` in dataset.json)")
+        raise ValueError(f"{split_dir}: set_name={set_name!r} begins the names of files, so it "
+                         "cannot be empty or a path; rename the set (`sets` in dataset.json)")
     return split_dir / f"{set_name}__{field}.npy"
 
 
@@ -245,18 +247,22 @@ def write_json(path: Path, value, indent: int | None = 1) -> None:
     path.write_text(json.dumps(value, indent=indent) + "\n")
 
 
-def open_field(split_dir: str | Path, field: str, shape: tuple[int, ...], set_name: str = "all") -> np.memmap:
+def open_field(split_dir: str | Path, field: str, shape: tuple[int, ...],
+               set_name: str = "all") -> np.memmap:
     """Make the file of a field as a uint8 array in it, to be filled and then passed to `write_split`.
 
     So arrays can be written that do not fit in memory.
     """
     Path(split_dir).mkdir(parents=True, exist_ok=True)
-    return np.lib.format.open_memmap(field_path(Path(split_dir), set_name, field), "w+", np.uint8, shape)
+    return np.lib.format.open_memmap(field_path(Path(split_dir), set_name, field), "w+",
+                                     np.uint8, shape)
 
 
-def write_split(split_dir: str | Path, arrays: Mapping[str, Any], vocab_size: int, num_puzzle_identifiers: int = 1,
+def write_split(split_dir: str | Path, arrays: Mapping[str, Any], vocab_size: int,
+                num_puzzle_identifiers: int = 1,
                 set_name: str = "all", ignore_label_id: int | None = 0, overwrite: bool = False,
-                kind: str | None = None, token_names: Sequence[str] | None = None) -> PuzzleDatasetMetadata:
+                kind: str | None = None,
+                token_names: Sequence[str] | None = None) -> PuzzleDatasetMetadata:
     """Write one split with one set, and return its metadata.
 
     `arrays` maps each of `FIELDS` to its array. `inputs` and `labels` are integers (N, L), or N rows of different
@@ -279,9 +285,11 @@ def write_split(split_dir: str | Path, arrays: Mapping[str, Any], vocab_size: in
     replaced = [file for file in (split_dir / "dataset.json", *(files[field] for field in FIELDS
                                                                 if field not in in_place)) if file.exists()]
     if replaced and not overwrite:
-        raise ValueError(f"{replaced[0]} exists already; remove it, pass overwrite=True, or choose another folder")
+        raise ValueError(f"{replaced[0]} exists already; remove it, pass overwrite=True, "
+                         "or choose another folder")
     arrays = {**arrays, **_of_one_length(split_dir, arrays, ignore_label_id, refuse)}
-    arrays = {field: array if field in in_place else np.asarray(array) for field, array in arrays.items()}
+    arrays = {field: array if field in in_place else np.asarray(array)
+              for field, array in arrays.items()}
     check_puzzles(arrays, len(arrays["inputs"]), num_puzzle_identifiers, refuse)
     for field in ("inputs", "labels"):
         _check_tokens(arrays[field], field in in_place, vocab_size, ignore_label_id if field == "labels" else None,
@@ -316,21 +324,23 @@ def _of_one_length(split_dir: Path, arrays: Mapping[str, Any], ignore_label_id: 
     lengths = {field: lengths_of_rows(arrays[field]) for field in ("inputs", "labels")}
     longest = max(set.union(*lengths.values()), default=0)
     made = {}
-    for field, fill, called in (("inputs", 0, "the pad token"), ("labels", ignore_label_id, "the ignored label")):
+    for field, fill, called in (("inputs", 0, "the pad token"),
+                                ("labels", ignore_label_id, "the ignored label")):
         made[field], found = arrays[field], lengths[field]
         is_short = bool(found) and found != {longest}
         if is_short:
             if fill is None:
-                refuse(field, f"rows have {said_range(found)} cells, and {longest} are needed; to fill them up with a "
-                              "label that is not scored, give an ignore_label_id")
+                refuse(field, f"rows have {said_range(found)} cells, and {longest} are "
+                              "needed; to fill them up with a label that is not scored, "
+                              "give an ignore_label_id")
             try:
                 made[field] = filled_up(made[field], longest, fill)
             except ValueError as error:
                 refuse(field, str(error))
         check_integers(np.asanyarray(made[field]), 2, partial(refuse, field))
         if is_short:
-            print(f"notice: {split_dir}, {field}: rows of {said_range(found)} cells are filled up to {longest} with "
-                  f"{called}, {fill}")
+            print(f"notice: {split_dir}, {field}: rows of {said_range(found)} cells are filled up "
+                  f"to {longest} with {called}, {fill}")
     if len(made["labels"]) != len(made["inputs"]):
         refuse("labels", f"{len(made['labels'])} rows for {len(made['inputs'])} of inputs")
     return made
@@ -360,8 +370,8 @@ def filled_up(rows: Any, length: int, fill: float) -> np.ndarray:
     there = [(number, row) for number, row in rows if len(row)]
     for number, row in there:
         if row.shape[1:] != there[0][1].shape[1:]:
-            raise ValueError(f"row {number} has the shape {row.shape} and row {there[0][0]} {there[0][1].shape}; only "
-                             "their lengths may differ")
+            raise ValueError(f"row {number} has the shape {row.shape} and row {there[0][0]} "
+                             f"{there[0][1].shape}; only their lengths may differ")
     whole = np.full((len(rows), length, *(there[0][1].shape[1:] if there else ())), fill,
                     np.result_type(np.min_scalar_type(fill), *(row.dtype for _, row in there)))
     for number, row in there:
@@ -369,17 +379,19 @@ def filled_up(rows: Any, length: int, fill: float) -> np.ndarray:
     return whole
 
 
-def _check_tokens(array: np.ndarray, in_place: bool, vocab_size: int, ignored: int | None, refuse) -> None:
+def _check_tokens(array: np.ndarray, in_place: bool, vocab_size: int, ignored: int | None,
+                  refuse) -> None:
     for start in range(0, len(array), BLOCK_ROWS):
         # mapped again for each block, because the pages read through one map would stay in this process's memory
         block = (np.load(array.filename, mmap_mode="r") if in_place else array)[start:start + BLOCK_ROWS]
         place = first_foreign_token(block, vocab_size, ignored)
         if place is not None:
-            refuse(f"row {start + place[0]}, position {place[1]} holds {block[place]}, but vocab_size is {vocab_size} "
-                   f"(tokens 0 to {vocab_size - 1})")
+            refuse(f"row {start + place[0]}, position {place[1]} holds {block[place]}, but "
+                   f"vocab_size is {vocab_size} (tokens 0 to {vocab_size - 1})")
 
 
-def first_foreign_token(tokens: np.ndarray, vocab_size: int, ignored: int | None) -> tuple[int, int] | None:
+def first_foreign_token(tokens: np.ndarray, vocab_size: int,
+                        ignored: int | None) -> tuple[int, int] | None:
     """Row and column of the first of (N, L) integers that is neither a token nor `ignored`. None if there is none."""
     if tokens.max(initial=0) < vocab_size and tokens.min(initial=0) >= 0:
         return None
@@ -398,24 +410,29 @@ def check_puzzles(arrays: Mapping[str, np.ndarray], examples: int, identifiers: 
     if not examples:
         refuse("inputs", "the split is empty: it has no examples")
     puzzles = len(arrays["puzzle_identifiers"])
-    for field, ends, kind in (("puzzle_indices", examples, "example"), ("group_indices", puzzles, "puzzle")):
+    for field, ends, kind in (("puzzle_indices", examples, "example"),
+                              ("group_indices", puzzles, "puzzle")):
         indices = arrays[field]
         if len(indices) < 2 or indices[0] != 0 or indices[-1] != ends or (np.diff(indices) <= 0).any():
             refuse(field, f"must rise from 0 to {ends}, the number of {kind}s")
     if len(arrays["puzzle_indices"]) != puzzles + 1:
-        refuse("puzzle_indices", f"has {len(arrays['puzzle_indices'])} entries for {puzzles} puzzles; needs one more")
+        refuse("puzzle_indices", f"has {len(arrays['puzzle_indices'])} entries for {puzzles} "
+                                 "puzzles; needs one more")
     low, high = arrays["puzzle_identifiers"].min(), arrays["puzzle_identifiers"].max()
     if low < 0 or high >= identifiers:
-        refuse("puzzle_identifiers", f"holds {low} to {high}, but num_puzzle_identifiers={identifiers}")
+        refuse("puzzle_identifiers", f"holds {low} to {high}, but "
+                                     f"num_puzzle_identifiers={identifiers}")
 
 
 def check_integers(array: np.ndarray, dimensions: int, refuse: Callable[[str], Any]) -> None:
     if array.ndim != dimensions or not np.issubdtype(array.dtype, np.integer):
-        refuse(f"expected integers in {dimensions} dimensions, found {array.dtype} of shape {array.shape}")
+        refuse(f"expected integers in {dimensions} dimensions, found {array.dtype} "
+               f"of shape {array.shape}")
 
 
 @contextmanager
-def new_dataset_directory(path: str | Path, needed_bytes: int, overwrite: bool = False) -> Iterator[Path]:
+def new_dataset_directory(path: str | Path, needed_bytes: int,
+                          overwrite: bool = False) -> Iterator[Path]:
     """A context that gives a temporary directory, and renames it to `path` if no exception is raised.
 
     So an interrupted build leaves nothing that looks complete. Raises ValueError if `path` exists and `overwrite` is
@@ -423,13 +440,13 @@ def new_dataset_directory(path: str | Path, needed_bytes: int, overwrite: bool =
     """
     path = Path(path)
     if path.exists() and not overwrite:
-        raise ValueError(f"{path} exists already; remove it, pass --overwrite (in Python overwrite=True), or choose "
-                         "another folder")
+        raise ValueError(f"{path} exists already; remove it, pass --overwrite (in Python "
+                         "overwrite=True), or choose another folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(path.parent).free
     if free < 1.1 * needed_bytes:
-        raise ValueError(f"{path} needs about {needed_bytes / 1e6:.0f} MB, and {path.parent} has {free / 1e6:.0f} MB "
-                         "free; make some space or choose another folder")
+        raise ValueError(f"{path} needs about {needed_bytes / 1e6:.0f} MB, and {path.parent} has "
+                         f"{free / 1e6:.0f} MB free; make some space or choose another folder")
     building = Path(tempfile.mkdtemp(prefix=f".{path.name}.building-", dir=path.parent))
     building.chmod(0o755)  # mkdtemp locks other users out, and a data set is for sharing
     try:

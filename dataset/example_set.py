@@ -93,7 +93,8 @@ def load_field(split_dir: Path, set_name: str, field: str, mapped: bool = False)
 
 
 def refuse_field(split_dir: Path, set_name: str, field: str, problem: str):
-    raise ValueError(f"{field_file(split_dir, set_name, field)}: {problem}; build the data set again")
+    raise ValueError(f"{field_file(split_dir, set_name, field)}: {problem}; "
+                     "build the data set again")
 
 
 def count(metadata: SplitMetadata, sets: Sequence[ExampleSet]) -> None:
@@ -111,7 +112,8 @@ def first_not_finite(array: np.ndarray) -> tuple[int, ...] | None:
 
 def cast_notice(where: str, dtypes: Mapping[str, np.dtype]) -> None:
     """Print a notice, once, that names the fields of a data set that are converted to float32."""
-    cast = [f"{field} ({dtype})" for field, dtype in dtypes.items() if dtype not in (np.float32, np.float16)]
+    cast = [f"{field} ({dtype})"
+            for field, dtype in dtypes.items() if dtype not in (np.float32, np.float16)]
     if cast:
         say_once(f"notice: {where}: {', '.join(cast)} cast to float32")
 
@@ -126,7 +128,8 @@ def evenly(total: int, at_most: int) -> np.ndarray:
     return np.unique(np.linspace(0, total - 1, min(total, at_most)).astype(np.int64))
 
 
-def evenly_over(sets: Sequence[ExampleSet], at_most: int) -> Iterator[tuple[ExampleSet, np.ndarray]]:
+def evenly_over(sets: Sequence[ExampleSet],
+                at_most: int) -> Iterator[tuple[ExampleSet, np.ndarray]]:
     """About `at_most` examples of several sets, evenly spaced in each. Yields (set, numbers of examples).
 
     The share of a set is proportional to its size.

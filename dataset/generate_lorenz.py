@@ -46,10 +46,13 @@ def lorenz(episodes: int, length: int, random: np.random.Generator) -> np.ndarra
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("--train", type=at_least(1), default=100, help="training episodes (default: 100)")
+    parser.add_argument("--train", type=at_least(1), default=100,
+                        help="training episodes (default: 100)")
     parser.add_argument("--test", type=at_least(1), default=20, help="test episodes (default: 20)")
-    parser.add_argument("--length", type=at_least(2), default=400, help="latents of an episode (default: 400)")
-    parser.add_argument("--output-dir", default="data/demo-lorenz", help="where to write (default: %(default)s)")
+    parser.add_argument("--length", type=at_least(2), default=400,
+                        help="latents of an episode (default: 400)")
+    parser.add_argument("--output-dir", default="data/demo-lorenz",
+                        help="where to write (default: %(default)s)")
     return parser.parse_args(arguments)
 
 

@@ -101,12 +101,14 @@ def draw_distinct(side: int, count: int, rng: random.Random) -> list[tuple[str, 
 def generate(args: argparse.Namespace) -> None:
     mazes = draw_distinct(args.side, args.train + args.test, random.Random(args.seed))
     splits = {"train": mazes[:args.train], "test": mazes[args.train:]}
-    write_generated(args, f"generated_{args.side}x{args.side}", splits, "dataset.build_maze_dataset")
+    write_generated(args, f"generated_{args.side}x{args.side}", splits,
+                    "dataset.build_maze_dataset")
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = generator_parser(__doc__, train=1000, test=200)
-    parser.add_argument("--side", type=at_least(4), default=10, help="cells along each side (default: 10)")
+    parser.add_argument("--side", type=at_least(4), default=10,
+                        help="cells along each side (default: 10)")
     generate(parser.parse_args(argv))
 
 

@@ -30,14 +30,18 @@ def oscillators(count: int, random: np.random.Generator) -> dict[str, np.ndarray
     read = (random.random(course.shape) >= MISSING) & (t < LENGTH - FORECAST)
     readings = np.where(read, course + random.normal(scale=NOISE, size=course.shape), 0.0)
     observed = random.random(course.shape) >= UNOBSERVED
-    return {"inputs": np.stack([readings, read], axis=-1), "targets": course[:, :, None], "mask": observed[:, :, None]}
+    return {"inputs": np.stack([readings, read], axis=-1), "targets": course[:, :, None],
+            "mask": observed[:, :, None]}
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("--train", type=at_least(1), default=8000, help="training sequences (default: 8000)")
-    parser.add_argument("--test", type=at_least(1), default=1000, help="test sequences (default: 1000)")
-    parser.add_argument("--output-dir", default="data/demo-oscillators", help="where to write (default: %(default)s)")
+    parser.add_argument("--train", type=at_least(1), default=8000,
+                        help="training sequences (default: 8000)")
+    parser.add_argument("--test", type=at_least(1), default=1000,
+                        help="test sequences (default: 1000)")
+    parser.add_argument("--output-dir", default="data/demo-oscillators",
+                        help="where to write (default: %(default)s)")
     return parser.parse_args(arguments)
 
 

@@ -61,10 +61,12 @@ def solutions(question: str | Sequence[int], rng: random.Random | None = None) -
             if not free[unit] >> digit & 1:
                 return
             free[unit] ^= 1 << digit
-    yield from _search(grid, [cell for cell, digit in enumerate(grid) if not digit], units, free, rng)
+    yield from _search(grid, [cell for cell, digit in enumerate(grid) if not digit],
+                       units, free, rng)
 
 
-def _search(grid: list[int], blanks: list[int], units, free: list[int], rng: random.Random | None) -> Iterator[Grid]:
+def _search(grid: list[int], blanks: list[int], units, free: list[int],
+            rng: random.Random | None) -> Iterator[Grid]:
     if not blanks:
         yield tuple(grid)
         return
@@ -115,7 +117,8 @@ def remove_clues(solution: Grid, clues: int, rng: random.Random) -> Grid:
 def _has_another(question: list[int], cell: int, digit: int) -> bool:
     """Has the question a solution with another digit in this blank cell? Cheaper than finding the known one again."""
     others = set(range(1, isqrt(len(question)) + 1)) - {digit}
-    return any(count_solutions([*question[:cell], other, *question[cell + 1:]], 1) for other in others)
+    return any(count_solutions([*question[:cell], other, *question[cell + 1:]], 1)
+               for other in others)
 
 
 def orbit_key(solution: Grid) -> Hashable:
@@ -158,7 +161,8 @@ def divide_grids(size: int, train: int, test: int, rng: random.Random) -> dict[s
         grids = list(solutions([0] * 16))
         rng.shuffle(grids)
         return {"train": grids[32:], "test": grids[:32]}
-    pool = {next(solutions([0] * size ** 2, rng)): None for _ in range(max(train + test, SMALLEST_POOL))}
+    pool = {next(solutions([0] * size ** 2, rng)): None
+            for _ in range(max(train + test, SMALLEST_POOL))}
     orbits: dict[Hashable, list[Grid]] = defaultdict(list)
     for grid in pool:
         orbits[orbit_key(grid)].append(grid)
@@ -169,7 +173,8 @@ def divide_grids(size: int, train: int, test: int, rng: random.Random) -> dict[s
     return divided
 
 
-def make_puzzles(grids: list[Grid], count: int, clues: int | None, rng: random.Random) -> list[tuple[str, str, int]]:
+def make_puzzles(grids: list[Grid], count: int, clues: int | None,
+                 rng: random.Random) -> list[tuple[str, str, int]]:
     """`count` rows (question, answer, rating) with distinct questions, from the grids in turn."""
     size = max(grids[0])
     rows: dict[Grid, Grid] = {}
@@ -179,10 +184,11 @@ def make_puzzles(grids: list[Grid], count: int, clues: int | None, rng: random.R
         question = remove_clues(solution, clues or rng.randint(*CLUES[size]), rng)
         stale = stale + 1 if question in rows else 0
         if stale == STALE_DRAWS:
-            raise ValueError(f"only {len(rows)} of {count} distinct {size}×{size} puzzles found on {len(grids)} grids; "
-                             "ask for fewer, or for another number of --clues")
+            raise ValueError(f"only {len(rows)} of {count} distinct {size}×{size} puzzles found on "
+                             f"{len(grids)} grids; ask for fewer, or for another number of --clues")
         rows[question] = solution
-    return [("".join(map(str, question)).replace("0", "."), "".join(map(str, solution)), question.count(0))
+    return [("".join(map(str, question)).replace("0", "."), "".join(map(str, solution)),
+             question.count(0))
             for question, solution in rows.items()]
 
 
@@ -191,14 +197,18 @@ def generate(args: argparse.Namespace) -> None:
         raise ValueError(f"--clues {args.clues} leaves no blank; choose 1 to {args.size ** 2 - 1}")
     rng = random.Random(args.seed)
     grids = divide_grids(args.size, args.train, args.test, rng)
-    splits = {split: make_puzzles(grids[split], getattr(args, split), args.clues, rng) for split in grids}
-    write_generated(args, f"generated_{args.size}x{args.size}", splits, "dataset.build_sudoku_dataset")
+    splits = {split: make_puzzles(grids[split], getattr(args, split), args.clues, rng)
+              for split in grids}
+    write_generated(args, f"generated_{args.size}x{args.size}", splits,
+                    "dataset.build_sudoku_dataset")
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = generator_parser(__doc__, train=4000, test=512)
-    parser.add_argument("--size", type=int, choices=tuple(BOXES), default=4, help="number of digits (default: 4)")
-    parser.add_argument("--clues", type=at_least(1), help="fewest clues of every puzzle (default: drawn for each)")
+    parser.add_argument("--size", type=int, choices=tuple(BOXES), default=4,
+                        help="number of digits (default: 4)")
+    parser.add_argument("--clues", type=at_least(1), help="fewest clues of every puzzle "
+                                                          "(default: drawn for each)")
     generate(parser.parse_args(argv))
 
 

@@ -37,7 +37,8 @@ class EpisodeFiles:
         self.cache: OrderedDict[int, np.ndarray] = OrderedDict()
         self.lengths = np.array([array.shape[0] for array in arrays])
         self.paths = [str(array.file) for array in arrays]
-        self.whole_bytes = sum(4 * math.prod(array.shape) for array in arrays if array.offset is None)
+        self.whole_bytes = sum(4 * math.prod(array.shape)
+                               for array in arrays if array.offset is None)
 
     def read(self, episode: int, start: int, frames: np.ndarray) -> None:
         """Fill float32 `frames` (n, D) with those of an episode from `start` on."""
@@ -97,7 +98,8 @@ class EpisodeSet(RegressionSet):
     ONE_PUZZLE_A_GROUP = False
 
     def __post_init__(self):
-        self.inputs, self.targets = (EpisodeView(self, name, np.float32) for name in ("inputs", "targets"))
+        self.inputs, self.targets = (EpisodeView(self, name, np.float32)
+                                     for name in ("inputs", "targets"))
         self.target_mask = EpisodeView(self, "target_mask", bool)
 
     def fields(self, rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -106,7 +108,8 @@ class EpisodeSet(RegressionSet):
         starts = (rows - self.puzzle_indices[episodes]) * self.stride
         transitions = np.minimum(self.files.lengths[episodes] - 1 - starts, W)
         frames = np.empty((len(rows), W + 1, D), np.float32)  # an example's inputs, and one more
-        for row, (episode, start, steps) in enumerate(zip(episodes.tolist(), starts.tolist(), transitions.tolist())):
+        for row, (episode, start, steps) in enumerate(zip(episodes.tolist(), starts.tolist(),
+                                                          transitions.tolist())):
             self.files.read(episode, start, frames[row, :steps + 1])
             frames[row, steps + 1:] = 0.0
         place = first_not_finite(frames)
@@ -130,7 +133,8 @@ def holds_episodes(path: str | Path, split: str) -> bool:
 
 def episode_files(path: str | Path, split: str) -> list[Path]:
     """The episodes of a split, episode_10 after episode_9."""
-    return sorted((Path(path) / split / "latents").glob("*.npz"), key=lambda file: (len(file.name), file.name))
+    return sorted((Path(path) / split / "latents").glob("*.npz"),
+                  key=lambda file: (len(file.name), file.name))
 
 
 def episode_records(path: str | Path) -> dict[str, list[dict]]:
@@ -142,7 +146,8 @@ def episode_records(path: str | Path) -> dict[str, list[dict]]:
     splits = {split: _records_of(path, split) for split in SPLITS if holds_episodes(path, split)}
     every = [record for records in splits.values() for record in records]
     following = 1 + max((r["puzzle_identifier"] for r in every if r["puzzle_identifier"] is not None), default=-1)
-    for number, record in enumerate((r for r in every if r["puzzle_identifier"] is None), start=following):
+    for number, record in enumerate((r for r in every if r["puzzle_identifier"] is None),
+                                    start=following):
         record["puzzle_identifier"] = number
     return splits
 
@@ -155,11 +160,13 @@ def _records_of(path: str | Path, split: str) -> list[dict]:
         identifier = record["puzzle_identifier"]
         if identifier is not None:
             if type(identifier) is not int or not 0 <= identifier <= MOST_IDENTIFIER:
-                raise ValueError(f"{file.stem} in {folder} has puzzle_identifier={identifier!r}, which is no whole "
-                                 f"number from 0 to {MOST_IDENTIFIER}; correct it, or leave it out")
+                raise ValueError(f"{file.stem} in {folder} has "
+                                 f"puzzle_identifier={identifier!r}, which is no whole number "
+                                 f"from 0 to {MOST_IDENTIFIER}; correct it, or leave it out")
             if identifier in seen:
-                raise ValueError(f"{seen[identifier]} and {file.stem} in {folder} have the same puzzle_identifier="
-                                 f"{identifier}; an episode is a puzzle of its own")
+                raise ValueError(f"{seen[identifier]} and {file.stem} in {folder} have "
+                                 f"the same puzzle_identifier={identifier}; an episode "
+                                 "is a puzzle of its own")
             seen[identifier] = file.stem
         records.append(record | {"set": str(record["set"])})
     return records
@@ -176,7 +183,8 @@ def _record_of(path: str | Path, split: str, episode: str) -> dict:
             for line in [text] if suffix == ".json" else filter(str.strip, text.splitlines()):
                 record |= _stated(json.loads(line))
         except (ValueError, RecursionError) as error:  # of the encoding, too
-            raise ValueError(f"{file} does not parse as a JSON object{' a line' * (suffix == '.jsonl')}: {error}"
+            raise ValueError(f"{file} does not parse as a JSON "
+                             f"object{' a line' * (suffix == '.jsonl')}: {error}"
                              ) from error
     return record
 
@@ -193,21 +201,23 @@ def open_episodes(path: str, split: str, window: int, stride: int | None, say_no
     """All sets of a split. Raises ValueError naming the file where an episode cannot be used."""
     stride = stride or window
     if stride > window:
-        raise ValueError(f"episode_stride={stride} is larger than episode_window={window}, so transitions between "
-                         "windows would be left out; use a stride of at most the window")
+        raise ValueError(f"episode_stride={stride} is larger than "
+                         f"episode_window={window}, so transitions between windows would "
+                         "be left out; use a stride of at most the window")
     arrays = [_open_latents(file) for file in episode_files(path, split)]
     if not arrays:
         raise ValueError(f"{Path(path) / split / 'latents'} holds no .npz file")
     for array in arrays:
         if array.shape[1] != arrays[0].shape[1]:
-            raise ValueError(f"latents have width {arrays[0].shape[1]} in {arrays[0].file} and {array.shape[1]} in "
-                             f"{array.file}; all episodes must have the same")
+            raise ValueError(f"latents have width {arrays[0].shape[1]} in {arrays[0].file} and "
+                             f"{array.shape[1]} in {array.file}; all episodes must have the same")
     if say_notices:
         beside = dict.fromkeys(name for array in arrays for name in array.beside)
         if beside:
-            say_once(f"notice: {path}: episodes hold {', '.join(beside)} beside `latents`, which are not "
-                     "used; what should count must stand in `latents`")
-        cast_notice(path, {array.file.name: array.dtype for array in {a.dtype: a for a in arrays}.values()})
+            say_once(f"notice: {path}: episodes hold {', '.join(beside)} beside `latents`, which "
+                     "are not used; what should count must stand in `latents`")
+        cast_notice(path, {array.file.name: array.dtype
+                           for array in {a.dtype: a for a in arrays}.values()})
     records = episode_records(path)[split]
     identifiers = [record["puzzle_identifier"] for record in records]
     sets = list(dict.fromkeys(record["set"] for record in records))
@@ -222,9 +232,9 @@ def open_episodes(path: str, split: str, window: int, stride: int | None, say_no
     count(metadata, made)
     most = max(episodes.files.whole_bytes for episodes in made)
     if say_notices and most > CACHE_BYTES:
-        say_once(f"notice: {Path(path) / split}: compressed episodes of {most / 2**20:.4g} MB do not fit into their "
-                 f"cache of {CACHE_BYTES / 2**20:.4g} MB and are read again and again, which is slow; save them with "
-                 "np.savez, not np.savez_compressed")
+        say_once(f"notice: {Path(path) / split}: compressed episodes of {most / 2**20:.4g} MB do "
+                 f"not fit into their cache of {CACHE_BYTES / 2**20:.4g} MB and are read again and "
+                 "again, which is slow; save them with np.savez, not np.savez_compressed")
     return metadata, made
 
 
@@ -235,15 +245,18 @@ def _open_latents(file: Path) -> NpzArray:
     if len(array.shape) != 2 or not array.shape[1]:
         raise ValueError(f"{file}: latents have shape {array.shape}, and should have (T, D)")
     if array.shape[0] < 2:
-        raise ValueError(f"{file}: the episode has {array.shape[0]} latents, and a transition needs 2; remove the file")
+        raise ValueError(f"{file}: the episode has {array.shape[0]} latents, and a transition "
+                         "needs 2; remove the file")
     return array
 
 
-def _episode_set(path: str, split: str, name: str, metadata: EpisodeMetadata, arrays: list[NpzArray],
+def _episode_set(path: str, split: str, name: str, metadata: EpisodeMetadata,
+                 arrays: list[NpzArray],
                  identifiers: list[int], groups: list, window: int, stride: int) -> EpisodeSet:
     """Episodes of one group stand together; one without a group is its own."""
     first_of_group: dict = {}
-    places = [first_of_group.setdefault(i if group is None else json.dumps(group), i) for i, group in enumerate(groups)]
+    places = [first_of_group.setdefault(i if group is None else json.dumps(group), i)
+              for i, group in enumerate(groups)]
     order = np.argsort(places, kind="stable")
     files = EpisodeFiles([arrays[i] for i in order])
     # Windows start every `stride` transitions until one reaches the end.

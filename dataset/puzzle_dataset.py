@@ -55,12 +55,13 @@ class PuzzleDatasetConfig(BaseModel):
     def local_batch_size(self) -> int:
         if self.global_batch_size % self.num_replicas:
             multiple = -(-self.global_batch_size // self.num_replicas) * self.num_replicas
-            raise ValueError(f"global_batch_size={self.global_batch_size} is not divisible by {self.num_replicas} "
-                             f"processes; use a multiple, such as {multiple}")
+            raise ValueError(f"global_batch_size={self.global_batch_size} is not divisible by "
+                             f"{self.num_replicas} processes; use a multiple, such as {multiple}")
         return self.global_batch_size // self.num_replicas
 
 
-def open_split(config: PuzzleDatasetConfig, path: str, split: str) -> tuple[SplitMetadata, list[ExampleSet]]:
+def open_split(config: PuzzleDatasetConfig, path: str,
+               split: str) -> tuple[SplitMetadata, list[ExampleSet]]:
     """The metadata and the sets of one split of a data set of any kind."""
     is_main = config.rank == 0
     if holds_episodes(path, split):
@@ -73,8 +74,8 @@ def open_split(config: PuzzleDatasetConfig, path: str, split: str) -> tuple[Spli
     sets = [load_puzzle_set(path, split, name, metadata) for name in metadata.sets]
     for puzzle_set in sets:
         if is_main and split == "test" and not puzzle_set.answered():
-            say_once(f"notice: {path} has no solutions: its test set {puzzle_set.name} has no labels, so val/… is not "
-                     "reported, and cannot choose best.ckpt")
+            say_once(f"notice: {path} has no solutions: its test set {puzzle_set.name} has no "
+                     "labels, so val/… is not reported, and cannot choose best.ckpt")
     return metadata, sets
 
 
@@ -86,12 +87,13 @@ def merged_metadata(metadata: dict[str, SplitMetadata]) -> SplitMetadata:
     (first_path, first), *others = metadata.items()
     for path, other in others:
         if type(first) is not type(other):
-            raise ValueError(f"data sets cannot be mixed: {first_path} holds {first.KIND}, and {path} {other.KIND}; "
-                             "train on them separately")
+            raise ValueError(f"data sets cannot be mixed: {first_path} holds {first.KIND}, and "
+                             f"{path} {other.KIND}; train on them separately")
         for key in first.AGREE:
             if getattr(first, key) != getattr(other, key):
-                raise ValueError(f"data sets cannot be mixed: {key} is {getattr(first, key)} in {first_path} and "
-                                 f"{getattr(other, key)} in {path}; train on them separately")
+                raise ValueError(f"data sets cannot be mixed: {key} is {getattr(first, key)} "
+                                 f"in {first_path} and {getattr(other, key)} in {path}; "
+                                 "train on them separately")
     every = list(metadata.values())
     puzzles = sum(m.total_puzzles for m in every)
     return first.model_copy(update={
@@ -110,7 +112,8 @@ class PuzzleDataset(torch.utils.data.IterableDataset):
     `rows`: the rows of the puzzle table, if other data sets share it.
     """
 
-    def __init__(self, config: PuzzleDatasetConfig, split: str = "train", rows: PuzzleRows | None = None):
+    def __init__(self, config: PuzzleDatasetConfig, split: str = "train",
+                 rows: PuzzleRows | None = None):
         super().__init__()
         if not config.dataset_paths:
             raise ValueError("no data set given: data_paths is empty")
@@ -125,11 +128,14 @@ class PuzzleDataset(torch.utils.data.IterableDataset):
                 example_set.numbering = self.rows.numberings[path]
                 name = f"{example_set.name}{i}" if example_set.name in self.sets else example_set.name
                 if name in self.sets:
-                    raise ValueError(f"two sets of {config.folders} would be called {name}; rename one")
+                    raise ValueError(f"two sets of {config.folders} would be "
+                                     f"called {name}; rename one")
                 self.sets[name] = example_set
-        if config.episode_window != 1 and not all(isinstance(m, EpisodeMetadata) for m in by_path.values()):
-            raise ValueError(f"episode_window={config.episode_window} has no effect on {config.folders}, which "
-                             "hold no latent episodes; use episode_window=1")
+        if config.episode_window != 1 and not all(isinstance(m, EpisodeMetadata)
+                                                  for m in by_path.values()):
+            raise ValueError(f"episode_window={config.episode_window} has no "
+                             f"effect on {config.folders}, which hold no latent "
+                             "episodes; use episode_window=1")
         self.metadata = merged_metadata(by_path).model_copy(
             update={"num_puzzle_identifiers": self.rows.total, "sets": list(self.sets)})
         self._set_ends = np.cumsum([len(s) for s in self.sets.values()])
@@ -203,7 +209,8 @@ class PuzzleDataset(torch.utils.data.IterableDataset):
         """A data set with only the sets of one path, whose examples are numbered from 0. No data are copied."""
         part = copy(self)
         part.config = self.config.model_copy(update={"dataset_paths": [path]})
-        part.sets = {name: example_set for name, example_set in self.sets.items() if example_set.path == path}
+        part.sets = {name: example_set
+                     for name, example_set in self.sets.items() if example_set.path == path}
         part._set_ends = np.cumsum([len(example_set) for example_set in part.sets.values()])
         return part
 
@@ -244,7 +251,8 @@ class PuzzleDataset(torch.utils.data.IterableDataset):
     def _padded(self, fields: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         missing = self.local_batch_size - len(fields["inputs"])
         fill = next(iter(self.sets.values())).padding()
-        return {name: np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1), constant_values=fill[name])
+        return {name: np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1),
+                             constant_values=fill[name])
                 for name, array in fields.items()}
 
     def _tensors(self, fields: dict[str, np.ndarray]) -> Batch:

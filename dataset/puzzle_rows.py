@@ -80,7 +80,8 @@ class DataFolder:
 
     @cached_property
     def sizes(self) -> dict[str, int]:
-        return {file.relative_to(self.path).as_posix(): file.stat().st_size for file in dataset_files(self.path)}
+        return {file.relative_to(self.path).as_posix(): file.stat().st_size
+                for file in dataset_files(self.path)}
 
     def is_same(self, other: "DataFolder") -> bool:
         """Whether it is the same data set: the same folder, or another one with the same contents."""
@@ -111,8 +112,9 @@ class PuzzleRows:
             number = self._number_by_name if path not in paths else self._number
             self.numberings[path] = number(folder) if is_new else self.numberings[folder.path]
         if self.total - 1 > MOST_IDENTIFIER:
-            raise ValueError(f"{', '.join(every)}: together the puzzle identifiers go up to {self.total - 1}, and "
-                             f"{MOST_IDENTIFIER} is the largest possible (int32); number puzzles from 0 on")
+            raise ValueError(f"{', '.join(every)}: together the puzzle identifiers go up to "
+                             f"{self.total - 1}, and {MOST_IDENTIFIER} is the largest possible "
+                             "(int32); number puzzles from 0 on")
 
     @property
     def distinct(self) -> list[DataFolder]:
@@ -161,7 +163,8 @@ class PuzzleRows:
         fingerprints = {path: folder.fingerprint for path, folder in self.folders.items()}
         return {"data_fingerprints": fingerprints} | ({"puzzle_names": packed(self.names())} if has_table else {})
 
-    def among(self, names: Sequence[str], fingerprints: Collection[str]) -> tuple[np.ndarray, np.ndarray]:
+    def among(self, names: Sequence[str],
+              fingerprints: Collection[str]) -> tuple[np.ndarray, np.ndarray]:
         """Find the puzzle of each row in the table of a checkpoint, from the `names` of the rows there and the
         `fingerprints` of its data sets.
 
@@ -177,7 +180,8 @@ class PuzzleRows:
             if again:
                 sure = np.array([row_of.get(folder.marked(i), -1) for i in range(len(called))])
                 if folder.fingerprint not in fingerprints:
-                    doubtful[rows] = (found[rows] >= 0) & (sure < 0) & [name in again for name in called]
+                    doubtful[rows] = (found[rows] >= 0) & (sure < 0) & [name in again
+                                                                        for name in called]
                 found[rows] = np.where(sure < 0, found[rows], sure)
         return found, doubtful
 
@@ -203,7 +207,8 @@ def read_names(file: Path) -> list[str]:
     try:
         return _checked(json.loads(file.read_text()))
     except (ValueError, RecursionError) as error:  # of JSON, too
-        raise ValueError(f"{file} does not list the names of puzzles ({error}); restore or remove it") from error
+        raise ValueError(f"{file} does not list the names of puzzles "
+                         f"({error}); restore or remove it") from error
 
 
 def _checked(names) -> list[str]:
@@ -214,7 +219,8 @@ def _checked(names) -> list[str]:
 
 def packed(names: Sequence[str]) -> Tensor:
     """Names as compressed bytes (uint8) for a checkpoint. The 876,000 names of ARC take 7 MB."""
-    return torch.frombuffer(bytearray(zlib.compress(json.dumps(names).encode(), level=1)), dtype=torch.uint8)
+    return torch.frombuffer(bytearray(zlib.compress(json.dumps(names).encode(), level=1)),
+                            dtype=torch.uint8)
 
 
 def unpacked(names: Tensor, rows: int, file: Path) -> list[str]:
@@ -224,9 +230,11 @@ def unpacked(names: Tensor, rows: int, file: Path) -> list[str]:
     """
     try:
         unpacking = zlib.decompressobj()
-        return _checked(json.loads(unpacking.decompress(names.numpy().tobytes(), LONGEST_NAME * (rows + 1))))
+        return _checked(json.loads(unpacking.decompress(names.numpy().tobytes(),
+                                                        LONGEST_NAME * (rows + 1))))
     except (zlib.error, ValueError, AttributeError, TypeError, RecursionError) as error:
-        raise ValueError(f"{file}: its puzzle_names are no list of names ({error}); use another checkpoint") from error
+        raise ValueError(f"{file}: its puzzle_names are no list of names ({error}); "
+                         "use another checkpoint") from error
 
 
 def names_in(payload: dict, file: Path, rows: int) -> list[str] | None:
@@ -242,17 +250,19 @@ def names_in(payload: dict, file: Path, rows: int) -> list[str] | None:
     else:
         return None
     if len(names) != rows:
-        raise ValueError(f"{where} names {len(names)} puzzles, and the puzzle table of {file} has {rows} rows; "
-                         "restore the file that belongs to it")
+        raise ValueError(f"{where} names {len(names)} puzzles, and the puzzle table of {file} has "
+                         f"{rows} rows; restore the file that belongs to it")
     return names
 
 
 def fingerprints_in(payload: dict, file: Path) -> dict[str, str]:
     """The fingerprints of the data sets that a checkpoint was trained on, by path. Empty if it does not tell them."""
     fingerprints = payload.get("data_fingerprints") or {}
-    if not isinstance(fingerprints, dict) or not all(isinstance(text, str) for pair in fingerprints.items()
+    if not isinstance(fingerprints, dict) or not all(isinstance(text, str)
+                                                     for pair in fingerprints.items()
                                                      for text in pair):
-        raise ValueError(f"{file}: its data_fingerprints do not map paths to texts; use another checkpoint")
+        raise ValueError(f"{file}: its data_fingerprints do not map paths to texts; "
+                         "use another checkpoint")
     return fingerprints
 
 
@@ -261,7 +271,8 @@ def _names_of_old(fingerprints: dict[str, str], rows: int) -> list[str] | None:
 
     In those versions each path had rows of its own. None if a data set is missing or has changed.
     """
-    if any(not Path(path).is_dir() or dataset_fingerprint(path) != then for path, then in fingerprints.items()):
+    if any(not Path(path).is_dir() or dataset_fingerprint(path) != then
+           for path, then in fingerprints.items()):
         return None
     names: list[str] = []
     taken, seen = set(), set()
@@ -276,7 +287,8 @@ def _names_of_old(fingerprints: dict[str, str], rows: int) -> list[str] | None:
     return names if len(names) == rows else None
 
 
-def load_by_name(head, state: dict[str, Tensor], payload: dict, file: Path, data, trains: bool) -> list[str]:
+def load_by_name(head, state: dict[str, Tensor], payload: dict, file: Path, data,
+                 trains: bool) -> list[str]:
     """Load a checkpoint's weights into the loss head, with the puzzle embeddings that `taken_rows` chooses.
 
     Returns notices about these.
@@ -288,7 +300,8 @@ def load_by_name(head, state: dict[str, Tensor], payload: dict, file: Path, data
     return notices
 
 
-def taken_rows(data, payload: dict, file: Path, table: int, trains: bool) -> tuple[Tensor | None, list[str]]:
+def taken_rows(data, payload: dict, file: Path, table: int,
+               trains: bool) -> tuple[Tensor | None, list[str]]:
     """Choose the row of a checkpoint's puzzle table that each row of the data's table takes its embedding from.
 
     `data`: a `PuzzleDataset`. `table`: number of rows in the checkpoint. `trains`: whether the weights will be trained
@@ -313,20 +326,23 @@ def taken_rows(data, payload: dict, file: Path, table: int, trains: bool) -> tup
         if fits and then and then == [folder.fingerprint for folder in rows.distinct]:
             return None, []
         if fits and not then:
-            return None, [f"{file} does not say whose puzzle embeddings it holds; they are taken for those of {whose}, "
-                          f"in its order. If it was trained on other puzzles, {remedy}"]
+            return None, [f"{file} does not say whose puzzle embeddings it holds; they are "
+                          f"taken for those of {whose}, in its order. If it was trained on "
+                          f"other puzzles, {remedy}"]
         if not trains:
-            raise ValueError(f"{file} does not say whose its {table} puzzle embeddings are, and they are not those of "
-                             f"{whose}, which has {rows.total}; score the data set that it was trained on, or {remedy}")
+            raise ValueError(f"{file} does not say whose its {table} puzzle embeddings are, and "
+                             f"they are not those of {whose}, which has {rows.total}; score the "
+                             f"data set that it was trained on, or {remedy}")
     found, doubtful = rows.among(names or [], fingerprints.values())
     notices = []
     missing, in_doubt = int((found[used] < 0).sum()), int(doubtful[used].sum())
     if missing:
-        notices.append(f"{missing} of the {len(used)} puzzles of {whose} have no embedding in {file}; theirs "
-                       f"{'start at' if trains else 'are'} the mean of those there")
+        notices.append(f"{missing} of the {len(used)} puzzles of {whose} have no embedding in "
+                       f"{file}; theirs {'start at' if trains else 'are'} the mean of those there")
     if in_doubt:
-        notices.append(f"{in_doubt} of the {len(used)} puzzles of {whose} have a name that stands in several data sets "
-                       f"of {file}; they take the embedding of the one listed first")
+        notices.append(f"{in_doubt} of the {len(used)} puzzles of {whose} have a name "
+                       f"that stands in several data sets of {file}; they take the "
+                       "embedding of the one listed first")
     return None if np.array_equal(found, np.arange(table)) else torch.from_numpy(found), notices
 
 
@@ -336,14 +352,14 @@ def row_notices(train, test) -> list[str]:
     for folder in rows.distinct:
         numbering = rows.numberings[folder.path]
         if numbering.offset:
-            notices.append(f"identifiers of {folder.path} are raised by {numbering.offset}, since data sets share a "
-                           "table")
+            notices.append(f"identifiers of {folder.path} are raised by {numbering.offset}, since "
+                           "data sets share a table")
         if numbering.rows is not None:
-            notices.append(f"puzzles of {folder.path} have the embeddings of the puzzles with the same name in "
-                           f"{train.config.folders}")
+            notices.append(f"puzzles of {folder.path} have the embeddings of the puzzles with the "
+                           f"same name in {train.config.folders}")
     used = test.own_rows()
     untrained = len(np.setdiff1d(used, train.own_rows()))
     if untrained:
-        notices.append(f"{untrained} of the {len(used)} test puzzles have an embedding that no training puzzle has, so "
-                       "it stays as it starts")
+        notices.append(f"{untrained} of the {len(used)} test puzzles have an embedding that no "
+                       "training puzzle has, so it stays as it starts")
     return notices

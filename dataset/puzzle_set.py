@@ -41,7 +41,8 @@ class PuzzleSet(ExampleSet):
     def answered(self) -> bool:
         """Whether any example has an answer."""
         ignored, rows = self.metadata.ignore_label_id, 1024  # rows at a time, since mostly the first rows tell
-        return any((self.labels[first:first + rows] != ignored).any() for first in range(0, len(self), rows))
+        return any((self.labels[first:first + rows] != ignored).any()
+                   for first in range(0, len(self), rows))
 
     def _tokens(self, field: str, rows: np.ndarray) -> np.ndarray:
         tokens = getattr(self, field)[rows].astype(np.int32)
@@ -49,16 +50,19 @@ class PuzzleSet(ExampleSet):
                                     self.metadata.ignore_label_id if field == "labels" else None)
         if place is not None:
             row, column = place
-            raise ValueError(f"{field_file(self.split_dir, self.name, field)}: row {rows[row]}, position {column} "
-                             f"holds {tokens[row, column]}, but vocab_size is {self.metadata.vocab_size} (tokens 0 to "
-                             f"{self.metadata.vocab_size - 1}); mend the array, or vocab_size in dataset.json")
+            raise ValueError(f"{field_file(self.split_dir, self.name, field)}: row "
+                             f"{rows[row]}, position {column} holds {tokens[row, column]}, "
+                             f"but vocab_size is {self.metadata.vocab_size} (tokens 0 to "
+                             f"{self.metadata.vocab_size - 1}); mend the array, or "
+                             "vocab_size in dataset.json")
         return tokens
 
 
 def load_puzzle_set(path: str, split: str, name: str, metadata: PuzzleDatasetMetadata) -> PuzzleSet:
     """Open the arrays of one set. Raises ValueError where they are damaged or do not fit together."""
     split_dir = Path(path) / split
-    arrays = {field: load_field(split_dir, name, field, mapped=field in ("inputs", "labels")) for field in FIELDS}
+    arrays = {field: load_field(split_dir, name, field, mapped=field in ("inputs", "labels"))
+              for field in FIELDS}
     for field in ("inputs", "labels"):
         check_integers(arrays[field], 2, partial(refuse_field, split_dir, name, field))
     check_puzzles(arrays, len(arrays["inputs"]), metadata.num_puzzle_identifiers,
@@ -66,6 +70,6 @@ def load_puzzle_set(path: str, split: str, name: str, metadata: PuzzleDatasetMet
     expected = len(arrays["inputs"]), metadata.seq_len
     for field in ("inputs", "labels"):
         if arrays[field].shape != expected:
-            refuse_field(split_dir, name, field, f"expected shape {expected} by inputs and seq_len of dataset.json, "
-                                                 f"found {arrays[field].shape}")
+            refuse_field(split_dir, name, field, f"expected shape {expected} by inputs and seq_len "
+                                                 f"of dataset.json, found {arrays[field].shape}")
     return PuzzleSet(path, split_dir, name, metadata, **arrays)

@@ -51,7 +51,8 @@ class RegressionSet(ExampleSet):
 
     def fields(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Floats as float32, `target_mask` as bool; targets that are not observed are the pad value."""
-        inputs, targets = (getattr(self, field)[rows].astype(np.float32) for field in ("inputs", "targets"))
+        inputs, targets = (getattr(self, field)[rows].astype(np.float32)
+                           for field in ("inputs", "targets"))
         mask = np.ones(targets.shape, bool) if self.target_mask is None else self._checked_mask(self.target_mask, rows)
         targets[~mask] = self.metadata.target_pad_value
         for field, values in (("inputs", inputs), ("targets", targets)):
@@ -65,11 +66,13 @@ class RegressionSet(ExampleSet):
         stored = target_mask[rows]
         mask = stored.astype(bool)
         if not np.array_equal(mask, stored):
-            self._refuse_row("target_mask", rows[np.argwhere(mask != stored)[0][0]], "holds other values than 0 and 1")
+            self._refuse_row("target_mask", rows[np.argwhere(mask != stored)[0][0]],
+                             "holds other values than 0 and 1")
         return mask
 
     def _refuse_row(self, field: str, row: int, problem: str):
-        raise ValueError(f"{field_file(self.split_dir, self.name, field)}: row {row} {problem}; mend the array")
+        raise ValueError(f"{field_file(self.split_dir, self.name, field)}: row {row} "
+                         f"{problem}; mend the array")
 
     def padding(self) -> dict[str, float]:
         return {"inputs": self.metadata.input_pad_value, "targets": self.metadata.target_pad_value,
@@ -83,11 +86,13 @@ class RegressionSet(ExampleSet):
         return (fields["inputs"] != self.metadata.input_pad_value).any(-1) | fields["target_mask"].any(-1)
 
 
-def load_regression_set(path: str, split: str, name: str, metadata: RegressionMetadata, say_casts: bool
+def load_regression_set(path: str, split: str, name: str, metadata: RegressionMetadata,
+                        say_casts: bool
                         ) -> RegressionSet:
     """Open one set's arrays and check that they fit together; the metadata are completed by them."""
     split_dir = Path(path) / split
-    inputs, targets = (load_field(split_dir, name, field, mapped=True) for field in ("inputs", "targets"))
+    inputs, targets = (load_field(split_dir, name, field, mapped=True)
+                       for field in ("inputs", "targets"))
     has_mask = field_file(split_dir, name, "target_mask").is_file()
     mask = load_field(split_dir, name, "target_mask", mapped=True) if has_mask else None
     _check_arrays(inputs, targets, mask, split_dir, name, metadata)
@@ -97,31 +102,37 @@ def load_regression_set(path: str, split: str, name: str, metadata: RegressionMe
                   partial(refuse_field, split_dir, name))
     if say_casts:
         cast_notice(path, {"inputs": inputs.dtype, "targets": targets.dtype})
-    return RegressionSet(path, split_dir, name, metadata, **numbering, inputs=inputs, targets=targets, target_mask=mask)
+    return RegressionSet(path, split_dir, name, metadata, **numbering, inputs=inputs,
+                         targets=targets, target_mask=mask)
 
 
-def _check_arrays(inputs: np.ndarray, targets: np.ndarray, mask: np.ndarray | None, split_dir: Path, name: str,
+def _check_arrays(inputs: np.ndarray, targets: np.ndarray, mask: np.ndarray | None,
+                  split_dir: Path, name: str,
                   metadata: RegressionMetadata) -> None:
     """Raises ValueError for shapes and dtypes that cannot be; takes the length from the arrays if it is not known."""
     for field, array in (("inputs", inputs), ("targets", targets), ("target_mask", mask)):
         if array is not None and array.dtype.kind not in "fiub":
             refuse_field(split_dir, name, field, f"holds {array.dtype}, not numbers")
     if inputs.ndim not in (2, 3):
-        refuse_field(split_dir, name, "inputs", f"expected (N, {metadata.input_dim}) or (N, L, {metadata.input_dim}), "
-                                                f"found {inputs.shape}")
+        refuse_field(split_dir, name, "inputs", f"expected (N, {metadata.input_dim}) or (N, L, "
+                                                f"{metadata.input_dim}), found {inputs.shape}")
     if metadata.flat not in (None, inputs.ndim == 2):
-        refuse_field(split_dir, name, "inputs", f"has shape {inputs.shape}, and {metadata.sets[0]}__inputs beside it "
-                                                f"{metadata.inputs_shape}; all sets must have the same dimensions")
+        refuse_field(split_dir, name, "inputs", f"has shape {inputs.shape}, and "
+                                                f"{metadata.sets[0]}__inputs beside it "
+                                                f"{metadata.inputs_shape}; all sets must "
+                                                "have the same dimensions")
     metadata.flat = inputs.ndim == 2
     metadata.seq_len = metadata.seq_len or (1 if metadata.flat else inputs.shape[1])
-    for field, found, width in (("inputs", inputs, metadata.input_dim), ("targets", targets, metadata.target_dim)):
+    for field, found, width in (("inputs", inputs, metadata.input_dim),
+                                ("targets", targets, metadata.target_dim)):
         shape = (len(inputs), *metadata.row_shape(width))
         if found.shape != shape:
             dim = "input_dim" if field == "inputs" else "target_dim"
-            refuse_field(split_dir, name, field, f"expected shape {shape} by inputs, seq_len and {dim} of "
-                                                 f"dataset.json, found {found.shape}")
+            refuse_field(split_dir, name, field, f"expected shape {shape} by inputs, seq_len and "
+                                                 f"{dim} of dataset.json, found {found.shape}")
     if mask is not None and mask.shape != targets.shape:
-        refuse_field(split_dir, name, "target_mask", f"has shape {mask.shape}, and the targets {targets.shape}")
+        refuse_field(split_dir, name, "target_mask", f"has shape {mask.shape}, and the "
+                                                     f"targets {targets.shape}")
 
 
 def feature_statistics(sets: Sequence[Any]) -> dict[str, np.ndarray]:
@@ -131,7 +142,8 @@ def feature_statistics(sets: Sequence[Any]) -> dict[str, np.ndarray]:
     for example_set, sample in evenly_over(sets, STATISTICS_ROWS):
         for rows in np.array_split(sample, -(-len(sample) // CHUNK)):
             fields = example_set.fields(rows)
-            known = np.broadcast_to(example_set.known_inputs(fields)[..., None], fields["inputs"].shape)
+            known = np.broadcast_to(example_set.known_inputs(fields)[..., None],
+                                    fields["inputs"].shape)
             sums["input"].append(_moments(fields["inputs"], known))
             sums["target"].append(_moments(fields["targets"], fields["target_mask"]))
     statistics: dict[str, np.ndarray] = {}
@@ -141,7 +153,8 @@ def feature_statistics(sets: Sequence[Any]) -> dict[str, np.ndarray]:
         mean = (counts * means).sum(0) / count
         variance = (squares + counts * (means - mean) ** 2).sum(0) / count
         std = np.sqrt(variance)
-        statistics |= {f"{kind}_mean": mean, f"{kind}_std": np.where(std > 1e-6 * np.abs(mean), std, 1.0)}
+        statistics |= {f"{kind}_mean": mean,
+                       f"{kind}_std": np.where(std > 1e-6 * np.abs(mean), std, 1.0)}
     return statistics
 
 
@@ -154,7 +167,8 @@ def _moments(values: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndar
     return count, mean, (((values - mean) * known) ** 2).sum(0)
 
 
-def write_regression_dataset(path: str | Path, split: str, inputs: Any, targets: Any, mask: Any = None,
+def write_regression_dataset(path: str | Path, split: str, inputs: Any, targets: Any,
+                             mask: Any = None,
                              groups: np.ndarray | None = None,
                              identifiers: np.ndarray | None = None, set_name: str = "all",
                              input_pad_value: float = 0.0, target_pad_value: float = 0.0,
@@ -172,10 +186,12 @@ def write_regression_dataset(path: str | Path, split: str, inputs: Any, targets:
     if max(len(lengths_of_rows(rows)) for rows in (inputs, targets)) > 1:
         inputs, targets, mask = _of_one_length(f"{Path(path) / split}", inputs, targets, mask, input_pad_value,
                                                target_pad_value)
-    inputs, targets = (_floats(name, array) for name, array in (("inputs", inputs), ("targets", targets)))
+    inputs, targets = (_floats(name, array)
+                       for name, array in (("inputs", inputs), ("targets", targets)))
     if targets.ndim != inputs.ndim or targets.shape[:-1] != inputs.shape[:-1]:
-        raise ValueError(f"inputs of shape {inputs.shape} and targets of shape {targets.shape} must agree in all but "
-                         "the last dimension; repeat or mask targets to make them so")
+        raise ValueError(f"inputs of shape {inputs.shape} and targets of shape "
+                         f"{targets.shape} must agree in all but the last dimension; repeat "
+                         "or mask targets to make them so")
     mask = np.ones(targets.shape, bool) if mask is None else np.asarray(mask)
     if mask.shape == targets.shape[:-1]:
         mask = np.broadcast_to(mask[..., None], targets.shape)
@@ -199,7 +215,8 @@ def write_regression_dataset(path: str | Path, split: str, inputs: Any, targets:
         num_puzzle_identifiers=int(numbering["puzzle_identifiers"].max()) + 1,
         total_groups=len(numbering["group_indices"]) - 1, total_puzzles=len(numbering["puzzle_identifiers"]),
         mean_puzzle_examples=len(inputs) / len(numbering["puzzle_identifiers"]), sets=[set_name])
-    arrays = {"inputs": inputs[order], "targets": targets[order], "target_mask": mask[order], **numbering}
+    arrays = {"inputs": inputs[order], "targets": targets[order],
+              "target_mask": mask[order], **numbering}
     with new_dataset_directory(Path(path) / split, sum(a.nbytes for a in arrays.values()), overwrite) as folder:
         write_json(folder / "dataset.json", metadata.model_dump())
         for field, array in arrays.items():
@@ -207,7 +224,8 @@ def write_regression_dataset(path: str | Path, split: str, inputs: Any, targets:
     return metadata
 
 
-def _of_one_length(where: str, inputs: Sequence, targets: Sequence, mask: Sequence | None, input_pad: float,
+def _of_one_length(where: str, inputs: Sequence, targets: Sequence, mask: Sequence | None,
+                   input_pad: float,
                    target_pad: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sequences of different length filled up to the longest, and a mask (N, L, …) that leaves out what was added."""
     mask = [np.ones(len(row), bool) for row in targets] if mask is None else mask
@@ -215,20 +233,21 @@ def _of_one_length(where: str, inputs: Sequence, targets: Sequence, mask: Sequen
     for name, rows in (("targets", targets), ("mask", mask)):
         for example, (length, other) in enumerate(zip(lengths, map(len, rows))):
             if length != other:
-                raise ValueError(f"example {example} has {length} positions of inputs and {other} of {name}; repeat or "
-                                 "mask targets to make them equal")
-    filled = tuple(filled_up(rows, max(lengths), fill) for rows, fill in ((inputs, input_pad), (targets, target_pad),
+                raise ValueError(f"example {example} has {length} positions of inputs and {other} "
+                                 f"of {name}; repeat or mask targets to make them equal")
+    filled = tuple(filled_up(rows, max(lengths), fill)
+                   for rows, fill in ((inputs, input_pad), (targets, target_pad),
                                                                          (mask, False)))
-    print(f"notice: {where}: sequences of {said_range(lengths)} positions are filled up to {max(lengths)}; what is "
-          "filled up is neither trained on nor scored")
+    print(f"notice: {where}: sequences of {said_range(lengths)} positions are filled up to "
+          f"{max(lengths)}; what is filled up is neither trained on nor scored")
     return filled
 
 
 def _floats(name: str, array: np.ndarray) -> np.ndarray:
     array = np.asarray(array)
     if array.dtype.kind not in "fiub" or array.ndim not in (2, 3) or not array.size:
-        raise ValueError(f"{name} should hold numbers in 2 or 3 dimensions (N, [L,] dim), and is {array.dtype} of "
-                         f"shape {array.shape}")
+        raise ValueError(f"{name} should hold numbers in 2 or 3 dimensions (N, [L,] dim), and is "
+                         f"{array.dtype} of shape {array.shape}")
     return array.astype(np.float32)
 
 
@@ -239,7 +258,8 @@ def _whole_numbers(name: str, array: np.ndarray, most: int) -> np.ndarray:
     wrong = ~((array >= 0) & (array <= most) & (array == np.floor(array)))  # so is NaN
     if wrong.any():
         place = tuple(np.argwhere(wrong)[0])
-        raise ValueError(f"{name} should hold whole numbers from 0 to {most}, and row {place[0]} holds {array[place]}")
+        raise ValueError(f"{name} should hold whole numbers from 0 to {most}, and row "
+                         f"{place[0]} holds {array[place]}")
     return array.astype(np.int64)
 
 

@@ -45,7 +45,8 @@ class SourceRows:
 
     def select(self, rows: np.ndarray) -> "SourceRows":
         """The rows of a boolean mask or of an index array."""
-        return SourceRows(self.path, self.lines[rows], self.question[rows], self.answer[rows], self.rating[rows])
+        return SourceRows(self.path, self.lines[rows], self.question[rows], self.answer[rows],
+                          self.rating[rows])
 
 
 def _require(ok: np.ndarray, path: Path, lines: np.ndarray, problem: str) -> None:
@@ -73,8 +74,8 @@ def read_rows(path: Path) -> SourceRows:
 def _check_header(path: Path, header: bytes) -> None:
     columns = header.decode("utf-8-sig", "replace").strip().replace('"', "")
     if columns != ",".join(COLUMNS):
-        raise ValueError(f"{path}, line 1: the columns are '{columns}', expected '{','.join(COLUMNS)}'; "
-                         "rename and reorder them")
+        raise ValueError(f"{path}, line 1: the columns are '{columns}', expected "
+                         f"'{','.join(COLUMNS)}'; rename and reorder them")
 
 
 def _blocks(file) -> Iterator[bytes]:
@@ -89,7 +90,8 @@ def _blocks(file) -> Iterator[bytes]:
 def _unquoted(block: bytes) -> bytes:
     """Quoted fields without their quotes; a comma inside one becomes a semicolon. Only `source` can hold one."""
     rows = csv.reader(block.decode("latin-1").split("\n"))
-    return "\n".join(",".join(field.replace(",", ";") for field in row) for row in rows).encode("latin-1")
+    return "\n".join(",".join(field.replace(",", ";") for field in row)
+                     for row in rows).encode("latin-1")
 
 
 def _parse(path: Path, first_line: int, block: bytes, length: int | None) -> SourceRows:
@@ -99,19 +101,22 @@ def _parse(path: Path, first_line: int, block: bytes, length: int | None) -> Sou
     commas = np.flatnonzero(text == ord(","))
     lines = np.arange(first_line, first_line + len(ends))
     fields = np.diff(np.searchsorted(commas, ends), prepend=0) + 1
-    _require(fields == len(COLUMNS), path, lines, f"not {len(COLUMNS)} fields separated by commas; remove or repair it")
+    _require(fields == len(COLUMNS), path, lines, f"not {len(COLUMNS)} fields separated by "
+                                                  "commas; remove or repair it")
     first, second, third = commas.reshape(-1, 3).T
     lengths = second - first - 1
     length = int(lengths[0]) if length is None else length
-    _require(third - second == second - first, path, lines, "question and answer differ in length; repair the row")
-    _require(lengths == length, path, lines, f"the puzzle has not {length} characters like the rows before it; "
-             "put puzzles of another size into another folder")
+    _require(third - second == second - first, path, lines, "question and answer differ in "
+                                                            "length; repair the row")
+    _require(lengths == length, path, lines, f"the puzzle has not {length} characters like the "
+             "rows before it; put puzzles of another size into another folder")
     if length == 0:
         raise ValueError(f"{path}, line {first_line}: the question is empty; remove or repair it")
     windows = np.lib.stride_tricks.sliding_window_view(text, length)
     bounds = zip((third + 1).tolist(), ends.tolist())
     rating = np.array([_number(block[start:end]) for start, end in bounds])
-    _require(np.isfinite(rating), path, lines, "the rating is not a number; write one, 0 if it is unknown")
+    _require(np.isfinite(rating), path, lines, "the rating is not a number; write "
+                                               "one, 0 if it is unknown")
     return SourceRows(path, lines, windows[first + 1], windows[second + 1], rating)
 
 
@@ -122,15 +127,16 @@ def _number(field: bytes) -> float:
         return float("nan")
 
 
-def source_files(source_dir: str | None, source_repo: str, splits: Sequence[str] = SPLITS) -> dict[str, Path]:
+def source_files(source_dir: str | None, source_repo: str,
+                 splits: Sequence[str] = SPLITS) -> dict[str, Path]:
     """The CSV file of each split, downloaded unless a folder is given. ValueError where one cannot be had."""
     if source_dir is None:
         return {split: _download(source_repo, f"{split}.csv") for split in splits}
     files = {split: Path(source_dir) / f"{split}.csv" for split in splits}
     for file in files.values():
         if not file.is_file():
-            raise ValueError(f"{file} does not exist; --source-dir must hold train.csv and test.csv, or train.csv "
-                             "alone with --test-fraction")
+            raise ValueError(f"{file} does not exist; --source-dir must hold train.csv and "
+                             "test.csv, or train.csv alone with --test-fraction")
     return files
 
 
@@ -139,26 +145,29 @@ def _download(repo: str, name: str) -> Path:
         from huggingface_hub import hf_hub_download
         return Path(hf_hub_download(repo, name, repo_type="dataset"))
     except Exception as error:  # the hub's client fails in many ways; to the user they are one
-        raise ValueError(f"{name} of the hub data set {repo} could not be downloaded ({type(error).__name__}); pass "
-                         "--source-dir FOLDER with train.csv and test.csv, or check the network") from error
+        raise ValueError(f"{name} of the hub data set {repo} could not be downloaded "
+                         f"({type(error).__name__}); pass --source-dir FOLDER with train.csv and "
+                         "test.csv, or check the network") from error
 
 
 def read_splits(args: argparse.Namespace, check: Callable[[SourceRows], SourceRows],
-                tasks_of: Callable[[SourceRows], np.ndarray]) -> tuple[dict[str, Path], dict[str, SourceRows]]:
+                tasks_of: Callable[[SourceRows], np.ndarray]) -> tuple[dict[str, Path],
+                                                                       dict[str, SourceRows]]:
     """Files and rows of both splits, checked by `check`; the rows of train are then subsampled.
 
     With `--test-fraction`, train.csv is divided into both. `tasks_of` its rows, (N,), are equal for variants of one
     another, which stay in one split.
     """
-    files = source_files(args.source_dir, args.source_repo, SPLITS if args.test_fraction is None else SPLITS[:1])
+    files = source_files(args.source_dir, args.source_repo,
+                         SPLITS if args.test_fraction is None else SPLITS[:1])
     rows = {split: check(read_rows(file)) for split, file in files.items()}
     if args.test_fraction is not None:
         test = rows_for_testing(tasks_of(rows["train"]), args.test_fraction, args.seed)
         rows = {"train": rows["train"].select(~test), "test": rows["train"].select(test)}
     lengths = {split: checked.question.shape[1] for split, checked in rows.items()}
     if len(set(lengths.values())) > 1:
-        raise ValueError(f"puzzles of {files['train']} have {lengths['train']} characters, those of {files['test']} "
-                         f"{lengths['test']}; both splits must hold one size")
+        raise ValueError(f"puzzles of {files['train']} have {lengths['train']} characters, those "
+                         f"of {files['test']} {lengths['test']}; both splits must hold one size")
     return files, {**rows, "train": subsample(rows["train"], args.subsample_size, args.seed)}
 
 
@@ -190,19 +199,26 @@ def _row_bytes(rows: np.ndarray) -> Iterator[bytes]:
 
 def generator_parser(description: str, train: int, test: int) -> argparse.ArgumentParser:
     parser = Parser(description)
-    parser.add_argument("--output-dir", required=True, help="folder to make, for train.csv and test.csv")
-    parser.add_argument("--train", type=at_least(1), default=train, help=f"training puzzles (default: {train})")
-    parser.add_argument("--test", type=at_least(1), default=test, help=f"test puzzles (default: {test})")
+    parser.add_argument("--output-dir", required=True, help="folder to make, for "
+                                                            "train.csv and test.csv")
+    parser.add_argument("--train", type=at_least(1), default=train,
+                        help=f"training puzzles (default: {train})")
+    parser.add_argument("--test", type=at_least(1), default=test,
+                        help=f"test puzzles (default: {test})")
     return parser
 
 
 def builder_parser(description: str, output_dir: str, source_repo: str) -> argparse.ArgumentParser:
     parser = Parser(description)
-    parser.add_argument("--output-dir", default=output_dir, help=f"folder to make (default: {output_dir})")
-    parser.add_argument("--source-dir", help="folder with train.csv and test.csv (default: download --source-repo)")
+    parser.add_argument("--output-dir", default=output_dir,
+                        help=f"folder to make (default: {output_dir})")
+    parser.add_argument("--source-dir", help="folder with train.csv and test.csv (default: "
+                                             "download --source-repo)")
     add_test_fraction(parser, "train.csv", "test.csv is")
-    parser.add_argument("--source-repo", default=source_repo, help=f"hub data set (default: {source_repo})")
-    parser.add_argument("--subsample-size", type=at_least(1), help="random rows of train to use (default: all)")
+    parser.add_argument("--source-repo", default=source_repo,
+                        help=f"hub data set (default: {source_repo})")
+    parser.add_argument("--subsample-size", type=at_least(1),
+                        help="random rows of train to use (default: all)")
     return parser
 
 
@@ -220,14 +236,16 @@ class Split:
         return self.groups * self.copies
 
 
-def write_dataset(builder: str, args: argparse.Namespace, files: dict[str, Path], splits: dict[str, Split],
+def write_dataset(builder: str, args: argparse.Namespace, files: dict[str, Path],
+                  splits: dict[str, Split],
                   kind: str, seq_len: int, vocab_size: int) -> None:
     """Write and report a data set of puzzles of a kind, without embeddings of their own (identifier 0, the blank)."""
     needed = sum(split.puzzles * (2 * seq_len + 12) for split in splits.values())  # 12: three int32 a puzzle
     with building(builder, args, files.values(), needed) as (folder, counts):
         for name, split in splits.items():
             _write_split(folder / name, split, kind, seq_len, vocab_size)
-            counts[name] = {"groups": split.groups, "puzzles": split.puzzles, "examples": split.puzzles}
+            counts[name] = {"groups": split.groups, "puzzles": split.puzzles,
+                            "examples": split.puzzles}
         write_json(folder / "identifiers.json", [BLANK_IDENTIFIER])
 
 
@@ -243,11 +261,13 @@ def _write_split(split_dir: Path, split: Split, kind: str, seq_len: int, vocab_s
 
 def write_csv(path: Path, source: str, rows: Iterable[tuple[str, str, int]]) -> None:
     """Write (question, answer, rating) rows as a source file."""
-    lines = [",".join(COLUMNS), *(f"{source},{question},{answer},{rating}" for question, answer, rating in rows)]
+    lines = [",".join(COLUMNS),
+             *(f"{source},{question},{answer},{rating}" for question, answer, rating in rows)]
     path.write_text("\n".join(lines) + "\n")
 
 
-def write_generated(args: argparse.Namespace, source: str, splits: dict[str, list[tuple[str, str, int]]],
+def write_generated(args: argparse.Namespace, source: str,
+                    splits: dict[str, list[tuple[str, str, int]]],
                     next_step: str) -> None:
     """Write both CSV files, then print their row counts and the command that comes next."""
     with new_dataset_directory(args.output_dir, 0, args.overwrite) as folder:

@@ -21,10 +21,11 @@ def rows_for_testing(tasks: np.ndarray, fraction: float, seed: int) -> np.ndarra
     """
     distinct, task = np.unique(np.asarray(tasks), return_inverse=True)
     if not 0 < fraction < 1:
-        raise ValueError(f"a test fraction of {fraction} is not between 0 and 1; use 0.1 for a tenth")
+        raise ValueError(f"a test fraction of {fraction} is not between 0 and "
+                         "1; use 0.1 for a tenth")
     if len(distinct) < 2:
-        raise ValueError(f"all {len(task)} rows are variants of one task, which cannot be trained and tested on; bring "
-                         "a test set")
+        raise ValueError(f"all {len(task)} rows are variants of one task, which cannot be trained "
+                         "and tested on; bring a test set")
     count = min(max(round(fraction * len(distinct)), 1), len(distinct) - 1)
     chosen = np.random.default_rng([seed, 2]).choice(len(distinct), count, replace=False)
     return np.isin(task, chosen)

@@ -108,7 +108,8 @@ def mix_bits(numbers: np.ndarray) -> np.ndarray:
     return numbers ^ (numbers >> np.uint64(31))
 
 
-def random_sudoku_symmetries(count: int, box: tuple[int, int], rng: np.random.Generator) -> Symmetries:
+def random_sudoku_symmetries(count: int, box: tuple[int, int],
+                             rng: np.random.Generator) -> Symmetries:
     """`count` random Sudoku symmetries, drawn uniformly. `box`: rows and columns of a box. Tokens are the digits 0 to
     n, where 0 is a blank.
 

@@ -66,10 +66,12 @@ class ARC:
         self.tasks = read_test_puzzles(_file(data_path, "test_puzzles.json"))
         names = read_json(_file(data_path, "identifiers.json"))
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"{data_path}/identifiers.json is no list of names; build the data set again")
+            raise ValueError(f"{data_path}/identifiers.json is no list of names; "
+                             "build the data set again")
         if (eval_metadata.seq_len, eval_metadata.vocab_size) != SIZES:
-            raise ValueError(f"{data_path}: ARC has {SIZES[0]} cells and {SIZES[1]} tokens, this data set "
-                             f"{eval_metadata.seq_len} and {eval_metadata.vocab_size}; score it without arc@ARC")
+            raise ValueError(f"{data_path}: ARC has {SIZES[0]} cells and {SIZES[1]} tokens, this "
+                             f"data set {eval_metadata.seq_len} and {eval_metadata.vocab_size}; "
+                             "score it without arc@ARC")
         self.notices = self._unknown_answers()  # printed at the start
         self._number_test_inputs()
         self._number_identifiers(names)
@@ -81,8 +83,9 @@ class ARC:
         if len(self.tasks) > 1 and all(test.get("output") == STAND_IN for test in tests):
             for test in tests:
                 del test["output"]
-            return [f"{self.data_path} has no solutions: each answer is a single black cell; no pass@K is reported, "
-                    "and val/… compares with that cell, so it means nothing; build the data set again to avoid it"]
+            return [f"{self.data_path} has no solutions: each answer is a single black cell; no "
+                    "pass@K is reported, and val/… compares with that cell, so it means nothing; "
+                    "build the data set again to avoid it"]
         unknown = sum("output" not in test for test in tests)
         scored = "no pass@K is reported" if unknown == len(tests) else "pass@K is of the others"
         return [f"{self.data_path} has no solutions to {unknown} of its {len(tests)} test inputs, which are submitted "
@@ -91,7 +94,8 @@ class ARC:
     def _number_test_inputs(self) -> None:
         """Number the questions. A question is a test input of a task; equal test inputs of one task are one question.
         """
-        self.pairs = [(task, number) for task, puzzle in self.tasks.items() for number in range(len(puzzle["test"]))]
+        self.pairs = [(task, number) for task, puzzle in self.tasks.items()
+                      for number in range(len(puzzle["test"]))]
         tests = [self.tasks[task]["test"][number] for task, number in self.pairs]
         self.task_numbers = {task: i for i, task in enumerate(self.tasks)}
         tasks = np.array([self.task_numbers[task] for task, _ in self.pairs])
@@ -138,12 +142,13 @@ class ARC:
         keys = candidate_keys(self.task_of[identifiers], grid_hashes(inputs, transforms, values))
         questions = np.searchsorted(self.question_keys, keys).clip(max=len(self.question_keys) - 1)
         if (self.question_keys[questions] != keys).any():
-            raise ValueError(f"{self.data_path}: the test split has inputs that are not in test_puzzles.json; build "
-                             "the data set again")
+            raise ValueError(f"{self.data_path}: the test split has inputs that are not in "
+                             "test_puzzles.json; build the data set again")
         q = outputs["q_halt_logits"][real].cpu().double().sigmoid().numpy()
         self.votes.add(questions, preds, transforms, values, q)
 
-    def result(self, save_path: str | Path | None, rank: int, world_size: int, group) -> dict[str, float] | None:
+    def result(self, save_path: str | Path | None, rank: int, world_size: int,
+               group) -> dict[str, float] | None:
         candidates = self.votes.ranked()
         best = broadcast_object(None if candidates is None else self._best_keys(candidates))
         grids = self.votes.grids(best)
@@ -156,7 +161,8 @@ class ARC:
         starts = np.searchsorted(candidates["question"], candidates["question"])
         return candidates["key"][np.arange(len(candidates)) - starts < self.config.submission_K]
 
-    def _report(self, candidates: np.ndarray, grids: dict[int, np.ndarray], save_path: Path | None) -> dict[str, float]:
+    def _report(self, candidates: np.ndarray, grids: dict[int, np.ndarray],
+                save_path: Path | None) -> dict[str, float]:
         """Write the files and return the metrics."""
         starts = np.searchsorted(candidates["question"], np.arange(len(self.question_keys) + 1))
         answers = [self._answer(number, candidates[starts[question]:starts[question + 1]], grids)
@@ -196,9 +202,11 @@ class ARC:
     def _write_table(self, answers: list[Answer], file: Path) -> None:
         with open(file, "w", newline="") as f:
             table = csv.writer(f, lineterminator="\n")
-            table.writerow(["task", "test_input", "votes", "candidates", "truth_rank", "truth_votes", "solved"])
+            table.writerow(["task", "test_input", "votes", "candidates", "truth_rank",
+                            "truth_votes", "solved"])
             for a in answers:
-                of_truth = [a.truth_rank, a.truth_votes, int(a.solved_within(self.config.submission_K))]
+                of_truth = [a.truth_rank, a.truth_votes,
+                            int(a.solved_within(self.config.submission_K))]
                 table.writerow([spreadsheet_text(a.task), a.number, a.votes, a.candidates,
                                 *(of_truth if a.truth_known else [None] * 3)])
 
@@ -223,6 +231,6 @@ def _hashes(grids: list[Grid]) -> np.ndarray:
 def _file(data_path: str, name: str) -> Path:
     file = Path(data_path) / name
     if not file.is_file():
-        raise ValueError(f"arc@ARC scores ARC data sets only, and {file} is missing; use evaluators=[] for other "
-                         "puzzles, or build the data set again")
+        raise ValueError(f"arc@ARC scores ARC data sets only, and {file} is missing; use "
+                         "evaluators=[] for other puzzles, or build the data set again")
     return file

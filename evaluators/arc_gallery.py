@@ -6,7 +6,8 @@ from pathlib import Path
 from evaluators.arc_votes import Answer, Grid
 
 # the colours 0 to 9, as the ARC Prize draws them
-PALETTE = ("#000000", "#1e93ff", "#f93c31", "#4fcc30", "#ffdc00", "#999999", "#e53aa3", "#ff851b", "#87d8f1", "#921231")
+PALETTE = ("#000000", "#1e93ff", "#f93c31", "#4fcc30", "#ffdc00", "#999999", "#e53aa3", "#ff851b",
+           "#87d8f1", "#921231")
 SIDE_PX, CELL_PX = 168, 22  # largest side of a drawn grid and of a cell, in pixels
 STYLE = """
 :root { --ink: #1c2128; --soft: #5f6b7a; --line: #dfe3e8; --good: #1a7f37; --bad: #c0392b; }
@@ -49,19 +50,23 @@ class Html(str):
 def tag(name: str, *content: str, **attributes: str) -> Html:
     """An HTML element around text and elements. In names of attributes `_` becomes `-`, and a trailing `_` is dropped.
     """
-    words = "".join(f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"' for key, value in attributes.items())
+    words = "".join(f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"'
+                    for key, value in attributes.items())
     inside = "".join(part if isinstance(part, Html) else escape(part) for part in content)
     return Html(f"<{name}{words}>{inside}</{name}>")
 
 
-def write_gallery(tasks: dict[str, dict], answers: Sequence[Answer], metrics: dict[str, float], count: int,
+def write_gallery(tasks: dict[str, dict], answers: Sequence[Answer],
+                  metrics: dict[str, float], count: int,
                   submission_K: int, file: Path) -> None:
     """Draw the first `count` tasks into `file`. `tasks`: demonstrations and truths by task, as in test_puzzles.json."""
     shown = list(tasks)[:count]
     by_task = {task: [answer for answer in answers if answer.task == task] for task in shown}
     scores = " · ".join(f"{name} {100 * value:.1f}%" for name, value in metrics.items())
-    head = tag("header", tag("h1", "ARC answers"), tag("p", f"{len(shown)} of {len(tasks)} tasks · {scores}"))
-    body = tag("body", head, *(_task(task, tasks[task], by_task[task], submission_K) for task in shown))
+    head = tag("header", tag("h1", "ARC answers"), tag("p", f"{len(shown)} of {len(tasks)} "
+                                                            f"tasks · {scores}"))
+    body = tag("body", head,
+               *(_task(task, tasks[task], by_task[task], submission_K) for task in shown))
     file.write_text(f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>ARC answers</title><style>{STYLE}</style></head>
 {body}
@@ -80,7 +85,8 @@ def _task(task: str, puzzle: dict, answers: Sequence[Answer], submission_K: int)
                           class_="pair") for pair in puzzle["train"]]
     return tag("section", tag("div", tag("h2", task), tag("span", told, class_="mark"), class_="title"),
                tag("p", "Demonstrations", class_="label"), tag("div", *demonstrations, class_="demonstrations"),
-               *(_test(puzzle["test"][answer.number], answer) for answer in answers), class_=f"task {state}")
+               *(_test(puzzle["test"][answer.number], answer) for answer in answers),
+               class_=f"task {state}")
 
 
 def _test(pair: dict[str, Grid], answer: Answer) -> Html:
@@ -92,7 +98,8 @@ def _test(pair: dict[str, Grid], answer: Answer) -> Html:
     else:
         rank = ["candidate ", tag("b", f"{answer.truth_rank}"),
                 f" of {answer.candidates}, {_count(answer.truth_votes, 'vote')}"]
-    figures = [_figure(f"Test input {answer.number + 1}", pair["input"], [_count(answer.votes, "vote")])]
+    figures = [_figure(f"Test input {answer.number + 1}", pair["input"],
+                       [_count(answer.votes, "vote")])]
     for i, attempt in enumerate(answer.attempts, start=1):
         mark, kind = ("", "") if not truth else (" ✓", "right") if attempt.grid == truth else (" ✗", "wrong")
         figures.append(_figure(f"Attempt {i}{mark}", attempt.grid,
@@ -103,7 +110,8 @@ def _test(pair: dict[str, Grid], answer: Answer) -> Html:
 
 
 def _figure(label: str, grid: Grid, caption: Sequence[str], kind: str = "") -> Html:
-    return tag("figure", tag("p", label, class_="label"), _grid(grid), tag("figcaption", *caption), class_=kind)
+    return tag("figure", tag("p", label, class_="label"), _grid(grid),
+               tag("figcaption", *caption), class_=kind)
 
 
 def _count(number: int, noun: str) -> str:

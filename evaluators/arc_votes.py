@@ -32,7 +32,8 @@ Q_STEP = 2.0**-32  # q is rounded to multiples of it, so that float64 sums of up
 ORIGINAL = np.zeros(VOCAB_SIZE, np.uint8)  # the value of each token if colours are not permuted: colour + 1, or 0
 ORIGINAL[FIRST_COLOUR:] = np.arange(1, COLOURS + 1)
 
-CANDIDATE = np.dtype([("question", np.int32), ("votes", np.int32), ("q", np.float64), ("key", np.uint64)])
+CANDIDATE = np.dtype([("question", np.int32), ("votes", np.int32), ("q", np.float64),
+                      ("key", np.uint64)])
 
 
 def grid_hashes(tokens: np.ndarray, transforms: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -47,7 +48,8 @@ def grid_hashes(tokens: np.ndarray, transforms: np.ndarray, values: np.ndarray) 
     cells = values.ravel()[places].astype(np.uint64).reshape(-1, SIDE, SIDE)
     swapped = SWAPPED[transforms].astype(np.intp)
     row_weights = WEIGHTS[swapped[:, None], _restored_places(rows, ROWS_REVERSED[transforms])]
-    column_weights = WEIGHTS[1 - swapped[:, None], _restored_places(columns, COLUMNS_REVERSED[transforms])]
+    column_weights = WEIGHTS[1 - swapped[:, None],
+                             _restored_places(columns, COLUMNS_REVERSED[transforms])]
     by_row = (cells @ column_weights[:, :, None])[..., 0]
     return (by_row * row_weights).sum(-1, dtype=np.uint64)
 
@@ -58,7 +60,8 @@ def _restored_places(lengths: np.ndarray, is_reversed: np.ndarray) -> np.ndarray
     Lines beyond `lengths` go to OUTSIDE.
     """
     lines, lengths = np.arange(SIDE), lengths[:, None]
-    return np.where(lines < lengths, np.where(is_reversed[:, None], lengths - 1 - lines, lines), OUTSIDE)
+    return np.where(lines < lengths,
+                    np.where(is_reversed[:, None], lengths - 1 - lines, lines), OUTSIDE)
 
 
 def restored(tokens: np.ndarray, transform: int, values: np.ndarray) -> np.ndarray:
@@ -81,7 +84,8 @@ class Votes:
         self.candidates: list[tuple[np.ndarray, ...]] = []  # questions, keys, predictions, transforms, values
         self.votes: list[tuple[np.ndarray, np.ndarray]] = [(np.zeros(0, np.int32), np.zeros(0))]  # candidate, q
 
-    def add(self, questions: np.ndarray, tokens: np.ndarray, transforms: np.ndarray, values: np.ndarray,
+    def add(self, questions: np.ndarray, tokens: np.ndarray, transforms: np.ndarray,
+            values: np.ndarray,
             q: np.ndarray) -> None:
         """Count predictions `tokens` (B, 900) uint8 as answers to `questions` (B,), with q (B,) from 0 to 1.
 
@@ -96,7 +100,8 @@ class Votes:
         self.votes.append((numbers, np.round(q / Q_STEP) * Q_STEP))
         distinct, rows = np.unique(numbers, return_index=True)
         new = rows[distinct >= known]
-        self.candidates.append((questions[new], keys[new], tokens[new], transforms[new], values[new]))
+        self.candidates.append((questions[new], keys[new], tokens[new],
+                                transforms[new], values[new]))
 
     def ranked(self) -> np.ndarray | None:
         """The candidates of all ranks as CANDIDATE rows, by question, best first. On rank 0; None on the others.
@@ -112,7 +117,8 @@ class Votes:
         merged = table[first]
         merged["votes"] = np.bincount(owner, table["votes"], len(first))
         merged["q"] = np.bincount(owner, table["q"], len(first)) / np.maximum(merged["votes"], 1)
-        return merged[np.lexsort((merged["key"], -merged["q"], -merged["votes"], merged["question"]))]
+        return merged[np.lexsort((merged["key"], -merged["q"], -merged["votes"],
+                                  merged["question"]))]
 
     def _table(self) -> np.ndarray:
         """The candidates of this rank as CANDIDATE rows, in which `q` is the sum over votes."""

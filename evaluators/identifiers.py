@@ -9,7 +9,8 @@ from dataset.puzzle_dataset import PuzzleDataset
 from losses.head import LossHead
 
 
-def ablate_identifiers(head: LossHead, data: PuzzleDataset, which: Literal["blank", "shuffled"]) -> None:
+def ablate_identifiers(head: LossHead, data: PuzzleDataset,
+                       which: Literal["blank", "shuffled"]) -> None:
     """Give each test puzzle the embedding of no puzzle (`blank`), or that of another test puzzle (`shuffled`).
 
     Rows of the puzzle table are replaced, not identifiers, so that evaluators still get the true identifiers. Raises
@@ -19,7 +20,8 @@ def ablate_identifiers(head: LossHead, data: PuzzleDataset, which: Literal["blan
     if head.puzzle_embedding is None or len(tested) < 2:
         lacking = "the model has no puzzle embedding" if head.puzzle_embedding is None else \
             f"the test puzzles of {data.config.folders} have no identifiers of their own"
-        raise ValueError(f"puzzle_identifiers={which} has no effect: {lacking}; use puzzle_identifiers=own")
+        raise ValueError(f"puzzle_identifiers={which} has no effect: {lacking}; use "
+                         "puzzle_identifiers=own")
     order = np.random.default_rng(0).permutation(tested)
     table = head.puzzle_embedding.weights
     no_one = table[blank].clone() if blank >= 0 else torch.zeros_like(table[0])  # as before training

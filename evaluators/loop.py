@@ -80,8 +80,8 @@ def refuse_unknown_metric(monitor: str | None, head: LossHead, dataset: PuzzleDa
             return
     if monitor not in known:
         nearest, = difflib.get_close_matches(monitor, known, n=1, cutoff=0.0)
-        raise ValueError(f"checkpoint.monitor={monitor} is no metric of this run; did you mean {nearest}? There are "
-                         f"{', '.join(sorted(known))}")
+        raise ValueError(f"checkpoint.monitor={monitor} is no metric of this run; did you mean "
+                         f"{nearest}? There are {', '.join(sorted(known))}")
 
 
 def evaluate(head: LossHead, dataset: PuzzleDataset, world: World,
@@ -109,7 +109,8 @@ def evaluate(head: LossHead, dataset: PuzzleDataset, world: World,
     head.eval()
     with torch.no_grad():
         for set_name, example_set in dataset.sets.items():
-            strategy.begin(example_set, dataset.own_examples(example_set), dataset.config.global_batch_size)
+            strategy.begin(example_set, dataset.own_examples(example_set),
+                           dataset.config.global_batch_size)
             for step in row_steps(head, dataset, example_set, strategy, world, before_round):
                 if curve is not None:
                     curve.add(step)
@@ -119,7 +120,8 @@ def evaluate(head: LossHead, dataset: PuzzleDataset, world: World,
                     saved.add(answers)
             saved.close_set()
         saved.write(save_path, world.rank)
-        metrics = _validation_metrics(sums) | _evaluator_metrics(evaluators, head, dataset, world, save_path)
+        metrics = _validation_metrics(sums) | _evaluator_metrics(evaluators, head, dataset,
+                                                                 world, save_path)
     head.train()
     return metrics
 
@@ -140,17 +142,20 @@ class SavedOutputs:
     def close_set(self) -> None:
         if self.parts:
             order = torch.from_numpy(np.argsort(np.concatenate([numbers for numbers, _ in self.parts])))
-            self.sets.append({key: torch.cat([part[key] for _, part in self.parts])[order] for key in self.keys})
+            self.sets.append({key: torch.cat([part[key] for _, part in self.parts])[order]
+                              for key in self.keys})
             self.parts = []
 
     def write(self, folder: Path | None, rank: int) -> None:
         if self.keys:
             folder.mkdir(parents=True, exist_ok=True)
-            outputs = {key: torch.cat([part[key] for part in self.sets]) for key in self.keys if self.sets}
+            outputs = {key: torch.cat([part[key] for part in self.sets])
+                       for key in self.keys if self.sets}
             torch.save(outputs, folder / f"outputs.rank{rank}.pt")
 
 
-def _feed(evaluators: dict[str, tuple[str, Evaluator]], example_set: ExampleSet, answers: Answers) -> None:
+def _feed(evaluators: dict[str, tuple[str, Evaluator]], example_set: ExampleSet,
+          answers: Answers) -> None:
     """Hand answers to the evaluators of their data set, with identifiers as that data set numbers them."""
     own = [evaluator for path, evaluator in evaluators.values() if path == example_set.path]
     if not own:
@@ -164,7 +169,8 @@ def _feed(evaluators: dict[str, tuple[str, Evaluator]], example_set: ExampleSet,
 
 def _validation_metrics(sums: dict[str, MetricSums]) -> dict[str, float]:
     by_set = [s.read() for s in sums.values()]
-    return {f"{prefix}/{name}": value for prefix, one in zip(_prefixes(sums), [added(by_set), *by_set])
+    return {f"{prefix}/{name}": value
+            for prefix, one in zip(_prefixes(sums), [added(by_set), *by_set])
             for name, value in means(one).items()}
 
 
@@ -173,7 +179,8 @@ def _prefixes(sets: Collection[str]) -> list[str]:
     return ["val", *(f"val/{name}" for name in sets if len(sets) > 1)]
 
 
-def _evaluator_metrics(evaluators: dict[str, tuple[str, Evaluator]], head: LossHead, dataset: PuzzleDataset,
+def _evaluator_metrics(evaluators: dict[str, tuple[str, Evaluator]], head: LossHead,
+                       dataset: PuzzleDataset,
                        world: World, save_path: Path | None) -> dict[str, float]:
     """The metrics of evaluators: from the answers that they were given, and from running the model themselves."""
     found, folders = {}, []

@@ -29,7 +29,8 @@ class Pictures(Inspector):
     and of sequences of floats the one whose error falls most. `trust_code`: the command line's.
     """
 
-    def __init__(self, data_path: str, eval_metadata: SplitMetadata, example: int | Literal["slowest"] = "slowest",
+    def __init__(self, data_path: str, eval_metadata: SplitMetadata,
+                 example: int | Literal["slowest"] = "slowest",
                  trust_code: bool = False):
         self.example, self.trust_code = example, trust_code
         self.begin_eval()
@@ -37,7 +38,8 @@ class Pictures(Inspector):
     def check(self, data: PuzzleDataset) -> None:
         data.examples([0 if self.example == "slowest" else self.example])
 
-    def inspect(self, head: LossHead, data: PuzzleDataset, world: World, save_path: Path | None) -> None:
+    def inspect(self, head: LossHead, data: PuzzleDataset, world: World,
+                save_path: Path | None) -> None:
         if save_path is None or not world.is_main:
             return
         picture = save_path / "solution_steps.png"
@@ -70,9 +72,11 @@ class Pictures(Inspector):
         targets, mask = batch["targets"].numpy(), batch["target_mask"].numpy()
         if of_rows:
             width = targets.shape[-1]
-            plot_predictions(preds[-1].reshape(-1, width), targets.reshape(-1, width), mask.reshape(-1, width), picture)
+            plot_predictions(preds[-1].reshape(-1, width), targets.reshape(-1, width),
+                             mask.reshape(-1, width), picture)
             return f"the first {len(targets)} examples"
         errors = (mask * (preds - targets) ** 2).sum((2, 3))  # (steps, B)
         row = int(np.nan_to_num(errors[0] - errors[-1], nan=-np.inf).argmax())  # NaN is not the largest
-        plot_sequence_steps(batch["inputs"][row].numpy(), targets[row], mask[row], preds[:, row], picture)
+        plot_sequence_steps(batch["inputs"][row].numpy(), targets[row], mask[row],
+                            preds[:, row], picture)
         return f"example {numbers[row]}"

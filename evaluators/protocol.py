@@ -33,7 +33,8 @@ class Evaluator(Protocol):
     def update_batch(self, batch: dict[str, Tensor], outputs: dict[str, Tensor]) -> None:
         """Take real examples (no padding): the batch as loaded, identifiers of the evaluator's own data set."""
 
-    def result(self, save_path: Path | None, rank: int, world_size: int, group) -> dict[str, float] | None:
+    def result(self, save_path: Path | None, rank: int, world_size: int,
+               group) -> dict[str, float] | None:
         """Metrics on rank 0, by a name without the prefix `eval/<name>/`. Called on every rank. `save_path` is a folder
         for its files, which is there and its own.
 
@@ -73,7 +74,8 @@ class Inspector:
         """It has no metrics of the answers."""
 
 
-def build_evaluators(configs: Sequence[dict] | None, dataset, trust_code: bool = False, others: Sequence[dict] = ()
+def build_evaluators(configs: Sequence[dict] | None, dataset, trust_code: bool = False,
+                     others: Sequence[dict] = ()
                      ) -> dict[str, tuple[str, Evaluator]]:
     """For each config and each test data set, the prefix of its metrics, the path of the data, and the evaluator.
 
@@ -86,7 +88,8 @@ def build_evaluators(configs: Sequence[dict] | None, dataset, trust_code: bool =
     gets a number, such as `eval/arc2`, and a notice says so. Evaluators' own notices are printed, too.
     """
     sets = {test_set.path: test_set for test_set in dataset.sets.values()}
-    wanted = _by_kind(sets, trust_code) if configs is None else [(config, list(sets)) for config in configs]
+    wanted = _by_kind(sets, trust_code) if configs is None else [(config, list(sets))
+                                                                 for config in configs]
     wanted += [(config, list(sets)) for config in others]
     modules = [config["name"].partition("@")[0] for config, _ in wanted]
     folders = [Path(path).name for path in sets]
@@ -96,8 +99,8 @@ def build_evaluators(configs: Sequence[dict] | None, dataset, trust_code: bool =
         options = {key: value for key, value in config.items() if key != "name"}
         evaluator_class = load_class(config["name"], "evaluators", EVALUATOR_PARTS, anywhere=True)  # a typed config's
         if "trust_code" in options:  # a config may be a stranger's
-            raise ValueError(f"evaluators: {config['name']} cannot be told trust_code; add trust_code=true to the "
-                             "command line")
+            raise ValueError(f"evaluators: {config['name']} cannot be told trust_code; add "
+                             "trust_code=true to the command line")
         takes_trust = "trust_code" in inspect.signature(evaluator_class).parameters
         for (path, test_set), folder, own_folder in zip(sets.items(), folders, distinct(folders)):
             if path not in paths:
@@ -106,7 +109,8 @@ def build_evaluators(configs: Sequence[dict] | None, dataset, trust_code: bool =
             if (module, folder) != (numbered, own_folder):
                 notices.append(f"{prefix} is {config} on {path}")
             evaluator = built(evaluator_class, f"evaluators: {config['name']}", options, data_path=path,
-                              eval_metadata=test_set.metadata, **({"trust_code": trust_code} if takes_trust else {}))
+                              eval_metadata=test_set.metadata,
+                              **({"trust_code": trust_code} if takes_trust else {}))
             if hasattr(evaluator, "check"):
                 evaluator.check(dataset.part(path))
             evaluators[prefix] = path, evaluator

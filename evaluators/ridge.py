@@ -32,12 +32,12 @@ class Ridge:
             raise ValueError(f"ridge@Ridge is a baseline of regression data, and {data_path} holds "
                              f"{eval_metadata.KIND}; use evaluators=[]")
         if isinstance(eval_metadata, EpisodeMetadata):
-            raise ValueError(f"ridge@Ridge does not take the latent episodes of {data_path}, whose baselines stand in "
-                             "the table of evaluate.py; use evaluators=[]")
+            raise ValueError(f"ridge@Ridge does not take the latent episodes of {data_path}, whose "
+                             "baselines stand in the table of evaluate.py; use evaluators=[]")
         width = eval_metadata.seq_len * eval_metadata.input_dim
         if width > MOST_INPUTS:
-            raise ValueError(f"ridge@Ridge takes at most {MOST_INPUTS} inputs, and an example of {data_path} has "
-                             f"{width}; use evaluators=[]")
+            raise ValueError(f"ridge@Ridge takes at most {MOST_INPUTS} inputs, and an example of "
+                             f"{data_path} has {width}; use evaluators=[]")
         load_metadata(data_path, "train")  # raises now, not at the first evaluation, if there is no data to fit on
         self.data_path, self.metadata, self.weights = data_path, eval_metadata, None
         self.begin_eval()
@@ -52,12 +52,14 @@ class Ridge:
     def update_batch(self, batch: dict[str, Tensor], outputs: dict[str, Tensor]) -> None:
         if self.weights is None:
             self.weights = self._fitted()
-        targets, mask, preds = map(_rows, (batch["targets"], batch["target_mask"], outputs["preds"]))
+        targets, mask, preds = map(_rows, (batch["targets"], batch["target_mask"],
+                                           outputs["preds"]))
         ridge = _with_one(_rows(batch["inputs"])) @ self.weights
         terms = np.stack([mask, *(mask * (p - targets) ** 2 for p in (ridge, preds))])
         self.sums += torch.from_numpy(terms.reshape(3, len(mask), self.metadata.seq_len, -1).sum((1, 3)))
 
-    def result(self, save_path: str | Path | None, rank: int, world_size: int, group) -> dict[str, float] | None:
+    def result(self, save_path: str | Path | None, rank: int, world_size: int,
+               group) -> dict[str, float] | None:
         sums = self.sums.clone()
         all_reduce_sum_([sums])
         if rank != 0:
@@ -65,7 +67,8 @@ class Ridge:
         observed, *squared = sums.numpy()
         if save_path is not None:
             by_position = (np.sqrt(s / np.where(observed, observed, np.nan)) for s in squared)
-            plot_errors(dict(zip(("ridge", "model"), by_position)), "position", Path(save_path) / "ridge.png")
+            plot_errors(dict(zip(("ridge", "model"), by_position)), "position",
+                        Path(save_path) / "ridge.png")
         ridge, model = (float(s.sum() / max(observed.sum(), 1)) ** 0.5 for s in squared)
         return dict(zip(self.names(), (ridge, model)))
 
@@ -84,7 +87,8 @@ class Ridge:
         return ridge_weights(inputs, targets, mask, [best])[0]
 
 
-def ridge_weights(inputs: np.ndarray, targets: np.ndarray, mask: np.ndarray, strengths: Sequence[float]) -> np.ndarray:
+def ridge_weights(inputs: np.ndarray, targets: np.ndarray, mask: np.ndarray,
+                  strengths: Sequence[float]) -> np.ndarray:
     """Least-squares weights (strengths, inputs, targets) with the penalty strength · examples · |weights|².
 
     The last input is the constant 1, and its weight has no penalty. Each target is fitted on the examples in which it

@@ -43,25 +43,28 @@ class Rollouts(Inspector):
 
     def __init__(self, data_path: str, eval_metadata: SplitMetadata, example: int = 0):
         if not isinstance(eval_metadata, EpisodeMetadata):
-            raise ValueError(f"rollout@Rollouts is for latent episodes, and {data_path} holds {eval_metadata.KIND}; "
-                             "use other evaluators")
+            raise ValueError(f"rollout@Rollouts is for latent episodes, and {data_path} holds "
+                             f"{eval_metadata.KIND}; use other evaluators")
         self.example = example
         self.begin_eval()
 
     def check(self, data: PuzzleDataset) -> None:
         rollouts = sum(len(rollout_starts(episodes)) for episodes in episode_sets(data))
         if not 0 <= self.example < max(rollouts, 1):
-            raise ValueError(f"picture={self.example}: the test episodes of {data.config.folders} give {rollouts} "
-                             "rollouts, numbered from 0")
+            raise ValueError(f"picture={self.example}: the test episodes of {data.config.folders} "
+                             f"give {rollouts} rollouts, numbered from 0")
 
-    def inspect(self, head: LossHead, data: PuzzleDataset, world: World, save_path: Path | None) -> dict[str, float]:
+    def inspect(self, head: LossHead, data: PuzzleDataset, world: World,
+                save_path: Path | None) -> dict[str, float]:
         paths = data.config.trained_on or data.config.dataset_paths
         there = [path for path in paths if (Path(path) / "train").is_dir()]
         if not there and world.is_main:
-            print(f"notice: no linear baseline, since {paths} have no training episodes here to fit it on")
+            print(f"notice: no linear baseline, since {paths} have no training "
+                  "episodes here to fit it on")
         train = episode_sets(PuzzleDataset(data.config.model_copy(update={"dataset_paths": there}), "train")) \
             if there else []
-        errors = roll_out(head, episode_sets(data), train, data.local_batch_size, world, self.example)
+        errors = roll_out(head, episode_sets(data), train, data.local_batch_size,
+                          world, self.example)
         self.told.append(errors.table())
         if save_path is not None and world.is_main and len(errors.truth):
             plot_rollouts({who: of_one.rmse for who, of_one in errors.by_horizon.items()}, errors.truth, errors.shown,
@@ -179,13 +182,16 @@ class RolloutErrors:
         """A table with one line for each predictor. A cell is the error, or how many predictions diverged, or "too
         short" if no episode is long enough."""
         rows = [["rmse", "one step", *(f"open loop @{h}" for h in HORIZONS)]]
-        rows += [[who.replace("_", " "), one_step.cell(0), *(self.by_horizon[who].cell(h - 1) for h in HORIZONS)]
+        rows += [[who.replace("_", " "), one_step.cell(0),
+                  *(self.by_horizon[who].cell(h - 1) for h in HORIZONS)]
                  for who, one_step in self.one_step.items()]
         width = 2 + max(len(cell) for row in rows for cell in row[1:])
-        return "\n".join(f"  {who:14}" + "".join(f"{cell:>{width}}" for cell in cells) for who, *cells in rows)
+        return "\n".join(f"  {who:14}" + "".join(f"{cell:>{width}}" for cell in cells)
+                         for who, *cells in rows)
 
 
-def roll_out(head: LossHead, test_sets: Sequence[EpisodeSet], train_sets: Sequence[EpisodeSet], batch_size: int,
+def roll_out(head: LossHead, test_sets: Sequence[EpisodeSet], train_sets: Sequence[EpisodeSet],
+             batch_size: int,
              world: World, number: int = 0) -> RolloutErrors:
     """Compute the errors of the model and of the baselines. Every rank must call it; all get the same errors.
 
@@ -195,7 +201,8 @@ def roll_out(head: LossHead, test_sets: Sequence[EpisodeSet], train_sets: Sequen
     predictors: dict[str, Predictor] = {"model": model, "repeat_last": repeat_last}
     if train_sets:
         predictors["linear"] = LinearAutoregression.fit(train_sets)
-    contexts, futures, identifiers = (np.concatenate(parts) for parts in zip(*map(rollout_cases, test_sets)))
+    contexts, futures, identifiers = (np.concatenate(parts)
+                                      for parts in zip(*map(rollout_cases, test_sets)))
     mine, one = slice(world.rank, None, world.size), slice(number, number + 1)
     rolled, shown = ({who: open_loop(predict, contexts[rows], identifiers[rows])
                       for who, predict in predictors.items()} for rows in (mine, one))
@@ -249,7 +256,8 @@ def one_step_cases(episodes: EpisodeSet, fields: dict[str, np.ndarray]
     return latents, targets[:, order - 1:], mask[:, order - 1:, 0]
 
 
-def _one_step_errors(model: ModelPredictor, predictors: dict[str, Predictor], test_sets: Sequence[EpisodeSet],
+def _one_step_errors(model: ModelPredictor, predictors: dict[str, Predictor],
+                     test_sets: Sequence[EpisodeSet],
                      world: World) -> dict[str, Errors]:
     order = linear_order(model.window)
     width = test_sets[0].metadata.input_dim

@@ -53,7 +53,8 @@ class RowStep:
         else:
             taken = torch.from_numpy(places).to(self.carry.steps.device)
         return Answers(self.numbers[places], {name: value[taken] for name, value in self.data.items()},
-                       {name: value[taken] for name, value in self.outputs.items()}, self.carry.steps[taken])
+                       {name: value[taken] for name, value in self.outputs.items()},
+                       self.carry.steps[taken])
 
 
 @dataclass
@@ -69,7 +70,8 @@ class Answers:
 class Rows:
     """The B rows of one rank, and the example that each works on."""
 
-    def __init__(self, head: LossHead, dataset: PuzzleDataset, example_set: ExampleSet, device: torch.device):
+    def __init__(self, head: LossHead, dataset: PuzzleDataset, example_set: ExampleSet,
+                 device: torch.device):
         self.head, self.example_set, self.device = head, example_set, device
         B = dataset.local_batch_size
         self.numbers, self.attempts = np.full(B, NOBODY), np.zeros(B, int)
@@ -95,7 +97,8 @@ class Rows:
             return old.index_copy(0, places, new.to(self.device))
 
         fields = strategy.present(self.example_set.fetch(attempts.numbers), attempts)
-        self.batch = {name: placed(value, torch.from_numpy(fields[name])) for name, value in self.batch.items()}
+        self.batch = {name: placed(value, torch.from_numpy(fields[name]))
+                      for name, value in self.batch.items()}
         keys = noise_keys(0, torch.from_numpy(attempts.seeds))
         self.carry = replace(self.carry, noise_key=placed(self.carry.noise_key, keys))
 
@@ -116,7 +119,8 @@ class Rows:
         self.numbers[ended] = NOBODY
 
 
-def row_steps(head: LossHead, dataset: PuzzleDataset, example_set: ExampleSet, strategy: Strategy, world: World,
+def row_steps(head: LossHead, dataset: PuzzleDataset, example_set: ExampleSet,
+              strategy: Strategy, world: World,
               before_round: Callable[[], None] = lambda: None) -> Iterator[RowStep]:
     """Work on all attempts that a strategy draws from this rank's part of a set.
 
@@ -150,7 +154,8 @@ def supervision_steps(head: LossHead, batch: Batch) -> Iterator[dict[str, Tensor
     done = torch.zeros_like(carry.halted)
     while not done.all():
         carry, outputs = head.step(carry, batch)
-        kept = {name: where_rows(done, kept[name], value) if kept else value for name, value in outputs.items()}
+        kept = {name: where_rows(done, kept[name], value) if kept else value
+                for name, value in outputs.items()}
         done = done | carry.halted
         yield kept
 
@@ -159,4 +164,5 @@ def trace(head: LossHead, batch: Batch) -> tuple[Tensor, Tensor]:
     """Predictions (steps, B, …) and halting logits (steps, B) after each supervision step."""
     with torch.no_grad():
         steps = list(supervision_steps(head.eval(), batch))
-    return torch.stack([s["preds"] for s in steps]), torch.stack([s["q_halt_logits"] for s in steps])
+    return torch.stack([s["preds"] for s in steps]), torch.stack([s["q_halt_logits"]
+                                                                  for s in steps])

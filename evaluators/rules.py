@@ -23,12 +23,14 @@ class Rules:
 
     required_outputs = {"preds"}
 
-    def __init__(self, data_path: str, eval_metadata: PuzzleDatasetMetadata, kind: str | None = None,
+    def __init__(self, data_path: str, eval_metadata: PuzzleDatasetMetadata,
+                 kind: str | None = None,
                  trust_code: bool = False):
         name = kind or eval_metadata.kind
         try:
             if name is None:
-                raise ValueError("dataset.json names no kind; give one, such as {name: rules@Rules, kind: sudoku}")
+                raise ValueError("dataset.json names no kind; give one, such as {name: "
+                                 "rules@Rules, kind: sudoku}")
             self.kind = find_kind(name, trust_code)(eval_metadata.seq_len, eval_metadata.vocab_size)
             if not self.kind.rule_names:
                 raise ValueError(f"{self.kind} has no rules")
@@ -51,7 +53,8 @@ class Rules:
     def names(self) -> Sequence[str]:
         return self.kind.rule_names
 
-    def result(self, save_path: Path | None, rank: int, world_size: int, group) -> dict[str, float] | None:
+    def result(self, save_path: Path | None, rank: int, world_size: int,
+               group) -> dict[str, float] | None:
         sums = torch.tensor([self.examples, *self.counts.tolist()], dtype=torch.float32)
         all_reduce_sum_([sums])
         examples, *counts = sums.tolist()

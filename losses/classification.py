@@ -41,7 +41,8 @@ def log_stablemax_numerator(x: Tensor) -> Tensor:
     return torch.where(x >= 0, x.clamp(min=0).log1p(), -(-x.clamp(max=0)).log1p())
 
 
-def cell_cross_entropy(logits: Tensor, labels: Tensor, loss_type: str, label_smoothing: float = 0.0) -> Tensor:
+def cell_cross_entropy(logits: Tensor, labels: Tensor, loss_type: str,
+                       label_smoothing: float = 0.0) -> Tensor:
     """Cross-entropy (B, L) of logits (B, L, V) against labels (B, L). It is 0 at cells whose label is -100."""
     logits = logits.float()
     if loss_type == "stablemax_cross_entropy":
@@ -61,9 +62,11 @@ class ACTLossHead(LossHead):
 
     def cell_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Loss (B, L) of each cell. It is 0 at cells without a label."""
-        return cell_cross_entropy(logits, labels, self.config.loss_type, self.config.label_smoothing)
+        return cell_cross_entropy(logits, labels, self.config.loss_type,
+                                  self.config.label_smoothing)
 
-    def answer_losses(self, outputs: dict[str, Tensor], data: dict[str, Tensor]) -> dict[str, Tensor]:
+    def answer_losses(self, outputs: dict[str, Tensor],
+                      data: dict[str, Tensor]) -> dict[str, Tensor]:
         """`lm_loss` (B,): the mean loss of a row's labelled cells."""
         cells = _answered(data).sum(-1)
         return {"lm_loss": self.cell_losses(outputs["logits"], data["labels"]).sum(-1) / cells.clamp(min=1)}
@@ -82,7 +85,8 @@ class ACTLossHead(LossHead):
         decay = self.config.supervision_decay
         return decay ** (carry.steps - 1) if self.training and decay < 1 else 1
 
-    def scores(self, outputs: dict[str, Tensor], data: dict[str, Tensor], counted: Tensor) -> dict[str, Tensor]:
+    def scores(self, outputs: dict[str, Tensor], data: dict[str, Tensor],
+               counted: Tensor) -> dict[str, Tensor]:
         """Sums over the `counted` rows (B,) that have labels: the rows, the fraction of labelled cells that is right,
         the rows solved, and the rows of which the sign of q_halt tells rightly whether they are solved."""
         answered = _answered(data)

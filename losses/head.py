@@ -90,11 +90,13 @@ class LossHead(nn.Module):
         """Which rows (B,) are answered well enough to halt. It is the target of q_halt."""
         raise NotImplementedError
 
-    def answer_losses(self, outputs: dict[str, Tensor], data: dict[str, Tensor]) -> dict[str, Tensor]:
+    def answer_losses(self, outputs: dict[str, Tensor],
+                      data: dict[str, Tensor]) -> dict[str, Tensor]:
         """Losses (B,) of the predictions, by name. Each name ends in `loss`."""
         raise NotImplementedError
 
-    def scores(self, outputs: dict[str, Tensor], data: dict[str, Tensor], counted: Tensor) -> dict[str, Tensor]:
+    def scores(self, outputs: dict[str, Tensor], data: dict[str, Tensor],
+               counted: Tensor) -> dict[str, Tensor]:
         """`count` and sums of metrics, over the rows that are `counted` (B,) and have an answer to compare with."""
         raise NotImplementedError
 
@@ -123,12 +125,14 @@ class LossHead(nn.Module):
         """
         carry, outputs = self.step(carry, batch)
         data = carry.current_data
-        sums = self._sums(outputs, data, carry.steps, self.row_weights(carry), self.trained_on(data), carry.halted)
+        sums = self._sums(outputs, data, carry.steps, self.row_weights(carry),
+                          self.trained_on(data), carry.halted)
         metrics = {name: value.detach() for name, value in sums.items()}
         kept = {name: outputs[name].detach() for name in return_keys if name in outputs}
         return carry, sums["loss"], metrics, kept, carry.halted.all()
 
-    def tally(self, outputs: dict[str, Tensor], data: dict[str, Tensor], steps: Tensor) -> dict[str, Tensor]:
+    def tally(self, outputs: dict[str, Tensor], data: dict[str, Tensor],
+              steps: Tensor) -> dict[str, Tensor]:
         """Sums of losses and scores over rows whose puzzles have ended. `steps` (B,): the supervision steps each took.
 
         Rows without an answer to compare with are left out.
@@ -136,9 +140,11 @@ class LossHead(nn.Module):
         asked = self.asked(data)
         return self._sums(outputs, data, steps, asked, asked, asked)
 
-    def _sums(self, outputs: dict[str, Tensor], data: dict[str, Tensor], steps: Tensor, weights: Tensor | int,
+    def _sums(self, outputs: dict[str, Tensor], data: dict[str, Tensor], steps: Tensor,
+              weights: Tensor | int,
               rows: Tensor, counted: Tensor) -> dict[str, Tensor]:
-        losses = {name: (weights * loss).sum() for name, loss in self.row_losses(outputs, data).items()}
+        losses = {name: (weights * loss).sum()
+                  for name, loss in self.row_losses(outputs, data).items()}
         steps_taken = ((counted & self.asked(data)) * steps).sum()
         return {**losses, "loss": self.total(losses), "rows": rows.sum(),
                 **self.scores(outputs, data, counted), "steps": steps_taken}

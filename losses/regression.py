@@ -41,16 +41,19 @@ class ACTRegressionLossConfig(LossConfig):
     @model_validator(mode="after")
     def _check(self):
         if not self.mse_weight + self.mae_weight:
-            raise ValueError("mse_weight=0 and mae_weight=0 leave nothing to learn; give one of them a weight")
+            raise ValueError("mse_weight=0 and mae_weight=0 leave nothing to learn; "
+                             "give one of them a weight")
         if self.keep_act_halting_head and self.halt_threshold is None:
-            raise ValueError("keep_act_halting_head=True needs halt_threshold, the error below which an example is "
-                             "good enough to halt; set arch.loss.halt_threshold=…, or leave the head off")
+            raise ValueError("keep_act_halting_head=True needs halt_threshold, the error below "
+                             "which an example is good enough to halt; set "
+                             "arch.loss.halt_threshold=…, or leave the head off")
         if self.halt_threshold is not None and not self.keep_act_halting_head:
-            raise ValueError(f"halt_threshold={self.halt_threshold} has no effect without the halting head; set "
-                             "arch.loss.keep_act_halting_head=True, or remove it")
+            raise ValueError(f"halt_threshold={self.halt_threshold} has no effect without the "
+                             "halting head; set arch.loss.keep_act_halting_head=True, or remove it")
         if self.halting_weight != HALTING_WEIGHT and not self.keep_act_halting_head:
-            raise ValueError(f"halting_weight={self.halting_weight} has no effect without the halting head; set "
-                             f"arch.loss.keep_act_halting_head=True, or arch.loss.halting_weight={HALTING_WEIGHT}")
+            raise ValueError(f"halting_weight={self.halting_weight} has no effect without the "
+                             "halting head; set arch.loss.keep_act_halting_head=True, or "
+                             f"arch.loss.halting_weight={HALTING_WEIGHT}")
         return self
 
 
@@ -68,12 +71,14 @@ class ACTRegressionLossHead(LossHead):
         if not self.config.keep_act_halting_head:  # then q_halt is untrained, so halting by it would be random
             if model.config.act_inference:
                 raise ValueError("arch.act_inference=True halts by the Q head; train it with "
-                                 "arch.loss.keep_act_halting_head=True and arch.loss.halt_threshold=…")
+                                 "arch.loss.keep_act_halting_head=True and "
+                                 "arch.loss.halt_threshold=…")
             if model.config.learns_halting:
-                raise ValueError("the model halts by its Q head, which this loss does not train; build the model with "
-                                 "learns_halting=False")
+                raise ValueError("the model halts by its Q head, which this loss does not train; "
+                                 "build the model with learns_halting=False")
         if self.config.normalize:
-            for field, width in (("input", model.config.latent_dim), ("target", model.config.output_dim)):
+            for field, width in (("input", model.config.latent_dim),
+                                 ("target", model.config.output_dim)):
                 self.register_buffer(f"{field}_mean", torch.zeros(width))
                 self.register_buffer(f"{field}_std", torch.ones(width))
 
@@ -99,7 +104,8 @@ class ACTRegressionLossHead(LossHead):
         preds = scaled * self.target_std + self.target_mean if self.config.normalize else scaled
         return carry, outputs | {"scaled": scaled, "preds": preds}
 
-    def answer_losses(self, outputs: dict[str, Tensor], data: dict[str, Tensor]) -> dict[str, Tensor]:
+    def answer_losses(self, outputs: dict[str, Tensor],
+                      data: dict[str, Tensor]) -> dict[str, Tensor]:
         residual, mask = outputs["scaled"] - self._scaled("target", data["targets"]), data["target_mask"]
         squared, absolute = _row_errors(residual, mask, mask.flatten(1).sum(-1))
         return {"regression_loss": self.config.mse_weight * squared + self.config.mae_weight * absolute}
@@ -116,7 +122,8 @@ class ACTRegressionLossHead(LossHead):
     def is_right(self, outputs: dict[str, Tensor], data: dict[str, Tensor]) -> Tensor:
         return self.answer_losses(outputs, data)["regression_loss"].detach() < self.config.halt_threshold
 
-    def scores(self, outputs: dict[str, Tensor], data: dict[str, Tensor], counted: Tensor) -> dict[str, Tensor]:
+    def scores(self, outputs: dict[str, Tensor], data: dict[str, Tensor],
+               counted: Tensor) -> dict[str, Tensor]:
         """Sums over the `counted` rows that have observed targets: `count`, `mse`, `mae`.
 
         If the Q head is kept, also how many rows q_halt is right about. At evaluation, also the sums from which rmse
@@ -126,12 +133,14 @@ class ACTRegressionLossHead(LossHead):
         residual, observed = outputs["preds"].detach() - targets, mask.flatten(1).sum(-1)
         counted = counted & (observed > 0)
         squared, absolute = _row_errors(residual, mask, observed)
-        sums = {"count": counted.sum(), "mse": (counted * squared).sum(), "mae": (counted * absolute).sum()}
+        sums = {"count": counted.sum(), "mse": (counted * squared).sum(),
+                "mae": (counted * absolute).sum()}
         if self.config.keep_act_halting_head:
             trusted = outputs["q_halt_logits"] >= 0
             sums["q_halt_accuracy"] = (counted & (trusted == self.is_right(outputs, data))).sum()
         if not self.training:
-            sums |= _sums_over_set(residual, targets, mask & counted.view(-1, *[1] * (mask.ndim - 1)))
+            sums |= _sums_over_set(residual, targets,
+                                   mask & counted.view(-1, *[1] * (mask.ndim - 1)))
         return sums
 
 
@@ -148,4 +157,5 @@ def _sums_over_set(residual: Tensor, targets: Tensor, mask: Tensor) -> dict[str,
     features = targets.shape[-1]
     residual, targets, mask = (t.reshape(-1, features).to(wide) for t in (residual, targets, mask))
     return {"observed": mask.sum(0), "squared_error": (mask * residual.square()).sum(0),
-            "target_sum": (mask * targets).sum(0), "target_square": (mask * targets.square()).sum(0)}
+            "target_sum": (mask * targets).sum(0),
+            "target_square": (mask * targets.square()).sum(0)}

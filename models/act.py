@@ -136,7 +136,8 @@ class ACTModel(nn.Module):
         """
         inputs = batch["inputs"]
         B, positions = len(inputs), self.inner.P + self.config.seq_len
-        empty = torch.zeros(B, positions, self.config.hidden_size, dtype=self.inner.dtype, device=inputs.device)
+        empty = torch.zeros(B, positions, self.config.hidden_size, dtype=self.inner.dtype,
+                            device=inputs.device)
         return Carry(
             latents=tuple(empty for _ in self.inner.initial_latents()),
             steps=torch.zeros(B, dtype=torch.int32, device=inputs.device),
@@ -176,7 +177,8 @@ class ACTModel(nn.Module):
             latents=tuple(where_rows(new, start, z) for start, z in zip(starts, carry.latents)),
             steps=carry.steps.masked_fill(new, 0),
             halted=torch.zeros_like(new),
-            current_data={name: where_rows(new, batch[name], old) for name, old in carry.current_data.items()})
+            current_data={name: where_rows(new, batch[name], old)
+                          for name, old in carry.current_data.items()})
 
     def _halt(self, steps: Tensor, q: Tensor, key: Tensor) -> Tensor:
         """Which rows (B,) halt after this step."""

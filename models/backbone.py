@@ -104,23 +104,28 @@ class BackboneConfig(BaseModel):
     @model_validator(mode="after")
     def _check(self):
         if not self.mlp_t and self.hidden_size < self.num_heads:
-            raise ValueError(f"hidden_size={self.hidden_size} leaves no width for num_heads={self.num_heads}")
+            raise ValueError(f"hidden_size={self.hidden_size} leaves no width for "
+                             f"num_heads={self.num_heads}")
         if self.causal and self.mlp_t:
-            raise ValueError("mlp_t=True mixes all positions, so nothing in it can be causal; use mlp_t=False, or "
-                             "causal=False")
+            raise ValueError("mlp_t=True mixes all positions, so nothing in it can be causal; use "
+                             "mlp_t=False, or causal=False")
         if self.causal and self.act_inference:
-            raise ValueError("act_inference=True halts by the whole sequence, so with causal=True an early prediction "
-                             "would depend on later inputs; use act_inference=False")
+            raise ValueError("act_inference=True halts by the whole sequence, so with "
+                             "causal=True an early prediction would depend on later inputs; "
+                             "use act_inference=False")
         rope, turned = self.pos_encodings, {"rope": 2, "rope2d": 4}.get(self.pos_encodings)
         if turned and self.mlp_t:
-            raise ValueError(f"pos_encodings={rope} has no effect with mlp_t=True; use pos_encodings=none")
+            raise ValueError(f"pos_encodings={rope} has no effect with mlp_t=True; "
+                             "use pos_encodings=none")
         if turned and self.head_width % turned:
-            raise ValueError(f"pos_encodings={rope} turns pairs: hidden_size / num_heads = {self.head_width} must be "
+            raise ValueError(f"pos_encodings={rope} turns pairs: hidden_size / num_heads = "
+                             f"{self.head_width} must be "
                              + ("even" if turned == 2 else "a multiple of 4"))
         if self.puzzle_emb_len and self.puzzle_emb_ndim > self.puzzle_emb_len * self.hidden_size:
-            raise ValueError(f"puzzle_emb_ndim={self.puzzle_emb_ndim} does not fit into "
-                             f"puzzle_emb_len={self.puzzle_emb_len} positions of hidden_size={self.hidden_size}; "
-                             "use puzzle_emb_len=0 for as many as needed")
+            raise ValueError(f"puzzle_emb_ndim={self.puzzle_emb_ndim} does not fit "
+                             f"into puzzle_emb_len={self.puzzle_emb_len} positions "
+                             f"of hidden_size={self.hidden_size}; use "
+                             "puzzle_emb_len=0 for as many as needed")
         return self
 
     @property
@@ -131,8 +136,9 @@ class BackboneConfig(BaseModel):
         """Warnings about settings that work but are probably not meant. They are printed at the start."""
         if self.mlp_t or self.hidden_size % self.num_heads == 0:
             return []
-        return [f"arch.hidden_size={self.hidden_size} is no multiple of arch.num_heads={self.num_heads}: heads are "
-                f"{self.head_width} wide, {self.head_width * self.num_heads} together"]
+        return [f"arch.hidden_size={self.hidden_size} is no multiple of "
+                f"arch.num_heads={self.num_heads}: heads are {self.head_width} wide, "
+                f"{self.head_width * self.num_heads} together"]
 
     @property
     def prefix_len(self) -> int:
@@ -158,7 +164,8 @@ class Backbone(nn.Module):
                 self.embed_tokens.weight /= self.scale  # small as an embedding's weights, since `embed` scales them up
             self.lm_head = OuterLinear(D, config.output_dim, bias=True)
         else:
-            self.embed_tokens = Embedding(config.vocab_size, D, std=1 / self.scale, dtype=self.dtype)
+            self.embed_tokens = Embedding(config.vocab_size, D, std=1 / self.scale,
+                                          dtype=self.dtype)
             self.lm_head = OuterLinear(D, config.vocab_size)
         self.q_head = OuterLinear(D, 2, bias=True)
         nn.init.zeros_(self.q_head.weight)
@@ -207,7 +214,8 @@ class Backbone(nn.Module):
         return [module.weight for module in self.modules()
                 if isinstance(module, (Linear, nn.Linear)) and not isinstance(module, OuterLinear)]
 
-    def supervision_step(self, latents: tuple[Tensor, ...], x: Tensor, update: "Passes") -> tuple[Tensor, ...]:
+    def supervision_step(self, latents: tuple[Tensor, ...], x: Tensor,
+                         update: "Passes") -> tuple[Tensor, ...]:
         """Run the recursion and return the new latents, y first. Each pass is `update(network, z, injection)`."""
         raise NotImplementedError
 

@@ -26,5 +26,6 @@ def compile_recursion(head: nn.Module, depths: int = 1) -> None:
     torch.compiler.reset()
     settings = torch._dynamo.config
     settings.recompile_limit = GRAPHS_A_DEPTH * depths
-    settings.accumulated_recompile_limit = max(settings.accumulated_recompile_limit, settings.recompile_limit)
+    settings.accumulated_recompile_limit = max(settings.accumulated_recompile_limit,
+                                               settings.recompile_limit)
     head.compile_recursion()

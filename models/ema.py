@@ -16,7 +16,8 @@ class EMA:
 
     @torch.no_grad()
     def update(self) -> None:
-        torch._foreach_lerp_(list(self.shadow.values()), list(self.parameters.values()), 1 - self.rate)
+        torch._foreach_lerp_(list(self.shadow.values()), list(self.parameters.values()),
+                             1 - self.rate)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -70,8 +70,8 @@ def board_positions(prefix: int, cells: int) -> Tensor:
     """
     side = math.isqrt(cells)
     if side**2 != cells:
-        raise ValueError(f"pos_encodings=rope2d needs square puzzles, and these have {cells} cells; use "
-                         "pos_encodings=rope")
+        raise ValueError(f"pos_encodings=rope2d needs square puzzles, and these have {cells} "
+                         "cells; use pos_encodings=rope")
     before, board = torch.arange(prefix), prefix + torch.arange(side)
     return torch.cat((before.expand(2, -1).T, torch.cartesian_prod(board, board)))
 

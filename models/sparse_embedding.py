@@ -30,7 +30,8 @@ class SparseEmbedding(nn.Module):
 
     def with_gradient(self) -> list[tuple[Tensor, Tensor]]:
         """The lookups of this step that have a gradient: one for each part of the batch that was computed by itself."""
-        return [(identifiers, rows) for identifiers, rows in self.looked_up if rows.grad is not None]
+        return [(identifiers, rows)
+                for identifiers, rows in self.looked_up if rows.grad is not None]
 
     @property
     def gradient(self) -> Tensor | None:

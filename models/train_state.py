@@ -117,21 +117,24 @@ class TrainState:
         self.carry = replace(self.carry, halted=torch.ones_like(self.carry.halted))
 
 
-def build_state(config: TrainConfig, head: nn.Module, data: PuzzleDataset, world: World) -> TrainState:
+def build_state(config: TrainConfig, head: nn.Module, data: PuzzleDataset,
+                world: World) -> TrainState:
     """The state at the start of training, for a head with its initial weights.
 
     Raises ValueError where `micro_batch_size` does not divide the number of examples of a process.
     """
     if config.micro_batch_size and data.local_batch_size % config.micro_batch_size:
-        raise ValueError(f"micro_batch_size={config.micro_batch_size} does not divide the {data.local_batch_size} "
-                         f"examples of each process (global_batch_size={config.global_batch_size} over {world.size}); "
+        raise ValueError(f"micro_batch_size={config.micro_batch_size} does not divide the "
+                         f"{data.local_batch_size} examples of each process "
+                         f"(global_batch_size={config.global_batch_size} over {world.size}); "
                          "choose a divisor of them")
     head.requires_grad_(not config.freeze_weights)
     if should_compile(config.compile, world.device):
         compile_recursion(head, depths=1 + len(config.depth_curriculum))
     optimizers: list[torch.optim.Optimizer] = []
     if head.puzzle_embedding is not None:
-        optimizers.append(SparseSignSGD(head.puzzle_embedding, config.puzzle_emb_lr, config.puzzle_emb_weight_decay))
+        optimizers.append(SparseSignSGD(head.puzzle_embedding, config.puzzle_emb_lr,
+                                        config.puzzle_emb_weight_decay))
     if not config.freeze_weights:
         optimizers += build_optimizers(head.parameters(), head.matrices(), config)
     remember_peak_rates(optimizers)
@@ -148,7 +151,8 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return {name: value.pin_memory().to(device, non_blocking=True) for name, value in batch.items()}
 
 
-def train_step(state: TrainState, batch: Batch, config: TrainConfig, total_steps: int) -> dict[str, Tensor] | None:
+def train_step(state: TrainState, batch: Batch, config: TrainConfig,
+               total_steps: int) -> dict[str, Tensor] | None:
     """Run one supervision step and update the weights by the gradient of the global batch.
 
     Returns the metrics as sums over this rank's rows. Returns None where the loss or the gradient is not finite. Then
@@ -173,7 +177,8 @@ def train_step(state: TrainState, batch: Batch, config: TrainConfig, total_steps
     return metrics
 
 
-def _accumulate_gradients(state: TrainState, batch: Batch, config: TrainConfig) -> tuple[Carry, dict[str, Tensor]]:
+def _accumulate_gradients(state: TrainState, batch: Batch,
+                          config: TrainConfig) -> tuple[Carry, dict[str, Tensor]]:
     """Compute this rank's part of the gradient, `micro_batch_size` rows at a time.
 
     The loss is a sum over rows, so the size of the parts affects rounding only. Returns the carry after the step, and
@@ -181,7 +186,8 @@ def _accumulate_gradients(state: TrainState, batch: Batch, config: TrainConfig) 
     """
     rows = config.micro_batch_size or state.data.local_batch_size
     carries, metrics = [], []
-    for part in (slice(first, first + rows) for first in range(0, state.data.local_batch_size, rows)):
+    for part in (slice(first, first + rows)
+                 for first in range(0, state.data.local_batch_size, rows)):
         carry, loss, sums, _, _ = state.head(carry=state.carry.map(itemgetter(part)),
                                              batch={name: value[part] for name, value in batch.items()}, return_keys=())
         (loss / config.global_batch_size).backward()

@@ -29,11 +29,13 @@ def out_of_patience(run: Path, config: CheckpointConfig, patience: int) -> str |
     if waited < patience:
         return None
     since = f"since step {best[0]} ({best[1]:.6g})" if best else "at all"
-    return (f"notice: the run ends at step {steps[-1]}: {config.monitor} has not improved {since}, for {waited} "
-            f"evaluations (early_stop_patience={patience}); resume it with a larger one to go on")
+    return (f"notice: the run ends at step {steps[-1]}: {config.monitor} has not improved "
+            f"{since}, for {waited} evaluations (early_stop_patience={patience}); resume it "
+            "with a larger one to go on")
 
 
-def best_in_doubt(run: Path, monitor: str | None, step: int | None = None, value: float | None = None) -> list[str]:
+def best_in_doubt(run: Path, monitor: str | None, step: int | None = None,
+                  value: float | None = None) -> list[str]:
     """A line to print if another step than that of best.ckpt has better scores; an empty list if not.
 
     best.ckpt is of `step`; or else of the first step at which the monitored metric had this `value`.
@@ -58,5 +60,6 @@ def best_in_doubt(run: Path, monitor: str | None, step: int | None = None, value
     metric, mode, at, _ = others[0]
     file = run / step_file(at)
     score = f"score that step with evaluate.py checkpoint={file}, and " if file.is_file() else ""
-    return [f"notice: best.ckpt is of step {step}, the best by checkpoint.monitor={monitor}, but {told}; {score}choose "
-            f"by that metric with checkpoint.monitor={metric} checkpoint.mode={mode}"]
+    return [f"notice: best.ckpt is of step {step}, the best by checkpoint.monitor={monitor}, but "
+            f"{told}; {score}choose by that metric with checkpoint.monitor={metric} "
+            f"checkpoint.mode={mode}"]

@@ -45,7 +45,8 @@ def default_colours(count: int) -> list[str]:
     return [to_hex(colours(token % colours.N)) for token in range(count)]
 
 
-def plot_solution_steps(question: np.ndarray, steps: np.ndarray, answer: np.ndarray, confidence: Sequence[float],
+def plot_solution_steps(question: np.ndarray, steps: np.ndarray, answer: np.ndarray,
+                        confidence: Sequence[float],
                         picture: Path, look: Look) -> None:
     """Draw a puzzle (L,), the model's answer after each of S supervision steps (S, L), and the right answer (L,).
 
@@ -161,7 +162,9 @@ def _add_legend(figure, tokens: np.ndarray, look: Look) -> None:
     from matplotlib.lines import Line2D
 
     marks = [Line2D([], [], linestyle="", marker="s", color=look.colours[token], markeredgecolor="0.6",
-                    label=plain(look.names[token]) or "empty") for token in np.unique(tokens).tolist() if token >= 0]
-    wrong = Line2D([], [], linestyle="", marker="s", color=WRONG, fillstyle="none", label="wrong cell")
+                    label=plain(look.names[token]) or "empty")
+                    for token in np.unique(tokens).tolist() if token >= 0]
+    wrong = Line2D([], [], linestyle="", marker="s", color=WRONG, fillstyle="none",
+                   label="wrong cell")
     figure.legend(handles=[*marks, wrong], loc="upper center", bbox_to_anchor=(0.5, 0), frameon=False,
                   ncols=max(6, int(1.2 * figure.get_size_inches()[0])))

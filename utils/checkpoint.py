@@ -130,7 +130,8 @@ class Checkpoints:
     def _write(self, payload: dict, step: int) -> int:
         path = self.directory / step_file(step)
         write_atomically(path, lambda file: _save(payload, file))
-        write_atomically(self.directory / "latest.txt", lambda file: file.write_text(path.name + "\n"))
+        write_atomically(self.directory / "latest.txt",
+                         lambda file: file.write_text(path.name + "\n"))
         for old in sorted(self.directory.glob(STEP_FILES))[:-self.config.keep_last] if self.config.keep_last else []:
             old.unlink()
         return step
@@ -143,8 +144,9 @@ class Checkpoints:
                 self.written = pending.result()
         except (OSError, RuntimeError) as error:  # RuntimeError: torch's own writer
             self._save_at = time.monotonic() + RETRY_S
-            self.say(f"warning: the checkpoint could not be written to {self.directory} ({error}); training goes on "
-                     f"with the checkpoints before kept, and writes again in {RETRY_S:g} s")
+            self.say(f"warning: the checkpoint could not be written to {self.directory} "
+                     f"({error}); training goes on with the checkpoints before kept, and writes "
+                     f"again in {RETRY_S:g} s")
 
     def holds(self, step: int) -> bool:
         """Has the state of this step been written? Waits until that is known."""
@@ -155,9 +157,9 @@ class Checkpoints:
         """Raise OSError where the last write that was asked for has failed."""
         self.wait()
         if self.asked != self.written:
-            raise OSError(f"{step_file(self.asked)} was not written to {self.directory}, as said above; the "
-                          "checkpoints before it are as they were: make room there, and go on with "
-                          "checkpoint.resume=true")
+            raise OSError(f"{step_file(self.asked)} was not written to {self.directory}, as said "
+                          "above; the checkpoints before it are as they were: make room there, and "
+                          "go on with checkpoint.resume=true")
 
     def keep_if_best(self, step: int, metrics: dict[str, float]) -> None:
         """Mirror the checkpoint of `step` to best.ckpt if its metrics improve. A monitored one that is missing or not
@@ -167,23 +169,27 @@ class Checkpoints:
             return
         value = metrics.get(monitor)
         if value is None:
-            self.say(f"warning: the evaluation at step {step} has no {monitor}, so best.ckpt is as it was; choose a "
-                     f"checkpoint.monitor among {', '.join(sorted(metrics))}")
+            self.say(f"warning: the evaluation at step {step} has no {monitor}, so best.ckpt is as "
+                     f"it was; choose a checkpoint.monitor among {', '.join(sorted(metrics))}")
             return
         if not math.isfinite(value):
-            self.say(f"warning: {monitor} is {value} at step {step}, which is never the best; best.ckpt is as it was")
+            self.say(f"warning: {monitor} is {value} at step {step}, which is never the best; "
+                     "best.ckpt is as it was")
         if not improves(value, self.best, self.config.mode):
             return
         self.wait()
         saved = self.directory / step_file(step)
         if not saved.is_file():
-            self.say(f"warning: {monitor}={value:.6g} is the best so far, but {saved.name} was not written")
+            self.say(f"warning: {monitor}={value:.6g} is the best so far, but "
+                     f"{saved.name} was not written")
             return
         try:
-            write_atomically(self.directory / "best.ckpt", lambda file: shutil.copyfile(saved, file))
+            write_atomically(self.directory / "best.ckpt",
+                             lambda file: shutil.copyfile(saved, file))
             self.best = value
         except OSError as error:
-            self.say(f"warning: best.ckpt could not be written ({error}); the one before is as it was")
+            self.say(f"warning: best.ckpt could not be written ({error}); the "
+                     "one before is as it was")
 
     def close(self) -> None:
         self.wait()
@@ -229,11 +235,13 @@ def find_checkpoint(path: str | Path) -> Path:
         return max(published, key=lambda file: int(file.name.removeprefix("step_")))
     if (path / "checkpoint").is_file():
         return path / "checkpoint"
-    runs = sorted(str(file.parent) for depth in ("*", "*/*") for file in path.glob(f"{depth}/latest.txt"))
+    runs = sorted(str(file.parent) for depth in ("*", "*/*")
+                  for file in path.glob(f"{depth}/latest.txt"))
     if runs:
-        raise ValueError(f"{path} is a folder of runs; name one of them: {', '.join(runs[:MOST_NAMED])}")
-    raise ValueError(f"{path} holds neither best.ckpt nor a latest.txt that names a checkpoint in it, nor "
-                     f"{SAFETENSORS} or a published step_N or checkpoint")
+        raise ValueError(f"{path} is a folder of runs; name one of them: "
+                         f"{', '.join(runs[:MOST_NAMED])}")
+    raise ValueError(f"{path} holds neither best.ckpt nor a latest.txt that names a checkpoint in "
+                     f"it, nor {SAFETENSORS} or a published step_N or checkpoint")
 
 
 def read_checkpoint(path: str | Path, mapped: bool = False) -> dict:
@@ -254,22 +262,25 @@ def read_checkpoint(path: str | Path, mapped: bool = False) -> dict:
         advises_harm = "weights_only" in str(error)  # torch then says how to run the code in the file
         reason = "it holds more than tensors and plain values, or is no file of torch.save" if advises_harm else \
             f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        raise ValueError(f"{path} cannot be read as a checkpoint ({reason}); one of an earlier step may be whole"
+        raise ValueError(f"{path} cannot be read as a checkpoint ({reason}); one of an "
+                         "earlier step may be whole"
                          ) from error
     if not isinstance(payload, dict):
         raise ValueError(f"{path} holds a {type(payload).__name__}, not a checkpoint")
     if not isinstance(payload.get("format_version", FORMAT_VERSION), int):
-        raise ValueError(f"{path} has format version {payload['format_version']!r}, which is no number")
+        raise ValueError(f"{path} has format version "
+                         f"{payload['format_version']!r}, which is no number")
     if payload.get("format_version", FORMAT_VERSION) > FORMAT_VERSION:
-        raise ValueError(f"{path} has format version {payload['format_version']}, newer than {FORMAT_VERSION}; "
-                         "update this program to read it")
+        raise ValueError(f"{path} has format version {payload['format_version']}, newer than "
+                         f"{FORMAT_VERSION}; update this program to read it")
     return payload
 
 
 def _check_archive(path: str | Path) -> None:
     with zipfile.ZipFile(path) as archive:
         if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
-            raise ValueError("its parts are compressed, which torch.save never does: a few MB could fill the memory")
+            raise ValueError("its parts are compressed, which torch.save never does: a few "
+                             "MB could fill the memory")
         damaged = archive.testzip()
     if damaged:
         raise ValueError(f"the checksum of its part {damaged} is wrong")
@@ -283,7 +294,8 @@ def _read_safetensors(path: str | Path) -> dict:
         header = file.metadata() or {}
         payload = {"model_state": {name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118, it is no dict
     facts = json.loads(header.get("facts", "{}"))
-    payload |= {key: facts[key] for key in ("step", "data_fingerprints", "data_metadata") if key in facts}
+    payload |= {key: facts[key]
+                for key in ("step", "data_fingerprints", "data_metadata") if key in facts}
     return payload | ({"config": json.loads(header["config"])} if "config" in header else {})
 
 
@@ -293,13 +305,15 @@ def weights_of(payload: dict, use_ema: bool) -> dict[str, Tensor]:
     `use_ema` lays the averages over the weights where the payload has them; published files hold one copy only. Raises
     ValueError where there is something else than tensors by name.
     """
-    states = [payload.get("model_state", payload), payload.get("ema_state") or {} if use_ema else {}]
+    states = [payload.get("model_state", payload),
+              payload.get("ema_state") or {} if use_ema else {}]
     for state in states:
         if not isinstance(state, dict) or not all(isinstance(name, str) and isinstance(value, Tensor)
                                                   for name, value in state.items()):
-            raise ValueError("the weights in the checkpoint are not tensors by name; it is none of this project's, nor "
-                             "a published one")
-    return {name.removeprefix(COMPILED_PREFIX): value for state in states for name, value in state.items()}
+            raise ValueError("the weights in the checkpoint are not tensors by name; it is none of "
+                             "this project's, nor a published one")
+    return {name.removeprefix(COMPILED_PREFIX): value for state in states
+            for name, value in state.items()}
 
 
 def settings_of(checkpoint: Path, payload: dict) -> tuple[dict, Path] | None:
@@ -307,7 +321,8 @@ def settings_of(checkpoint: Path, payload: dict) -> tuple[dict, Path] | None:
     None where there is none. Raises ValueError where it holds more than plain values."""
     if "config" in payload:
         return plain_settings(payload["config"], checkpoint), checkpoint
-    beside = [checkpoint.parent / name for name in CONFIG_NAMES if (checkpoint.parent / name).is_file()]
+    beside = [checkpoint.parent / name
+              for name in CONFIG_NAMES if (checkpoint.parent / name).is_file()]
     if not beside:
         return None
     settings = read_settings(beside[0])
@@ -336,7 +351,8 @@ def load_weights(module: torch.nn.Module, state: dict[str, Tensor], source: str 
     module.load_state_dict(state)
 
 
-def refuse_misfit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str | Path) -> None:
+def refuse_misfit(own: Mapping[str, Tensor], state: Mapping[str, Tensor],
+                  source: str | Path) -> None:
     """Raise ValueError where a state has other names or shapes than a module's own, saying which."""
     problems = [f"{name} is missing" for name in own.keys() - state.keys()]
     problems += [f"{name} is unknown to this architecture" for name in state.keys() - own.keys()]

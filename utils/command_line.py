@@ -68,7 +68,8 @@ def describe_validation(error: ValidationError, known: Iterable[str], prefix: st
         else:  # of a union of types, pydantic names each as if it were part of the key
             key = next((k for n in (len(parts), len(parts) - 1) if (k := ".".join(parts[:n])) in known), key)
             wrong_values.setdefault(f"{key}={problem['input']!r}", []).append(problem["msg"] + _right_spelling(problem))
-    return "\n".join(lines + [f"{value}: {', or: '.join(messages)}" for value, messages in wrong_values.items()])
+    return "\n".join(lines + [f"{value}: {', or: '.join(messages)}"
+                              for value, messages in wrong_values.items()])
 
 
 def _right_spelling(problem: ErrorDetails) -> str:

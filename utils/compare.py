@@ -30,7 +30,8 @@ from utils.plots import plot_comparison
 from utils.strict_json import read_metrics
 
 # Keys that begin so do not make it another run.
-SAME_RUN = ("seed", "run_name", "project_name", "checkpoint", "log_", "device", "debug", "use_wandb", "max_")
+SAME_RUN = ("seed", "run_name", "project_name", "checkpoint", "log_", "device", "debug",
+            "use_wandb", "max_")
 METRICS = ("val/exact_accuracy", "val/accuracy", "val/loss", "train/steps", "train/examples_per_s")
 LOWER_IS_BETTER = "loss|mse|mae|error|steps$"
 USUAL = "(what most have in common)"
@@ -72,8 +73,9 @@ def runs_in(folder: Path) -> list[Path]:
                     if not re.search(r"\.old\d+(/|$)", str(file.parent.relative_to(folder)))})
     found = list(filter(_is_run, below)) or list(filter(_is_evaluation, below))
     if not found:
-        raise ValueError(f"{folder} is not the directory of a run (config.yaml, metrics.jsonl) or of an evaluation "
-                         "(metrics.json), and has none in it; name one, or a folder of some")
+        raise ValueError(f"{folder} is not the directory of a run (config.yaml, "
+                         "metrics.jsonl) or of an evaluation (metrics.json), and has none in "
+                         "it; name one, or a folder of some")
     return found
 
 
@@ -93,12 +95,14 @@ def read_run(directory: Path) -> FinishedRun:
         return FinishedRun(directory, of_run | {"evaluation": directory.name},
                            [{"step": 0} | read_metrics((directory / "metrics.json").read_text())])
     lines = (directory / "metrics.jsonl").read_text().splitlines()
-    return FinishedRun(directory, _settings(directory / "config.yaml"), [read_metrics(line) for line in lines])
+    return FinishedRun(directory, _settings(directory / "config.yaml"),
+                       [read_metrics(line) for line in lines])
 
 
 def _settings(config: Path) -> dict[str, str]:
     settings = OmegaConf.create(read_settings(config))
-    return {key: str(OmegaConf.select(settings, key)) for key in leaf_keys(settings) if not key.startswith(SAME_RUN)}
+    return {key: str(OmegaConf.select(settings, key))
+            for key in leaf_keys(settings) if not key.startswith(SAME_RUN)}
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,8 @@ class Row:
             "steps": "/".join(dict.fromkeys(run.steps for run in self.runs))}
         for metric in metrics:
             ends = self.ends(metric)
-            cells |= {metric: self.mean(metric), f"{metric} ±": float(np.std(ends, ddof=1)) if len(ends) > 1 else None}
+            cells |= {metric: self.mean(metric),
+                      f"{metric} ±": float(np.std(ends, ddof=1)) if len(ends) > 1 else None}
         return cells
 
 
@@ -137,7 +142,8 @@ def grouped(runs: Sequence[FinishedRun], metric: str) -> list[Row]:
     """Runs of the same settings together, the best by a metric first, those without it last."""
     keys = list(dict.fromkeys(key for run in runs for key in run.settings))
     differing = [key for key in keys if len({run.settings.get(key) for run in runs}) > 1]
-    usual = {key: Counter(run.settings.get(key, "") for run in runs).most_common(2) for key in differing}
+    usual = {key: Counter(run.settings.get(key, "") for run in runs).most_common(2)
+             for key in differing}
     members = defaultdict(list)
     for run in runs:
         members[tuple(run.settings.get(key, "") for key in differing)].append(run)
@@ -160,14 +166,16 @@ def markdown(rows: Sequence[Row], metrics: Sequence[str]) -> str:
         return f"{cells[name]:.4g}" + (f" ± {deviation:.2g}" if deviation is not None else "")
 
     names = [*rows[0].settings, "runs", "steps", *metrics]
-    lines = [names, ["---"] * len(names), *([cell(row.cells(metrics), name) for name in names] for row in rows)]
+    lines = [names, ["---"] * len(names),
+             *([cell(row.cells(metrics), name) for name in names] for row in rows)]
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     return text + ("\n±: standard deviation over the runs of a row.\n" if "±" in text else "")
 
 
 def compare(folders: Sequence[Path], metrics: Sequence[str], output: Path) -> None:
     """Print the table, and write it as `output`.md and .csv, and the first metric as .png."""
-    runs = [read_run(directory) for directory in dict.fromkeys(run for folder in folders for run in runs_in(folder))]
+    runs = [read_run(directory)
+            for directory in dict.fromkeys(run for folder in folders for run in runs_in(folder))]
     names = sorted({name for run in runs for line in run.lines for name in line})
     needed = metrics[:1] if metrics is METRICS else metrics  # of the usual ones, some runs have some
     missing = [metric for metric in needed if metric not in names]
@@ -189,10 +197,14 @@ def compare(folders: Sequence[Path], metrics: Sequence[str], output: Path) -> No
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, help="directories of runs, or folders of several")
-    parser.add_argument("--metrics", nargs="+", default=METRICS, help="columns, by their names in metrics.jsonl")
-    parser.add_argument("--output", type=Path, required=True, help="path of what to write, without .md, .csv, .png")
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, help="directories of runs, "
+                                                           "or folders of several")
+    parser.add_argument("--metrics", nargs="+", default=METRICS,
+                        help="columns, by their names in metrics.jsonl")
+    parser.add_argument("--output", type=Path, required=True,
+                        help="path of what to write, without .md, .csv, .png")
     args = parser.parse_args(argv)
     try:
         compare(args.runs, args.metrics, args.output)

@@ -28,7 +28,8 @@ def check_order(stages: Sequence[Stage]) -> None:
     """Raise ValueError if a stage ends before it begins."""
     ends = [stage.until for stage in stages]
     if ends != sorted(set(ends)):
-        raise ValueError(f"depth_curriculum: each stage must end later than the one before, not until {ends}")
+        raise ValueError("depth_curriculum: each stage must end later than the one "
+                         f"before, not until {ends}")
 
 
 def cycles_at(step: int, total_steps: int, stages: Sequence[Stage]) -> dict[str, int]:

@@ -32,7 +32,8 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     there = accelerator.type if accelerator and accelerator.type in ("cuda", "mps") else "cpu"
     if name not in ("auto", "cpu", there):
-        raise ValueError(f"device={name}, but this PyTorch sees no {name} device; use device=auto or device=cpu")
+        raise ValueError(f"device={name}, but this PyTorch sees no {name} device; use "
+                         "device=auto or device=cpu")
     chosen = there if name == "auto" else name
     return torch.device(chosen, local_rank) if chosen == "cuda" else torch.device(chosen)
 
@@ -68,8 +69,9 @@ def joined_world(device: str) -> Iterator[World]:
     except RuntimeError as error:
         if "gloo" not in str(error) and not isinstance(error, dist.DistError):
             raise
-        raise ConnectionError(f"rank {dist.get_rank()} of {dist.get_world_size()} has lost another process of the run, "
-                              f"which has ended or cannot be reached ({str(error).splitlines()[0]})") from error
+        raise ConnectionError(f"rank {dist.get_rank()} of {dist.get_world_size()} has lost another "
+                              "process of the run, which has ended or cannot be reached "
+                              f"({str(error).splitlines()[0]})") from error
     finally:
         dist.destroy_process_group()
 

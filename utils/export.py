@@ -33,7 +33,8 @@ PUBLISHED_KEYS = ("data_paths", "data_paths_test", "evaluators", "global_batch_s
 PUBLISHED_LOSS_KEYS = ("name", "loss_type")
 INITIAL_LATENT = "_init"  # how the published layout names initial latents, which have the dtype of activations
 # Options by which a network computes what the published code cannot, with the values at which they do not.
-UNPUBLISHED = {"causal": False, "glu_norm": False, "initial_state_std": 0, "relaxation": 1, "noise_scale": 0}
+UNPUBLISHED = {"causal": False, "glu_norm": False, "initial_state_std": 0, "relaxation": 1,
+               "noise_scale": 0}
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,8 @@ def refuse_unpublished(settings: dict) -> None:
     """Raise ValueError if the published code could not load this model, or would compute other numbers with it."""
     arch = settings["arch"]
     model_class = load_class(arch["name"], "models", anywhere=True)
-    unknown = {f"arch.{key}": arch[key] for key, off in UNPUBLISHED.items() if arch.get(key, off) != off}
+    unknown = {f"arch.{key}": arch[key]
+               for key, off in UNPUBLISHED.items() if arch.get(key, off) != off}
     if arch["pos_encodings"] == "rope2d":
         unknown["arch.pos_encodings"] = "rope2d"
     if arch["puzzle_emb_ndim"] == 0 and arch.get("puzzle_emb_len"):
@@ -177,7 +179,8 @@ def refuse_unpublished(settings: dict) -> None:
         unknown["arch.loss.name"] = arch["loss"]["name"]
     if unknown:
         raise ValueError("export=published: the published code has no "
-                         f"{', '.join(f'{key}={value}' for key, value in unknown.items())}; use export=safetensors")
+                         f"{', '.join(f'{key}={value}' for key, value in unknown.items())}; "
+                         "use export=safetensors")
 
 
 def _data_rows(what: str, fingerprints: dict[str, str]) -> str:

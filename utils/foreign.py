@@ -27,7 +27,8 @@ def read_settings(file: Path) -> dict:
             stream.seek(0)
             content = OmegaConf.to_container(OmegaConf.load(stream), resolve=False)
     except (ValueError, yaml.YAMLError, OmegaConfBaseException, RecursionError, OSError) as error:
-        raise ValueError(f"{file} cannot be read as a config: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{file} cannot be read as a config: "
+                         f"{' '.join(str(error).split())}") from error
     return plain_settings(content, file)
 
 
@@ -35,7 +36,8 @@ def plain_settings(settings: object, file: Path) -> dict:
     """The config with its references replaced by their values. Raises ValueError, which names the key, for a value that
     is not plain."""
     if not isinstance(settings, dict):
-        raise ValueError(f"{file}: the config is a {type(settings).__name__}, and should map names to values")
+        raise ValueError(f"{file}: the config is a {type(settings).__name__}, and "
+                         "should map names to values")
     return _plain(settings, [], "", file)
 
 
@@ -58,22 +60,26 @@ def _plain(value: object, above: Sequence[dict | list], key: str, file: Path):
     """`above`: the containers around a value, the whole config first."""
     if isinstance(value, (dict, list)):
         if len(above) > MOST_LEVELS:
-            raise ValueError(f"{file}: {key} stands more than {MOST_LEVELS} levels deep; such a config is none of ours")
+            raise ValueError(f"{file}: {key} stands more than {MOST_LEVELS} levels deep; such a "
+                             "config is none of ours")
         items = value.items() if isinstance(value, dict) else enumerate(value)
-        found = {_checked_key(k, key, file): _plain(v, [*above, value], f"{key}.{k}" if key else str(k), file)
+        found = {_checked_key(k, key, file): _plain(v, [*above, value],
+                                                    f"{key}.{k}" if key else str(k), file)
                  for k, v in items}
         return found if isinstance(value, dict) else list(found.values())
     if isinstance(value, str) and "${" in value:
         return _referred_to(value, above, key, file)
     if not isinstance(value, (str, int, float, type(None))) or (isinstance(value, str) and not value.isprintable()):
-        raise ValueError(f"{file}: {key}={value!r} is no plain text, number, true, false or null; correct it")
+        raise ValueError(f"{file}: {key}={value!r} is no plain text, number, true, "
+                         "false or null; correct it")
     return value
 
 
 def _checked_key(key: object, above: str, file: Path) -> str | int:
     if isinstance(key, int) or (isinstance(key, str) and key.isprintable()):
         return key
-    raise ValueError(f"{file}: {above or 'the config'} has the key {key!r}, which is no plain text; correct it")
+    raise ValueError(f"{file}: {above or 'the config'} has the key {key!r}, which is no "
+                     "plain text; correct it")
 
 
 def _referred_to(text: str, above: Sequence[dict | list], key: str, file: Path):
@@ -85,6 +91,7 @@ def _referred_to(text: str, above: Sequence[dict | list], key: str, file: Path):
         for part in match[2].split("."):
             place = place.get(part) if isinstance(place, dict) else None
     if place is None or isinstance(place, (dict, list)) or (isinstance(place, str) and "${" in place):
-        raise ValueError(f"{file}: {key}={text!r} is not taken over; of a config in a file, only references to plain "
-                         "values of its own are, such as ${arch.hidden_size}; write the value out")
+        raise ValueError(f"{file}: {key}={text!r} is not taken over; of a config in a file, only "
+                         "references to plain values of its own are, such as "
+                         "${arch.hidden_size}; write the value out")
     return _plain(place, above, key, file)

@@ -34,7 +34,8 @@ OTHER_NAMES = {
     "project_name": "project wandb_project",
     "run_name": "name exp_name experiment_name wandb_name",
     "log_interval": "log_every logging_steps log_freq",
-    "checkpoint.path": "output_dir out_dir save_dir save_path checkpoint_dir ckpt_dir run_dir workdir",
+    "checkpoint.path": "output_dir out_dir save_dir save_path checkpoint_dir "
+                       "ckpt_dir run_dir workdir",
     "checkpoint.resume": "resume auto_resume resume_from_checkpoint",
     "checkpoint.every_minutes": "save_every save_interval save_steps",
     "checkpoint.keep_last": "save_total_limit",
@@ -64,7 +65,8 @@ def refuse_words_without_key(words: Iterable[str], config_name: str) -> None:
     for word in words:
         if (option := re.fullmatch(r"--([\w.-]+)(=.*)?", word)) and option[1] not in HYDRAS_OPTIONS:
             key = option[1].replace("-", "_")
-            raise ValueError(f"{word}: settings are written key=value, without dashes; write {key}{option[2] or '=…'}")
+            raise ValueError(f"{word}: settings are written key=value, without dashes; write "
+                             f"{key}{option[2] or '=…'}")
         if not word.startswith("-") and Path(word).exists() and (meant := meant_by_word(word, config_name)):
             raise ValueError(f"{word} has no key; write {meant}")
 

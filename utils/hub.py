@@ -40,8 +40,9 @@ def downloaded(reference: str) -> Path:
         snapshot = hub.snapshot_download(parts["repo"], revision=parts["revision"],
                                      allow_patterns=wanted if inside else list(OF_A_RUN))
     except Exception as error:  # the library's and its HTTP client's, by version; what was said is passed on
-        raise ValueError(f"{reference} is not in the cache ({hub.constants.HF_HUB_CACHE}) and cannot be downloaded "
-                         f"({_said(error)}); check the name, the network and HF_HUB_OFFLINE, or give a local path"
+        raise ValueError(f"{reference} is not in the cache ({hub.constants.HF_HUB_CACHE}) and "
+                         f"cannot be downloaded ({_said(error)}); check the name, the network and "
+                         "HF_HUB_OFFLINE, or give a local path"
                          ) from error
     return Path(snapshot, inside or "")
 
@@ -54,10 +55,12 @@ def upload(folder: Path, repository: str) -> str:
     api = _library().HfApi()
     try:
         api.create_repo(repository, exist_ok=True)
-        return str(api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload a checkpoint"))
+        return str(api.upload_folder(repo_id=repository, folder_path=folder,
+                                     commit_message="Upload a checkpoint"))
     except Exception as error:  # as in `downloaded`
-        raise ValueError(f"the upload to {repository} failed ({_said(error)}); what was to be uploaded is in {folder}: "
-                         f"with a network and HF_TOKEN set, `hf upload {repository} {folder}` does it") from error
+        raise ValueError(f"the upload to {repository} failed ({_said(error)}); what was to be "
+                         f"uploaded is in {folder}: with a network and HF_TOKEN set, `hf upload "
+                         f"{repository} {folder}` does it") from error
 
 
 def _library():
@@ -66,16 +69,16 @@ def _library():
     except ModuleNotFoundError as error:
         if error.name != "huggingface_hub":
             raise
-        raise ValueError("hf://… and export=hub need huggingface_hub, which is not installed; pip install "
-                         "huggingface_hub") from error
+        raise ValueError("hf://… and export=hub need huggingface_hub, which is not installed; pip "
+                         "install huggingface_hub") from error
     return huggingface_hub
 
 
 def _parsed(reference: str) -> dict[str, str | None]:
     match = REFERENCE.fullmatch(reference)
     if not match:
-        raise ValueError(f"{reference} must have the form hf://owner/name, hf://owner/name@revision or "
-                         "hf://owner/name/file or folder")
+        raise ValueError(f"{reference} must have the form hf://owner/name, "
+                         "hf://owner/name@revision or hf://owner/name/file or folder")
     return match.groupdict()
 
 

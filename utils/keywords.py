@@ -51,4 +51,5 @@ def _text(key: str, value: object) -> str:
         return "{" + ",".join(f"{name}:{_text(key, part)}" for name, part in value.items()) + "}"
     if isinstance(value, Sequence):
         return "[" + ",".join(_text(key, part) for part in value) + "]"
-    raise ValueError(f"{key}: {value!r} is no value of a setting; give a number, a text, a list or a dict")
+    raise ValueError(f"{key}: {value!r} is no value of a setting; give a number, a "
+                     "text, a list or a dict")

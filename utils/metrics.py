@@ -46,10 +46,12 @@ class MetricSums:
             return {}
         flat = torch.cat([value.reshape(-1) for value in self.sums.values()]).cpu()  # at once: each copy is a wait
         parts = flat.split([value.numel() for value in self.sums.values()])
-        return {name: part.numpy() if name in OVER_SET else part.item() for name, part in zip(self.sums, parts)}
+        return {name: part.numpy() if name in OVER_SET else part.item()
+                for name, part in zip(self.sums, parts)}
 
     def load_state_dict(self, state: Sums) -> None:
-        self.sums = {name: torch.tensor(value, dtype=self.dtype, device=self.device) for name, value in state.items()}
+        self.sums = {name: torch.tensor(value, dtype=self.dtype, device=self.device)
+                     for name, value in state.items()}
 
     def clear(self) -> None:
         self.sums = {name: torch.zeros_like(value) for name, value in self.sums.items()}
@@ -120,7 +122,8 @@ class TrainMeter:
 
     def state_dict(self) -> dict[str, Sums]:
         """This rank's sums of the line and of the evaluation that are still to come."""
-        return {"window": self.window.state_dict(), "since_evaluation": self.since_evaluation.state_dict()}
+        return {"window": self.window.state_dict(),
+                "since_evaluation": self.since_evaluation.state_dict()}
 
     def load_state_dict(self, state: dict[str, Sums]) -> None:
         self.window.load_state_dict(state["window"])

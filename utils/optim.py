@@ -54,15 +54,18 @@ class OptimConfig(BaseModel):
     @model_validator(mode="after")
     def _check_rates(self):
         if self.optimizer == "muon" and self.adamw_lr is None:
-            raise ValueError("optimizer=muon trains embeddings, heads and biases by AdamW; set its rate, adamw_lr")
+            raise ValueError("optimizer=muon trains embeddings, heads and biases by AdamW; "
+                             "set its rate, adamw_lr")
         for name in ("lr", "weight_decay"):
             value = getattr(self, f"adamw_{name}")
             if self.optimizer != "muon" and value is not None:
-                raise ValueError(f"adamw_{name}={value} has no effect with optimizer={self.optimizer}; set {name}")
-        for name, default in (("muon_scale", "original"), ("muon_momentum", 0.95), ("muon_ns_steps", 5)):
+                raise ValueError(f"adamw_{name}={value} has no effect with "
+                                 f"optimizer={self.optimizer}; set {name}")
+        for name, default in (("muon_scale", "original"), ("muon_momentum", 0.95),
+                              ("muon_ns_steps", 5)):
             if self.optimizer != "muon" and getattr(self, name) != default:
-                raise ValueError(f"{name}={getattr(self, name)} has no effect with optimizer={self.optimizer}; "
-                                 "remove it")
+                raise ValueError(f"{name}={getattr(self, name)} has no effect with "
+                                 f"optimizer={self.optimizer}; remove it")
         return self
 
 
@@ -72,7 +75,8 @@ def build_optimizers(parameters: Iterable[Tensor], matrices: Iterable[Tensor], c
     are matrices between embeddings and heads; Muon trains them, and decay may be theirs alone."""
     parameters = list(parameters)
     inner = {id(matrix) for matrix in matrices}
-    matrices, others = ([p for p in parameters if (id(p) in inner) == chosen] for chosen in (True, False))
+    matrices, others = ([p for p in parameters if (id(p) in inner) == chosen]
+                        for chosen in (True, False))
     settings: dict[str, Any] = {"lr": config.lr, "betas": (config.beta1, config.beta2),
                                 "weight_decay": config.weight_decay}
     decay_of_others = config.weight_decay if config.weight_decay_on == "all" else 0.0
@@ -81,7 +85,8 @@ def build_optimizers(parameters: Iterable[Tensor], matrices: Iterable[Tensor], c
             decay_of_others = config.adamw_weight_decay
         return [torch.optim.Muon(matrices, config.lr, config.weight_decay, momentum=config.muon_momentum,
                                  ns_steps=config.muon_ns_steps, adjust_lr_fn=config.muon_scale),
-                torch.optim.AdamW(others, **settings | {"lr": config.adamw_lr, "weight_decay": decay_of_others})]
+                torch.optim.AdamW(others, **settings | {"lr": config.adamw_lr,
+                                                        "weight_decay": decay_of_others})]
     groups: list[dict[str, Any]] = [{"params": parameters}]
     if config.weight_decay_on == "matrices":
         groups = [{"params": matrices}, {"params": others, "weight_decay": decay_of_others}]
@@ -98,7 +103,8 @@ def remember_peak_rates(optimizers: Iterable[torch.optim.Optimizer]) -> None:
             group["initial_lr"] = group["lr"]
 
 
-def set_learning_rates(optimizer: torch.optim.Optimizer, step: int, total_steps: int, config: OptimConfig) -> None:
+def set_learning_rates(optimizer: torch.optim.Optimizer, step: int, total_steps: int,
+                       config: OptimConfig) -> None:
     """Give each group its rate of a step. Its peak is its `initial_lr`."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(step, group["initial_lr"], total_steps, config)
@@ -116,7 +122,8 @@ def learning_rate(step: int, peak: float, total_steps: int, config: OptimConfig)
 class AdamATan2(torch.optim.Optimizer):
     """Adam with atan2(m, √v) in place of m / (√v + ε): no ε, blind to the gradient's scale (arXiv 2407.05872)."""
 
-    def __init__(self, parameters: Iterable[Tensor], lr: float, betas: tuple[float, float], weight_decay: float):
+    def __init__(self, parameters: Iterable[Tensor], lr: float, betas: tuple[float, float],
+                 weight_decay: float):
         super().__init__(parameters, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -129,9 +136,12 @@ class AdamATan2(torch.optim.Optimizer):
     def _update(self, parameter: Tensor, group: dict) -> None:
         state, (beta1, beta2) = self.state[parameter], group["betas"]
         if not state:
-            state.update(step=0, exp_avg=torch.zeros_like(parameter), exp_avg_sq=torch.zeros_like(parameter))
+            state.update(step=0, exp_avg=torch.zeros_like(parameter),
+                         exp_avg_sq=torch.zeros_like(parameter))
         state["step"] += 1
         mean = state["exp_avg"].lerp_(parameter.grad, 1 - beta1)
-        square = state["exp_avg_sq"].mul_(beta2).addcmul_(parameter.grad, parameter.grad, value=1 - beta2)
-        direction = torch.atan2(mean / (1 - beta1 ** state["step"]), (square / (1 - beta2 ** state["step"])).sqrt_())
+        square = state["exp_avg_sq"].mul_(beta2).addcmul_(parameter.grad, parameter.grad,
+                                                          value=1 - beta2)
+        direction = torch.atan2(mean / (1 - beta1 ** state["step"]),
+                                (square / (1 - beta2 ** state["step"])).sqrt_())
         parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-group["lr"])

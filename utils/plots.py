@@ -43,12 +43,14 @@ def plot_train_vs_val(metrics_file: Path, picture: Path, averaged: bool = False)
     plt = pyplot()
     figure, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 4), squeeze=False)
     for axis, name in zip(axes[0], panels):
-        for split, style in (("train", {"linewidth": 1}), ("val", {"marker": "o", "markersize": 3})):
+        for split, style in (("train", {"linewidth": 1}),
+                             ("val", {"marker": "o", "markersize": 3})):
             if f"{split}/{name}" in history:
                 curve = history[["step", f"{split}/{name}"]].dropna()
                 label = f"{split}, averaged weights" if averaged and split == "val" else split
                 axis.plot(curve["step"], curve[f"{split}/{name}"], label=label, **style)
-        axis.set(xlabel="step", ylabel=name.replace("_", " "), title=f"{name.replace('_', ' ')}, train and validation")
+        axis.set(xlabel="step", ylabel=name.replace("_", " "),
+                 title=f"{name.replace('_', ' ')}, train and validation")
         axis.grid(alpha=0.3)
         axis.legend()
         if name == "exact_accuracy":
@@ -76,7 +78,8 @@ def plot_comparison(rows: Sequence[tuple[str, list[tuple[list[int], list[float]]
         for axis in left:
             for steps, values in runs:
                 axis.plot(steps, values, color=colour, marker="o", markersize=3, linewidth=1)
-        right.barh(middle, np.mean(ends) if ends else 0, height=0.8 * lines[i], color=colour, alpha=0.6)
+        right.barh(middle, np.mean(ends) if ends else 0, height=0.8 * lines[i],
+                   color=colour, alpha=0.6)
         right.plot(ends, [middle] * len(ends), "k.", markersize=4)
     for axis in left:
         axis.set(xlabel="step", ylabel=plain(metric), title="each run")
@@ -87,18 +90,21 @@ def plot_comparison(rows: Sequence[tuple[str, list[tuple[list[int], list[float]]
     save(figure, picture)
 
 
-def plot_sequence_steps(inputs: np.ndarray, targets: np.ndarray, mask: np.ndarray, steps: np.ndarray,
+def plot_sequence_steps(inputs: np.ndarray, targets: np.ndarray, mask: np.ndarray,
+                        steps: np.ndarray,
                         picture: Path) -> None:
     """A sequence: inputs (L, input_dim), targets (L, target_dim), which are observed, and the predictions after each
     supervision step (steps, L, target_dim), the later the darker."""
     features = min(targets.shape[1], MOST_FEATURES)
     plt = pyplot()
-    figure, axes = plt.subplots(1 + features, 1, figsize=(8, 2.4 * (1 + features)), sharex=True, squeeze=False)
+    figure, axes = plt.subplots(1 + features, 1, figsize=(8, 2.4 * (1 + features)), sharex=True,
+                                squeeze=False)
     for feature in range(min(inputs.shape[1], MOST_FEATURES)):
         axes[0][0].plot(inputs[:, feature], ".-", linewidth=0.6, label=f"input {feature}")
     for feature, axis in enumerate(axes[1:, 0]):
         for i, step in enumerate(steps):
-            axis.plot(step[:, feature], color=plt.get_cmap("Blues")((i + 2) / (len(steps) + 1)), label=f"step {i + 1}")
+            axis.plot(step[:, feature], color=plt.get_cmap("Blues")((i + 2) / (len(steps) + 1)),
+                      label=f"step {i + 1}")
         seen = np.flatnonzero(mask[:, feature])
         axis.plot(seen, targets[seen, feature], "k.", markersize=5, label="target")
         axis.set_ylabel(f"target {feature}")
@@ -109,7 +115,8 @@ def plot_sequence_steps(inputs: np.ndarray, targets: np.ndarray, mask: np.ndarra
     save(figure, picture)
 
 
-def plot_predictions(predictions: np.ndarray, targets: np.ndarray, mask: np.ndarray, picture: Path) -> None:
+def plot_predictions(predictions: np.ndarray, targets: np.ndarray, mask: np.ndarray,
+                     picture: Path) -> None:
     """Predictions against observed targets, (examples, target_dim) each: a panel a feature."""
     features = min(targets.shape[1], MOST_FEATURES)
     plt = pyplot()
@@ -138,7 +145,8 @@ def plot_rollouts(errors: dict[str, np.ndarray], truth: np.ndarray, shown: dict[
         axis.plot(horizon, truth[:, feature], "k--", linewidth=1, label="truth")
         low, high = np.nanmin(truth[:, feature]), np.nanmax(truth[:, feature])
         margin = 0.5 * (high - low) + 1e-6  # a prediction that leaves it is far off
-        axis.set(xlabel="horizon", title=f"one rollout, feature {feature}", ylim=(low - margin, high + margin))
+        axis.set(xlabel="horizon", title=f"one rollout, feature {feature}",
+                 ylim=(low - margin, high + margin))
     axes[0][-1].legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     save(figure, picture)
 

@@ -120,7 +120,8 @@ class StopRequest:
             return
         self._noted, started = True, time.monotonic()
         how = f", for at most {self.grace_s:g} s; a second signal ends at once" if self._may_exit else ""
-        print(f"{signal.Signals(first).name}: finishing the step and saving{how}", file=sys.stderr, flush=True)
+        print(f"{signal.Signals(first).name}: finishing the step and saving{how}",
+              file=sys.stderr, flush=True)
         if not self._may_exit:
             return
         while (left := started + self.grace_s - time.monotonic()) > 0 and not self._left:
@@ -128,7 +129,8 @@ class StopRequest:
             if number is not None and time.monotonic() - started > SAME_REQUEST_S:
                 os._exit(128 + number)
         if not self._left:
-            print(f"not done after {self.grace_s:g} s: giving the step up; the last checkpoint is as it was",
+            print(f"not done after {self.grace_s:g} s: giving the step up; the last "
+                  "checkpoint is as it was",
                   file=sys.stderr, flush=True)
             os._exit(GAVE_UP)
 

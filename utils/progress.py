@@ -49,5 +49,5 @@ class Pace:
         if left <= 0 or (done != FIRST_STEPS and not (done == 1 and left < FIRST_STEPS)):
             return None
         others = f", the {done - 1} after it {self.seconds_a_step:.3g} s each" if done > 1 else ""
-        return (f"the first step took {self._first[0]:.3g} s{others}; at that pace the {left:,} left take "
-                f"{duration(self.left)}, evaluations not counted")
+        return (f"the first step took {self._first[0]:.3g} s{others}; at that pace the {left:,} "
+                f"left take {duration(self.left)}, evaluations not counted")

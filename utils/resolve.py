@@ -15,8 +15,8 @@ from typing import Any
 OTHER_MODULES = {"hrm.hrm_act_v1": "recursive_reasoning.hrm"}
 IDENTIFIER = r"[^\W\d]\w*"
 NAME = re.compile(rf"(?P<module>{IDENTIFIER}(\.{IDENTIFIER})*)@(?P<class>{IDENTIFIER})")
-REMEDY = ("if it is in a module of your own, or of someone you trust, name it on the command line as it stands in the "
-          "config, or add trust_code=true")
+REMEDY = ("if it is in a module of your own, or of someone you trust, name it on the command line "
+          "as it stands in the config, or add trust_code=true")
 
 
 def load_class(name: str, package: str, parts: Sequence[str] = (), anywhere: bool = False) -> type:
@@ -29,14 +29,16 @@ def load_class(name: str, package: str, parts: Sequence[str] = (), anywhere: boo
     inside = module_name if f"{module_name}.".startswith(f"{package}.") else f"{package}.{module_name}"
     module = _imported(inside, name) or (_imported(module_name, name) if anywhere else None)
     if module is None:
-        raise ValueError(f"name={name!r}: there is no module {inside}; there are {', '.join(_modules(package))}"
+        raise ValueError(f"name={name!r}: there is no module {inside}; there are "
+                         f"{', '.join(_modules(package))}"
                          + ("" if anywhere else f"; {REMEDY}"))
     found, there_are = getattr(module, match["class"], None), ", ".join(_classes(module, parts)) or "none"
     if found is None:
-        raise ValueError(f"name={name!r}: {module.__name__} has no {match['class']}; it has {there_are}")
+        raise ValueError(f"name={name!r}: {module.__name__} has no "
+                         f"{match['class']}; it has {there_are}")
     if not isinstance(found, type) or not all(hasattr(found, part) for part in parts):
-        raise ValueError(f"name={name!r} is no class with {' and '.join(parts)}; of those {module.__name__} has "
-                         f"{there_are}")
+        raise ValueError(f"name={name!r} is no class with {' and '.join(parts)}; of those "
+                         f"{module.__name__} has {there_are}")
     return found
 
 
@@ -51,8 +53,8 @@ def load_only_class(module_name: str, package: str, base: type) -> type:
     found = [value for _, value in inspect.getmembers(module, inspect.isclass)
              if issubclass(value, base) and value is not base and value.__module__ == inside]
     if len(found) != 1:
-        raise ValueError(f"{inside} has {', '.join(c.__name__ for c in found) or 'no such class'}; name one of its "
-                         f"classes as {module_name}@Class")
+        raise ValueError(f"{inside} has {', '.join(c.__name__ for c in found) or 'no such class'}; "
+                         f"name one of its classes as {module_name}@Class")
     return found[0]
 
 
@@ -81,17 +83,20 @@ def _imported(module_name: str, name: str) -> ModuleType | None:
     except ModuleNotFoundError as error:
         if f"{module_name}.".startswith(f"{error.name}."):
             return None
-        raise ValueError(f"name={name!r}: {module_name} needs {error.name}, which is not installed") from error
+        raise ValueError(f"name={name!r}: {module_name} needs {error.name}, "
+                         "which is not installed") from error
 
 
 def _modules(package: str) -> list[str]:
     """What can stand before the @: modules of a package, and itself where it has classes."""
     root, prefix = importlib.import_module(package), f"{package}."
-    modules = [module.name.removeprefix(prefix) for module in pkgutil.walk_packages(root.__path__, prefix)
+    modules = [module.name.removeprefix(prefix)
+               for module in pkgutil.walk_packages(root.__path__, prefix)
                if not module.ispkg]
     return [package] * bool(_classes(root, ())) + modules
 
 
 def _classes(module: ModuleType, parts: Sequence[str]) -> list[str]:
     return [name for name, value in inspect.getmembers(module, inspect.isclass)
-            if value.__module__.startswith(module.__name__) and all(hasattr(value, part) for part in parts)]
+            if value.__module__.startswith(module.__name__) and all(hasattr(value, part)
+                                                                    for part in parts)]

@@ -28,8 +28,8 @@ def claimed(directory: Path) -> Iterator[None]:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"the run's directory {directory} cannot be made ({error.strerror}); choose another "
-                         "checkpoint.path") from error
+        raise ValueError(f"the run's directory {directory} cannot be made ({error.strerror}); "
+                         "choose another checkpoint.path") from error
     files = [file for file in directory.iterdir() if file.suffix != ".ckpt"]
     refuse_links([*files, *directory.glob("evaluation*/**/*")], directory)
     with open(directory / ".lock", "a+") as lock:
@@ -37,7 +37,8 @@ def claimed(directory: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            raise ValueError(f"{directory} is in use by {lock.read().strip() or 'another run'}; wait for it to end, or "
+            raise ValueError(f"{directory} is in use by "
+                             f"{lock.read().strip() or 'another run'}; wait for it to end, or "
                              "choose another run_name or checkpoint.path") from None
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
@@ -52,8 +53,8 @@ def refuse_links(files: Iterable[Path], home: Path) -> None:
     copied from elsewhere can hold such a link, and writing to it would replace a file of the user's."""
     for file in files:
         if file.is_symlink() and not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(home)):
-            raise ValueError(f"{file} is a link to {file.readlink()}, outside of {home}, and would be written to; "
-                             "replace it by the file itself, or remove it")
+            raise ValueError(f"{file} is a link to {file.readlink()}, outside of {home}, and would "
+                             "be written to; replace it by the file itself, or remove it")
 
 
 def holds_run(directory: Path) -> bool:
@@ -65,8 +66,9 @@ def set_aside_run(directory: Path, overwrite: bool) -> None:
     if not holds_run(directory):
         return
     if not overwrite:
-        raise ValueError(f"{directory} holds a run already; go on with it by checkpoint.resume=true, choose another "
-                         "run_name or checkpoint.path, or set checkpoint.overwrite=true to move that run aside")
+        raise ValueError(f"{directory} holds a run already; go on with it by "
+                         "checkpoint.resume=true, choose another run_name or checkpoint.path, or "
+                         "set checkpoint.overwrite=true to move that run aside")
     number = next(n for n in range(1, 10_000) if not directory.with_name(f"{directory.name}.old{n}").exists())
     old = directory.with_name(f"{directory.name}.old{number}")
     old.mkdir()
@@ -180,5 +182,6 @@ def newest_checkpoint(directory: Path, say: Callable[[str], None]) -> tuple[Path
 
 def runs_there_are(root: Path = Path("checkpoints")) -> str:
     """The runs below a folder that have a checkpoint, as the end of a sentence."""
-    runs = sorted({str(file.parent) for depth in ("*", "*/*") for file in root.glob(f"{depth}/{STEP_FILES}")})
+    runs = sorted({str(file.parent) for depth in ("*", "*/*")
+                   for file in root.glob(f"{depth}/{STEP_FILES}")})
     return f"runs there are: {', '.join(runs)}" if runs else f"there are no runs below {root}/"

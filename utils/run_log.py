@@ -49,8 +49,8 @@ class LogConfig(BaseModel):
     @classmethod
     def _names_a_folder(cls, name: str | None) -> str | None:
         if name is not None and (not name.isprintable() or Path(name).is_absolute() or ".." in Path(name).parts):
-            raise ValueError(f"{name!r} names a folder below checkpoints/, and cannot lead out of it; use "
-                             "checkpoint.path for another place")
+            raise ValueError(f"{name!r} names a folder below checkpoints/, and cannot lead out of "
+                             "it; use checkpoint.path for another place")
         return name
 
 
@@ -60,7 +60,8 @@ class RunLog:
     `last_step` is where the run will end.
     """
 
-    def __init__(self, config: LogConfig, run_dir: Path, settings: dict, parameters: dict[str, int], last_step: int,
+    def __init__(self, config: LogConfig, run_dir: Path, settings: dict, parameters: dict[str, int],
+                 last_step: int,
                  writes: bool = True, first_step: int = 0):
         self.writes, self.wandb, self.text_file = writes, None, None
         self.metrics_file = run_dir / "metrics.jsonl"
@@ -73,8 +74,9 @@ class RunLog:
         else:
             self.text_file = Path(config.log_dir) / config.log_file
             self.text_file.parent.mkdir(parents=True, exist_ok=True)
-        self.say(f"run {config.project_name} / {config.run_name}: {parameters['network']:,} parameters in the network, "
-                 f"{parameters['puzzle_embedding']:,} in the puzzle embedding{_of_directory(run_dir)}")
+        self.say(f"run {config.project_name} / {config.run_name}: {parameters['network']:,} "
+                 f"parameters in the network, {parameters['puzzle_embedding']:,} in the puzzle "
+                 f"embedding{_of_directory(run_dir)}")
         self.pace = Pace(first_step, last_step)
         self.watched = sys.stdout.isatty() and sys.stderr.isatty()
         self.bar = tqdm(total=last_step, initial=first_step, unit="step", dynamic_ncols=True,
@@ -98,14 +100,16 @@ class RunLog:
         self.flush()
         if self.wandb:
             self.wandb.log(metrics | {"epoch": epoch}, step=step)
-        self._write_text(" ".join(f"{name}={value:.{14 if name == 'time' else 6}g}" for name, value in line.items()))
+        self._write_text(" ".join(f"{name}={value:.{14 if name == 'time' else 6}g}"
+                                  for name, value in line.items()))
         self._show(step, epoch, metrics)
 
     def _show(self, step: int, epoch: int, metrics: dict[str, float]) -> None:
         """Show metrics: evaluations on a line, training beside the bar, or on a line too where there is no terminal."""
         trained = {name: metrics[f"train/{name}"] for name in ON_BAR if f"train/{name}" in metrics}
         if trained:
-            self.bar.set_postfix({name: f"{value:.3f}" for name, value in trained.items()}, refresh=False)
+            self.bar.set_postfix({name: f"{value:.3f}" for name, value in trained.items()},
+                                 refresh=False)
         told = [f"{name} {value:.4g}" for name, value in trained.items()] or [
             f"{name} {value:.4g}" for name, value in metrics.items()
             if name.startswith("eval/") or name in [f"val/{key}" for key in IN_LINE]]
@@ -114,8 +118,8 @@ class RunLog:
                 told.append(f"gradient norm {metrics['train/grad_norm']:.3g}")
             told += [f"{self.pace.seconds_a_step:.3g} s a step", f"{duration(self.pace.left)} left"]
         if not (trained and self.watched):
-            tqdm.write(f"{time.strftime('%H:%M:%S')} step {step}/{self.pace.last_step} epoch {epoch}: "
-                       f"{', '.join(told)}")
+            tqdm.write(f"{time.strftime('%H:%M:%S')} step {step}/{self.pace.last_step} epoch "
+                       f"{epoch}: {', '.join(told)}")
 
     def flush(self) -> None:
         """Write the lines that wait. If the disk is full, say so and keep them for the next call."""
@@ -123,7 +127,8 @@ class RunLog:
             append_lines(self.metrics_file, self.unwritten)
             self.unwritten = []
         except OSError as error:
-            tqdm.write(f"warning: {self.metrics_file} could not be written ({error}); {len(self.unwritten)} lines wait")
+            tqdm.write(f"warning: {self.metrics_file} could not be written ({error}); "
+                       f"{len(self.unwritten)} lines wait")
 
     def epoch_summary(self, epoch: int, train_loss: float, val_loss: float | None) -> None:
         """A line about the epoch. `val_loss` is None where the test data have no answers."""
@@ -195,7 +200,8 @@ def unique_run_name(stem: str) -> str:
     return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
 
 
-def _start_wandb(config: LogConfig, run_dir: Path, settings: dict, parameters: dict[str, int], first_step: int):
+def _start_wandb(config: LogConfig, run_dir: Path, settings: dict, parameters: dict[str, int],
+                 first_step: int):
     """A W&B run with config, parameter counts and code. Without credentials or connection it is offline, and says so.
 
     A run that is resumed keeps its id. One that goes back to an earlier step gets a new id, with a link to the run
@@ -209,17 +215,20 @@ def _start_wandb(config: LogConfig, run_dir: Path, settings: dict, parameters: d
     id_file.write_text(run_id + "\n")
     link: dict[str, Any] = {}
     if before:
-        link = {"notes": f"goes on from step {first_step} of run {before}", "tags": [f"from-{before}"]}
+        link = {"notes": f"goes on from step {first_step} of run {before}",
+                "tags": [f"from-{before}"]}
         settings = settings | {"goes_on_from": {"run": before, "step": first_step}}
-        tqdm.write(f"Weights & Biases: a new run, {run_id}, since it goes back to step {first_step} of run {before}, "
-                   "which keeps its points")
+        tqdm.write(f"Weights & Biases: a new run, {run_id}, since it goes back to step "
+                   f"{first_step} of run {before}, which keeps its points")
 
     def start(mode: Literal["offline"] | None):
         return wandb.init(project=config.project_name, name=config.run_name, config=settings, mode=mode, id=run_id,
-                          resume="allow", dir=str(run_dir), settings=wandb.Settings(silent=True), **link)
+                          resume="allow", dir=str(run_dir),
+                          settings=wandb.Settings(silent=True), **link)
 
     def start_offline(reason: str):
-        tqdm.write(f"Weights & Biases: {reason}; logging offline to {run_dir}/wandb, for `wandb sync` later")
+        tqdm.write(f"Weights & Biases: {reason}; logging offline to {run_dir}/wandb, "
+                   "for `wandb sync` later")
         return start("offline")
 
     if os.environ.get("WANDB_MODE"):

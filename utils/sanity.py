@@ -16,16 +16,17 @@ def check_batch(where: str, batch: Mapping[str, Tensor], fields: Mapping[str, Ba
         field = fields[name]
         shape = (rows, *field.shape)
         if tuple(value.shape) != shape or value.dtype != getattr(torch, field.dtype):
-            raise ValueError(f"{where}: {name} should be {field.dtype} of shape {shape}, and is {value.dtype} of "
-                             f"{tuple(value.shape)}")
+            raise ValueError(f"{where}: {name} should be {field.dtype} of shape {shape}, and is "
+                             f"{value.dtype} of {tuple(value.shape)}")
         if field.below is not None:
             counted = value if field.ignored is None else value[value != field.ignored]
             _check_range(where, name, counted, field.below)
     if "target_mask" in batch and not batch["target_mask"].any():
-        raise ValueError(f"{where}: target_mask is false everywhere, so there is nothing to learn; mend the data set")
+        raise ValueError(f"{where}: target_mask is false everywhere, so there is nothing to "
+                         "learn; mend the data set")
 
 
 def _check_range(where: str, name: str, values: Tensor, below: int) -> None:
     if values.numel() and not 0 <= values.min() <= values.max() < below:
-        raise ValueError(f"{where}: {name} holds {values.min()} to {values.max()}, outside 0 to {below - 1}; mend the "
-                         "data set or its dataset.json")
+        raise ValueError(f"{where}: {name} holds {values.min()} to {values.max()}, outside 0 to "
+                         f"{below - 1}; mend the data set or its dataset.json")

@@ -42,7 +42,8 @@ class ARCSymmetries:
         """(B, 900) inputs or labels. Raises ValueError for a grid that does not stand in the upper left corner, as some
         of a training split do."""
         if ((tokens >= FIRST_COLOUR).any(1) & (tokens[:, 0] < FIRST_COLOUR)).any():
-            raise ValueError("a grid does not stand in the upper left corner of its square, and cannot be turned there")
+            raise ValueError("a grid does not stand in the upper left corner of its square, and "
+                             "cannot be turned there")
         return self._changed(tokens, augment)
 
     def invert(self, tokens: np.ndarray) -> np.ndarray:
@@ -51,7 +52,8 @@ class ARCSymmetries:
 
     def _changed(self, tokens: np.ndarray, change: Callable[..., np.ndarray]) -> np.ndarray:
         changed = np.zeros_like(tokens)
-        for row, transform, permutation in zip(range(len(tokens)), self.transforms.tolist(), self.permutations):
+        for row, transform, permutation in zip(range(len(tokens)), self.transforms.tolist(),
+                                               self.permutations):
             changed[row] = encode_grid(change(decode_grid(tokens[row]), transform, permutation))
         not_asked = (tokens < 0).any(1, keepdims=True)  # in labels as loaded, in place of padding
         return np.where(not_asked & (changed == PAD), IGNORE_LABEL_ID, changed) if not_asked.any() else changed
@@ -68,7 +70,8 @@ class ARC(Kind):
 
     def __init__(self, seq_len: int, vocab_size: int, token_names: Sequence[str] | None = None):
         if (seq_len, vocab_size) != SIZES:
-            raise ValueError(f"ARC has {SIZES[0]} cells and {SIZES[1]} tokens, not {seq_len} and {vocab_size}")
+            raise ValueError(f"ARC has {SIZES[0]} cells and {SIZES[1]} tokens, not "
+                             f"{seq_len} and {vocab_size}")
         super().__init__(seq_len, vocab_size, token_names)
 
     def symmetries(self, count: int, rng: np.random.Generator) -> ARCSymmetries:
@@ -80,7 +83,8 @@ class ARC(Kind):
         try:
             rows = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"the line is not JSON ({error}); write a grid as [[0, 1], [2, 3]]") from error
+            raise ValueError(f"the line is not JSON ({error}); write a "
+                             "grid as [[0, 1], [2, 3]]") from error
         return encode_grid(checked_grid(rows, "the line")).astype(np.int32)
 
     def format(self, tokens: np.ndarray) -> str:

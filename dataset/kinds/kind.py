@@ -61,8 +61,10 @@ class Kind:
     def __init__(self, seq_len: int, vocab_size: int, token_names: Sequence[str] | None = None):
         self.seq_len, self.vocab_size = seq_len, vocab_size
         if vocab_size < FIRST_TOKEN + len(self.alphabet):
-            raise ValueError(f"{self} has {FIRST_TOKEN + len(self.alphabet)} tokens, and vocab_size is {vocab_size}")
-        own = list(self.names) or ["", *("" if token == self.blank else character for token, character in
+            raise ValueError(f"{self} has {FIRST_TOKEN + len(self.alphabet)} tokens, and "
+                             f"vocab_size is {vocab_size}")
+        own = list(self.names) or ["", *("" if token == self.blank else character
+                                         for token, character in
                                          enumerate(self.alphabet, FIRST_TOKEN))] * bool(self.alphabet)
         self.token_names = list(token_names or (own + [str(token) for token in range(len(own), vocab_size)]))
 
@@ -116,7 +118,8 @@ class Kind:
         """The line of text that (L,) tokens are read from; "?" for a token that has no character."""
         if self.alphabet:
             characters = "?" * FIRST_TOKEN + self.alphabet
-            return "".join(characters[token] if token < len(characters) else "?" for token in tokens.tolist())
+            return "".join(characters[token] if token < len(characters) else "?"
+                           for token in tokens.tolist())
         written = np.trim_zeros(tokens, "b").tolist()  # without padding at the end
         return " ".join(self.token_names[token] or str(token) for token in written)
 
@@ -147,7 +150,8 @@ class Kind:
             return False
         first = examples.fetch(np.arange(min(len(examples), LOOKED_AT)))
         inputs, labels = first["inputs"], first["labels"]
-        return bool((labels >= 0).all()) and all(passed.all() for passed in kind.rules(inputs, labels).values())
+        return bool((labels >= 0).all()) and all(passed.all()
+                                                 for passed in kind.rules(inputs, labels).values())
 
     @cached_property
     def _characters(self) -> dict[str, int]:
@@ -157,10 +161,12 @@ class Kind:
 
     def _parse_characters(self, text: str) -> np.ndarray:
         if len(text) != self.seq_len:
-            raise ValueError(f"the line has {len(text)} characters; write {self.seq_len}, one for each cell")
+            raise ValueError(f"the line has {len(text)} characters; write "
+                             f"{self.seq_len}, one for each cell")
         for number, character in enumerate(text, start=1):
             if character not in self._characters:
-                raise ValueError(f"character {number} is {character!r}; a cell is one of {''.join(self._characters)!r}")
+                raise ValueError(f"character {number} is {character!r}; a cell is one of "
+                                 f"{''.join(self._characters)!r}")
         return np.array([self._characters[character] for character in text], np.int32)
 
     def _parse_words(self, text: str) -> np.ndarray:
@@ -168,7 +174,8 @@ class Kind:
         tokens = {name: token for token, name in enumerate(self.token_names) if name}
         words = text.replace(",", " ").split()
         if not 0 < len(words) <= self.seq_len:
-            raise ValueError(f"the line has {len(words)} tokens; write 1 to {self.seq_len}, separated by blanks")
+            raise ValueError(f"the line has {len(words)} tokens; write 1 to "
+                             f"{self.seq_len}, separated by blanks")
         for number, word in enumerate(words, start=1):
             if word not in tokens:
                 known = ", ".join(list(tokens)[:20]) + ", …" * (len(tokens) > 20)
@@ -210,6 +217,8 @@ def kind_of(examples: ExampleSet, trust_code: bool = False) -> Kind:
     metadata = puzzle_metadata(examples)
     name = metadata.kind or next((name for name in RECOGNISED if find_kind(name).recognises(examples)), "sequence")
     try:
-        return find_kind(name, trust_code)(metadata.seq_len, metadata.vocab_size, metadata.token_names)
+        return find_kind(name, trust_code)(metadata.seq_len, metadata.vocab_size,
+                                           metadata.token_names)
     except ValueError as error:
-        raise ValueError(f"{examples.split_dir / 'dataset.json'}, kind {name!r}: {error}") from error
+        raise ValueError(f"{examples.split_dir / 'dataset.json'}, "
+                         f"kind {name!r}: {error}") from error

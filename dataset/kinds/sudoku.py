@@ -25,7 +25,8 @@ class Sudoku(Kind):
     def __init__(self, seq_len: int, vocab_size: int, token_names: Sequence[str] | None = None):
         self.size = side_of(seq_len, self)
         if self.size not in BOXES:
-            raise ValueError(f"{self} has {', '.join(str(n * n) for n in BOXES)} cells, and these are {seq_len}")
+            raise ValueError(f"{self} has {', '.join(str(n * n) for n in BOXES)} cells, "
+                             f"and these are {seq_len}")
         self.box = BOXES[self.size]
         self.alphabet = "." + DIGITS[:self.size]
         super().__init__(seq_len, vocab_size, token_names)
@@ -50,6 +51,8 @@ def valid_grids(grids: np.ndarray, box: tuple[int, int]) -> np.ndarray:
     digits = np.where((grids >= 1) & (grids <= size), grids, 0).astype(np.uint16)
     bits = np.left_shift(np.uint16(1), digits.T)  # cells first: each reduction runs along N
     boxes = bits.reshape(size // height, height, size // width, width, -1).swapaxes(1, 2)
-    units = [bits.reshape(size, size, -1), bits.reshape(size, size, -1).swapaxes(0, 1), boxes.reshape(size, size, -1)]
+    units = [bits.reshape(size, size, -1), bits.reshape(size, size, -1).swapaxes(0, 1),
+             boxes.reshape(size, size, -1)]
     full = (1 << (size + 1)) - 2
-    return np.logical_and.reduce([np.bitwise_or.reduce(unit, axis=1) == full for unit in units]).all(axis=0)
+    return np.logical_and.reduce([np.bitwise_or.reduce(unit, axis=1) == full
+                                  for unit in units]).all(axis=0)

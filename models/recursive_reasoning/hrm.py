@@ -37,7 +37,8 @@ class HRMRecursion(Backbone):
         self.add_initial_latent("L_init")
         self.H_level, self.L_level = self.stack(config.H_layers), self.stack(config.L_layers)
 
-    def supervision_step(self, latents: tuple[Tensor, ...], x: Tensor, update: Passes) -> tuple[Tensor, ...]:
+    def supervision_step(self, latents: tuple[Tensor, ...], x: Tensor,
+                         update: Passes) -> tuple[Tensor, ...]:
         y, z = latents
         with torch.no_grad():
             for done in range(1, self.config.H_cycles * self.config.L_cycles):

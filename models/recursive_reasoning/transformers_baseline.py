@@ -32,7 +32,8 @@ class BaselineRecursion(Backbone):
         self.add_initial_latent("H_init")
         self.H_level = self.stack(config.H_layers)
 
-    def supervision_step(self, latents: tuple[Tensor, ...], x: Tensor, update: Passes) -> tuple[Tensor, ...]:
+    def supervision_step(self, latents: tuple[Tensor, ...], x: Tensor,
+                         update: Passes) -> tuple[Tensor, ...]:
         y, = latents
         return update(self.H_level, y, x),
 

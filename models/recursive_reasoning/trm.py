@@ -36,14 +36,16 @@ class TRMRecursion(Backbone):
             self.add_initial_latent(name)
         self.L_level = self.stack(config.L_layers)
 
-    def latent_recursion(self, latents: tuple[Tensor, ...], x: Tensor, update: Passes) -> tuple[Tensor, ...]:
+    def latent_recursion(self, latents: tuple[Tensor, ...], x: Tensor,
+                         update: Passes) -> tuple[Tensor, ...]:
         y, z = latents
         for _ in range(self.config.L_cycles):
             z = update(self.L_level, z, y + x)  # reason, given the answer and the question
         y = update(self.L_level, y, z)  # answer, given the reasoning
         return y, z
 
-    def supervision_step(self, latents: tuple[Tensor, ...], x: Tensor, update: Passes) -> tuple[Tensor, ...]:
+    def supervision_step(self, latents: tuple[Tensor, ...], x: Tensor,
+                         update: Passes) -> tuple[Tensor, ...]:
         with torch.no_grad():
             for _ in range(self.config.H_cycles - 1):
                 latents = self.latent_recursion(latents, x, update)

@@ -19,7 +19,8 @@ class Hier6Config(TRMConfig):
 class Hier6Recursion(TRMRecursion):
     LATENTS = ("H_init", *(f"L{i + 1}_init" for i in range(LEVELS)))
 
-    def latent_recursion(self, latents: tuple[Tensor, ...], x: Tensor, update: Passes) -> tuple[Tensor, ...]:
+    def latent_recursion(self, latents: tuple[Tensor, ...], x: Tensor,
+                         update: Passes) -> tuple[Tensor, ...]:
         y, *z = latents
         for i in range(self.config.L_cycles):
             z[i] = update(self.L_level, sum(z), y + x)

@@ -11,7 +11,8 @@ from models.recursive_reasoning.trm import TRM, TRMRecursion
 class SingleZRecursion(TRMRecursion):
     LATENTS = ("L_init",)
 
-    def latent_recursion(self, latents: tuple[Tensor, ...], x: Tensor, update: Passes) -> tuple[Tensor, ...]:
+    def latent_recursion(self, latents: tuple[Tensor, ...], x: Tensor,
+                         update: Passes) -> tuple[Tensor, ...]:
         z, = latents
         for _ in range(self.config.L_cycles):
             z = update(self.L_level, z, x)

@@ -16,7 +16,8 @@ class URMRecursion(TRMRecursion):
     LATENTS = ("H_init",)
     SHORT_CONV = True
 
-    def latent_recursion(self, latents: tuple[Tensor, ...], x: Tensor, update: Passes) -> tuple[Tensor, ...]:
+    def latent_recursion(self, latents: tuple[Tensor, ...], x: Tensor,
+                         update: Passes) -> tuple[Tensor, ...]:
         z, = latents
         for _ in range(self.config.L_cycles):
             z = update(self.L_level, z, x)
