@@ -294,7 +294,7 @@ def test_a_published_checkpoint_scores_as_recorded_after_every_step(shared, tmp_
     folder = shared / "interop" / "sudoku4"
     expected = json.loads((folder / "expected_eval.json").read_text())["per_step"]
     metrics = scored(folder / "checkpoint" / "step_550", f"data_paths=[{folder}]", f"output_dir={tmp_path}",
-                     "evaluators=[{name: sudoku@Sudoku}]", "picture=slowest", "per_step=true")
+                     "evaluators=[{name: sudoku@Sudoku}]", "per_step=true")
     for line, recorded in zip(step_lines(tmp_path), expected, strict=True):
         assert line["exact_accuracy"] == recorded["exact_accuracy"]
         assert line["accuracy"] == pytest.approx(recorded["accuracy"], abs=1e-6)
