@@ -4,8 +4,8 @@
         answers = strategy.take(step)                                     # may end rows; returns final answers
 
 If every puzzle gets the same number of steps, rows end together, and the host does not wait for the device between
-steps. The batch always has its full size, so that one compiled graph serves all steps. Rows without a puzzle
-compute as well.
+steps. A compiled model always gets a whole batch, so that one graph serves all steps: rows without a puzzle compute as
+well. Any other model gets a smaller batch where all rows are free and fewer puzzles are left.
 """
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -68,15 +68,14 @@ class Answers:
 
 
 class Rows:
-    """The B rows of one rank, and the example that each works on."""
+    """`B` rows of one rank, and the example that each works on."""
 
-    def __init__(self, head: LossHead, dataset: PuzzleDataset, example_set: ExampleSet,
+    def __init__(self, head: LossHead, dataset: PuzzleDataset, example_set: ExampleSet, B: int,
                  device: torch.device):
         self.head, self.example_set, self.device = head, example_set, device
-        B = dataset.local_batch_size
         self.numbers, self.attempts = np.full(B, NOBODY), np.zeros(B, int)
         self.steps, self.begins = np.zeros(B, int), np.zeros(B, bool)
-        self.batch = {name: value.to(device) for name, value in dataset.padding_batch().items()}
+        self.batch = {name: value[:B].to(device) for name, value in dataset.padding_batch().items()}
         self.carry = head.initial_carry(self.batch)
 
     @property
@@ -127,9 +126,15 @@ def row_steps(head: LossHead, dataset: PuzzleDataset, example_set: ExampleSet,
     A round lasts from one refill of free rows to the next. Ranks begin each round together, so every rank must call
     this. `before_round` is called before each, and may end the work by an exception.
     """
-    rows = Rows(head, dataset, example_set, world.device)
+    B = dataset.local_batch_size
+    rows = Rows(head, dataset, example_set, B, world.device)
     while True:
-        rows.place(strategy.draw(int(rows.free.sum())), strategy)
+        all_free = rows.free.all()
+        attempts = strategy.draw(B if all_free else int(rows.free.sum()))
+        count = len(attempts.numbers)
+        if all_free and count not in (0, len(rows.numbers)) and not head.is_compiled:
+            rows = Rows(head, dataset, example_set, count, world.device)
+        rows.place(attempts, strategy)
         if not any_rank(not rows.free.all())[0]:
             return
         before_round()

@@ -67,6 +67,11 @@ class LossHead(nn.Module):
         """See `models.act.ACTModel.steps_known`."""
         return self.model.steps_known
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the recursion is compiled, each new shape of a batch being compiled anew."""
+        return self.model.is_compiled
+
     def compile_recursion(self) -> None:
         self.model.compile_recursion()
 

@@ -99,6 +99,7 @@ class ACTModel(nn.Module):
     config: Any  # an instance of it
     Recursion: type  # the network, a subclass of `models.backbone.Backbone`
     UNUSED_KEYS: tuple[str, ...] = ()
+    is_compiled = False
     TRAINS_CONTINUE = True  # whether q_continue gets a target, in architectures that halt when q_halt > q_continue
 
     def __init__(self, config: dict):
@@ -118,6 +119,7 @@ class ACTModel(nn.Module):
     def compile_recursion(self) -> None:
         """Compile the recursion, which is nearly all of the computation. Names in the state dict stay as they are."""
         self.inner.compile(dynamic=False)
+        self.is_compiled = True
 
     @contextmanager
     def recursing(self, **cycles: int) -> Iterator[None]:

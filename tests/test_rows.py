@@ -68,6 +68,18 @@ def test_each_puzzle_is_answered_once_as_if_it_were_alone(data, batch, adaptive)
     assert sorted(seen) == list(range(EXAMPLES))
 
 
+@pytest.mark.parametrize("compiled, shapes", [(False, [4, 4, 2]), (True, [4, 4, 4])])
+def test_only_a_compiled_model_computes_rows_without_a_puzzle(data, compiled, shapes):
+    head, test_data = head_of(halt_max_steps=1), dataset_of(data, 4)
+    head.model.is_compiled = compiled
+    example_set, = test_data.sets.values()
+    strategy = Single()
+    strategy.begin(example_set, np.arange(EXAMPLES), 4)
+    with torch.no_grad():
+        steps = list(row_steps(head, test_data, example_set, strategy, ALONE))
+    assert [len(step.outputs["logits"]) for step in steps] == shapes
+
+
 def test_a_row_that_ends_gives_its_place_to_the_next_puzzle(data):
     head, test_data = head_of(act_inference=True), dataset_of(data, 3)
     example_set, = test_data.sets.values()
@@ -218,6 +230,7 @@ def test_one_compiled_graph_serves_the_last_batch_too(data):
 
     torch.compiler.reset()
     head.model.inner.compile(dynamic=False, backend=backend)
+    head.model.is_compiled = True
     assert evaluate(head, dataset_of(data, 4), ALONE) == pytest.approx(eager, rel=1e-5)
     evaluate(head, dataset_of(data, 4), ALONE)
     assert len(graphs) == 1
