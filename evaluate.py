@@ -97,7 +97,7 @@ def doubts(restored: Restored) -> list[str]:
     """Lines to print if the log of the run has a better step by another metric than checkpoint.monitor."""
     if restored.file.name != "best.ckpt":
         return []
-    return list(best_in_doubt(restored.file.parent, restored.settings["checkpoint"]["monitor"], restored.steps))
+    return best_in_doubt(restored.file.parent, restored.settings["checkpoint"]["monitor"], restored.steps)
 
 
 def export(config: EvaluateConfig, restored: Restored, data: PuzzleDataset, metrics: dict[str, float],

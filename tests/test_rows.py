@@ -243,14 +243,10 @@ def test_what_a_row_works_on_follows_from_its_seed_alone(data):
     for answers in answers_of(head, test_data, BestOfSeeds(1)):
         found[int(answers.numbers[0])] = answers.outputs["logits"][0]
     for number in range(EXAMPLES):
-        fresh = PuzzleDataset(replace_batch(test_data.config, 1), "test")
+        fresh = dataset_of(data, 1)
         strategy = BestOfSeeds(1)
         strategy.begin(fresh.sets["all"], np.array([number]), 1)
         with torch.no_grad():
             final, = [a for step in row_steps(head, fresh, fresh.sets["all"], strategy, ALONE)
                       for a in strategy.take(step)]
         assert torch.allclose(found[number], final.outputs["logits"][0], atol=1e-4)
-
-
-def replace_batch(config: PuzzleDatasetConfig, size: int) -> PuzzleDatasetConfig:
-    return config.model_copy(update={"global_batch_size": size})
