@@ -41,14 +41,16 @@ def log_stablemax_numerator(x: Tensor) -> Tensor:
     return torch.where(x >= 0, x.clamp(min=0).log1p(), -(-x.clamp(max=0)).log1p())
 
 
+def softmax_logits(logits: Tensor, loss_type: str) -> Tensor:
+    """Float32 logits whose softmax is what `loss_type` takes for the probabilities of tokens."""
+    return log_stablemax_numerator(logits.float()) if loss_type == "stablemax_cross_entropy" else logits.float()
+
+
 def cell_cross_entropy(logits: Tensor, labels: Tensor, loss_type: str,
                        label_smoothing: float = 0.0) -> Tensor:
     """Cross-entropy (B, L) of logits (B, L, V) against labels (B, L). It is 0 at cells whose label is -100."""
-    logits = logits.float()
-    if loss_type == "stablemax_cross_entropy":
-        logits = log_stablemax_numerator(logits)
-    return F.cross_entropy(logits.transpose(1, 2), labels.long(), ignore_index=IGNORE_LABEL_ID, reduction="none",
-                           label_smoothing=label_smoothing)
+    return F.cross_entropy(softmax_logits(logits, loss_type).transpose(1, 2), labels.long(),
+                           ignore_index=IGNORE_LABEL_ID, reduction="none", label_smoothing=label_smoothing)
 
 
 class ACTLossHead(LossHead):
@@ -59,6 +61,9 @@ class ACTLossHead(LossHead):
     def step(self, carry: Carry, batch: dict[str, Tensor]) -> tuple[Carry, dict[str, Tensor]]:
         carry, outputs = self.model(carry, batch)
         return carry, outputs | {"preds": outputs["logits"].argmax(-1)}
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return softmax_logits(logits, self.config.loss_type).softmax(-1)
 
     def cell_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Loss (B, L) of each cell. It is 0 at cells without a label."""

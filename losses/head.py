@@ -87,6 +87,10 @@ class LossHead(nn.Module):
         """Run one supervision step. Returns the carry after it and the outputs, which include `preds`."""
         raise NotImplementedError
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """The probability (…, V) of each token, from logits (…, V). Heads of classification have it."""
+        raise NotImplementedError
+
     def asked(self, data: dict[str, Tensor]) -> Tensor:
         """Which rows (B,) have an answer to compare the prediction with."""
         raise NotImplementedError

@@ -1,0 +1,201 @@
+"""Records how a model reasons: what each trajectory of a puzzle held after each supervision step.
+
+    traces = record(head, data, [0, 7], strategy)        # a `Trace` for each of the two puzzles
+    traces[0].trajectories[0].preds                      # (S, L) its answer after each of S steps
+
+Any strategy can be watched. The puzzles run through the one loop (evaluators/rows.py), under a `Recorder` around the
+strategy, so that what is recorded is what would be scored. A *trajectory* is one attempt at a puzzle.
+
+Shapes: S steps of a trajectory, L cells, V tokens, K candidates of a cell.
+"""
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dataset.common import IGNORE_LABEL_ID, PuzzleDatasetMetadata
+from dataset.example_set import ExampleSet
+from dataset.puzzle_dataset import PuzzleDataset
+from evaluators.rows import Answers, RowStep, row_steps
+from evaluators.strategies import Attempts, Single, Strategy
+from losses.head import LossHead
+from utils.distributed import World
+
+CANDIDATES = 3  # tokens that are kept of each cell
+ALONE = World()  # one process on the CPU
+LEVELS = 255  # probabilities are kept in this many equal levels
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One attempt at a puzzle, of S steps."""
+
+    # its number among the attempts at this puzzle
+    attempt: int
+    # (S, L) int16: the answer after each step
+    preds: np.ndarray
+    # (S, L) uint8: probability of the answer in each cell, in 1/255
+    levels: np.ndarray
+    # (S, L, K) int16: the K most probable tokens of each cell, the most probable first
+    candidates: np.ndarray
+    # (S, L, K) uint8: their probabilities, in 1/255
+    candidate_levels: np.ndarray
+    # (S,) float32: sigmoid(q_halt), how sure the model is that the whole answer is right
+    q: np.ndarray
+    # (S,) float32: ‖z_t − z_{t−1}‖, how far all latents moved since the step before; NaN at the first step
+    residual: np.ndarray
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """(S, L) float: probability of the answer in each cell, to ± 1/510."""
+        return self.levels / LEVELS
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A puzzle, and all trajectories of it."""
+
+    # number of the example in its data
+    number: int
+    # (L,) int32: the question
+    question: np.ndarray
+    # (L,) int32: the right answer, negative where none is asked for; None: not known
+    label: np.ndarray | None
+    # row of the puzzle table
+    identifier: int
+    trajectories: list[Trajectory]
+    # place in `trajectories` of the one whose answer was taken. Where several gave that answer, the one that is surest
+    # of it; None: the strategy gave an answer of its own, or none
+    selected: int | None
+    # (L,) int32: the answer that the strategy gave; None: it gave none
+    answer: np.ndarray | None
+
+
+def latent_change(latents: Sequence[Tensor], before: Sequence[Tensor]) -> Tensor:
+    """‖z_t − z_{t−1}‖ (B,): the Euclidean norm over all latents, each (B, P+L, D), and all their entries."""
+    squares = [(new.float() - old.float()).square().sum((1, 2)) for new, old in zip(latents, before)]
+    return torch.stack(squares).sum(0).sqrt()
+
+
+@dataclass
+class Recorder:
+    """A strategy that does what `strategy` does, and keeps what it sees of every trajectory."""
+
+    strategy: Strategy
+    head: LossHead
+    # of trajectories by (number of the example, number of the attempt): what was seen after each step, by name
+    seen: dict[tuple[int, int], list[dict[str, np.ndarray]]] = field(default_factory=dict)
+    # of examples by number: the answer (L,) that the strategy gave
+    answers: dict[int, np.ndarray] = field(default_factory=dict)
+    # of the rows of the step before, by the same key: their latents
+    before: dict[tuple[int, int], list[Tensor]] = field(default_factory=dict)
+
+    def begin(self, example_set: ExampleSet, numbers: np.ndarray, batch: int) -> None:
+        self.seen, self.answers, self.before = {}, {}, {}
+        self.strategy.begin(example_set, numbers, batch)
+
+    def draw(self, most: int) -> Attempts:
+        return self.strategy.draw(most)
+
+    def present(self, fields: dict[str, np.ndarray], attempts: Attempts) -> dict[str, np.ndarray]:
+        return self.strategy.present(fields, attempts)
+
+    def take(self, step: RowStep) -> list[Answers]:
+        self._see(step)
+        taken = self.strategy.take(step)
+        for answers in taken:
+            preds = answers.outputs["preds"].cpu().numpy().astype(np.int32)
+            self.answers |= dict(zip(answers.numbers.tolist(), preds))
+        return taken
+
+    def _see(self, step: RowStep) -> None:
+        rows = np.flatnonzero(step.busy)
+        places = torch.from_numpy(rows).to(step.carry.steps.device)
+        latents = [latent[places] for latent in step.carry.latents]
+        keys = list(zip(step.numbers[rows].tolist(), step.attempts[rows].tolist()))
+        fields = self._fields({name: value[places] for name, value in step.outputs.items()})
+        fields["residual"] = self._residual(keys, latents, step.steps[rows])
+        for i, key in enumerate(keys):
+            self.seen.setdefault(key, []).append({name: value[i] for name, value in fields.items()})
+
+    def _fields(self, outputs: dict[str, Tensor]) -> dict[str, np.ndarray]:
+        """What is kept of rows, from their outputs."""
+        preds = outputs["preds"]
+        probabilities = self.head.probabilities(outputs["logits"])  # (B, L, V)
+        most, candidates = probabilities.topk(min(CANDIDATES, probabilities.shape[-1]))
+        of_preds = probabilities.gather(-1, preds.long().unsqueeze(-1)).squeeze(-1)
+        return {"preds": _host(preds, np.int16), "levels": _levels(of_preds),
+                "candidates": _host(candidates, np.int16), "candidate_levels": _levels(most),
+                "q": _host(outputs["q_halt_logits"].float().sigmoid(), np.float32)}
+
+    def _residual(self, keys: Sequence[tuple[int, int]], latents: Sequence[Tensor], steps: np.ndarray) -> np.ndarray:
+        """(B,) how far the latents moved since the step before. Keeps them for the next step."""
+        rows = [[latent[i] for latent in latents] for i in range(len(keys))]
+        before = [self.before.get(key, row) for key, row in zip(keys, rows)]
+        self.before = dict(zip(keys, rows))
+        moved = _host(latent_change(latents, [torch.stack(parts) for parts in zip(*before)]), np.float32)
+        return np.where(steps > 1, moved, np.float32("nan"))
+
+    def trajectories(self, number: int) -> list[Trajectory]:
+        """Those of one example, in the order of their attempts."""
+        attempts = sorted(attempt for example, attempt in self.seen if example == number)
+        return [Trajectory(attempt, **{name: np.stack([step[name] for step in self.seen[number, attempt]])
+                                       for name in self.seen[number, attempt][0]}) for attempt in attempts]
+
+
+@torch.no_grad()
+def record(head: LossHead, data: PuzzleDataset, numbers: Sequence[int], strategy: Strategy | None = None,
+           world: World = ALONE) -> list[Trace]:
+    """Work on the examples with these numbers, counted over all sets of test data, and record it.
+
+    `strategy`: as in an evaluation; None: one attempt each. Runs in this process alone. Raises ValueError for data that
+    are no puzzles, and for a number that there is not.
+    """
+    if not isinstance(data.metadata, PuzzleDatasetMetadata):
+        raise ValueError(f"{data.config.folders} holds {data.metadata.KIND}, and reasoning is recorded of puzzles only")
+    data.examples(list(numbers))  # refuses numbers that there are not
+    alone, first = World(device=world.device), 0
+    found: dict[int, Trace] = {}
+    for example_set in data.sets.values():
+        own = np.unique([n - first for n in numbers if first <= n < first + len(example_set)]).astype(int)
+        traces = record_set(head, data, example_set, own, strategy, alone) if len(own) else []
+        found |= {first + trace.number: replace(trace, number=first + trace.number) for trace in traces}
+        first += len(example_set)
+    return [found[number] for number in numbers]
+
+
+@torch.no_grad()
+def record_set(head: LossHead, data: PuzzleDataset, example_set: ExampleSet, numbers: np.ndarray,
+               strategy: Strategy | None, world: World) -> list[Trace]:
+    """`record` of examples of one set, by their numbers in it. `data`: gives the size of a batch."""
+    was_training = head.training
+    recorder = Recorder(strategy or Single(), head.eval())
+    recorder.begin(example_set, numbers, data.config.global_batch_size)
+    for step in row_steps(head, data, example_set, recorder, world):
+        recorder.take(step)
+    head.train(was_training)
+    fields = example_set.fetch(numbers)
+    return [_trace(recorder, number, {name: value[i] for name, value in fields.items()})
+            for i, number in enumerate(numbers.tolist())]
+
+
+def _trace(recorder: Recorder, number: int, fields: dict[str, np.ndarray]) -> Trace:
+    label = fields["labels"]
+    trajectories, answer = recorder.trajectories(number), recorder.answers.get(number)
+    return Trace(number, fields["inputs"], label if (label != IGNORE_LABEL_ID).any() else None,
+                 int(fields["puzzle_identifiers"]), trajectories, _selected(trajectories, answer), answer)
+
+
+def _selected(trajectories: Sequence[Trajectory], answer: np.ndarray | None) -> int | None:
+    same = [i for i, one in enumerate(trajectories) if answer is not None and (one.preds[-1] == answer).all()]
+    return max(same, key=lambda i: trajectories[i].q[-1], default=None)
+
+
+def _levels(probabilities: Tensor) -> np.ndarray:
+    return _host((probabilities * LEVELS).round(), np.uint8)
+
+
+def _host(values: Tensor, dtype: type) -> np.ndarray:
+    return values.cpu().numpy().astype(dtype)

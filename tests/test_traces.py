@@ -1,0 +1,99 @@
+"""What is recorded of a model's reasoning: the same as the model says without a recorder, in any batch and order."""
+import numpy as np
+import pytest
+import torch
+
+from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
+from evaluators.rows import supervision_steps
+from evaluators.traces import LEVELS, latent_change, record
+from helpers import write_tiny_dataset, write_tiny_regression
+from losses.classification import ACTLossHead
+from test_rows import BestOfSeeds, dataset_of, head_of
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_tiny_dataset(tmp_path_factory.mktemp("traces") / "data")
+
+
+def states(head: ACTLossHead, batch: dict) -> list[tuple[dict, list[torch.Tensor]]]:
+    """Outputs and latents after each step, computed by hand."""
+    carry, found = head.initial_carry(batch), []
+    with torch.no_grad():
+        for _ in range(head.model.config.halt_max_steps):
+            carry, outputs = head.step(carry, batch)
+            found.append((outputs, list(carry.latents)))
+    return found
+
+
+@pytest.mark.parametrize("loss", ["softmax_cross_entropy", "stablemax_cross_entropy"])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_trace_holds_what_the_model_said_after_each_step(data, batch, loss):
+    head, test_data, numbers = head_of(), dataset_of(data, batch), [7, 0, 3, 7]
+    head.config.loss_type = loss
+    for number, trace in zip(numbers, record(head, test_data, numbers), strict=True):
+        example = test_data.examples([number])
+        expected = states(head, example)
+        one, = trace.trajectories
+        assert trace.number == number and trace.selected == 0 and one.attempt == 0
+        assert (trace.question == example["inputs"][0].numpy()).all()
+        assert (trace.label == example["labels"][0].numpy()).all()
+        assert (trace.answer == one.preds[-1]).all() and len(one.preds) == len(expected)
+        for step, (outputs, latents) in enumerate(expected):
+            logits = outputs["logits"][0].double()
+            numerators = logits.exp() if loss == "softmax_cross_entropy" else \
+                torch.where(logits >= 0, logits + 1, 1 / (1 - logits))
+            probabilities = (numerators / numerators.sum(-1, keepdim=True)).numpy()
+            assert (one.preds[step] == probabilities.argmax(-1)).all()
+            assert np.abs(one.confidence[step] - probabilities.max(-1)).max() < 0.51 / LEVELS
+            kept = np.take_along_axis(probabilities, one.candidates[step].astype(int), -1)
+            assert np.abs(one.candidate_levels[step] / LEVELS - kept).max() < 0.51 / LEVELS
+            assert np.allclose(kept, -np.sort(-probabilities, axis=-1)[:, :kept.shape[-1]], atol=1e-5)
+            assert one.q[step] == pytest.approx(float(outputs["q_halt_logits"].sigmoid()), abs=1e-5)
+            moved = sum(float((new - old).square().sum()) for new, old in zip(latents, expected[step - 1][1])) ** 0.5
+            assert np.isnan(one.residual[0]) and (step == 0 or one.residual[step] == pytest.approx(moved, rel=1e-4))
+
+
+def test_of_several_trajectories_the_selected_one_gave_the_answer(data):
+    head = head_of(initial_state_std=1.0, noise_scale=0.1)
+    by_batch = [record(head, dataset_of(data, batch), range(4), BestOfSeeds(3)) for batch in (2, 7)]
+    for one, other in zip(*by_batch):
+        assert [t.attempt for t in one.trajectories] == [0, 1, 2] and one.selected == other.selected
+        assert one.selected == np.argmax([t.q[-1] for t in one.trajectories])
+        assert (one.answer == one.trajectories[one.selected].preds[-1]).all()
+        assert len({t.preds.tobytes() for t in one.trajectories}) > 1
+        assert all((a.preds == b.preds).all() and np.allclose(a.q, b.q, atol=1e-5)
+                   for a, b in zip(one.trajectories, other.trajectories))
+
+
+def test_a_trajectory_ends_where_its_row_ends(data):
+    head, test_data = head_of(act_inference=True), dataset_of(data, 3)
+    lengths = [len(trace.trajectories[0].preds) for trace in record(head, test_data, range(10))]
+    with torch.no_grad():
+        assert lengths == [len(list(supervision_steps(head, test_data.examples([n])))) for n in range(10)]
+    assert len(set(lengths)) > 1
+
+
+def test_examples_are_numbered_over_all_sets_and_unknown_answers_are_none(tmp_path):
+    paths = [write_tiny_dataset(tmp_path / name, test=[[1]] * 3, seed=seed) for seed, name in enumerate("ab")]
+    file = paths[1] / "test" / "all__labels.npy"
+    np.save(file, np.zeros_like(np.load(file)))  # 0 is not asked for
+    data = PuzzleDataset(PuzzleDatasetConfig(seed=0, dataset_paths=[*map(str, paths)], test_set_mode=True,
+                                             global_batch_size=2), "test")
+    traces = record(head_of(num_puzzle_identifiers=data.metadata.num_puzzle_identifiers), data, [4, 1])
+    assert [trace.number for trace in traces] == [4, 1]
+    assert traces[0].label is None and traces[1].label is not None
+    assert all((trace.question == data.examples([trace.number])["inputs"][0].numpy()).all() for trace in traces)
+    with pytest.raises(ValueError, match="there is no example 6"):
+        record(head_of(), data, [6])
+
+
+def test_floats_are_refused(tmp_path):
+    data = dataset_of(write_tiny_regression(tmp_path / "floats"), 2)
+    with pytest.raises(ValueError, match="of puzzles only"):
+        record(head_of(), data, [0])
+
+
+def test_the_change_of_latents_is_their_distance():
+    new, old = [torch.ones(2, 3, 4), torch.zeros(2, 3, 4)], [torch.zeros(2, 3, 4), torch.full((2, 3, 4), 2.0)]
+    assert latent_change(new, old).tolist() == pytest.approx([(12 + 48) ** 0.5] * 2)
