@@ -31,7 +31,7 @@ from evaluators.protocol import build_evaluators
 from models.train_state import build_state, to_device, train_step
 from utils.best import best_in_doubt, out_of_patience
 from utils.command_line import run_script
-from utils.curriculum import cycles_at
+from utils.curriculum import options_at
 from utils.distributed import World, any_rank, broadcast_object, decided_by_main, joined_world
 from utils.multirun import is_multirun, tell_names_apart
 from utils.optim import learning_rate
@@ -136,9 +136,9 @@ class Run(RunParts):
         rate = learning_rate(step, config.lr, self.total_steps, config)
         norm = {} if config.freeze_weights else {"train/grad_norm": self.state.gradient_norm}
         metrics = self.state.meter.read_window() | {"train/lr": rate} | norm
-        if config.depth_curriculum:
-            cycles = cycles_at(step, self.total_steps, config.depth_curriculum) or config.arch.options
-            metrics |= {f"train/{key}": cycles[key] for key in ("H_cycles", "L_cycles")}
+        staged = sorted({key for stages in config.curricula for stage in stages for key in stage.options})
+        options = config.arch.options | options_at(step, self.total_steps, *config.curricula)
+        metrics |= {f"train/{key}": options[key] for key in staged}
         self.log.log(step, self.state.epoch, metrics)
 
     def save(self) -> None:

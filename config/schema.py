@@ -153,15 +153,15 @@ class ArchConfig(NamedConfig):
                   [f"arch.loss.{key}" for key in self.head_class.Config.model_fields],
                   prefix="arch.loss.")
 
-    def check_cycles(self, cycles: dict[str, int]) -> None:
-        """Raise ValueError if the model cannot run with this number of cycles, or would ignore it."""
-        without_effect = [key for key in cycles if key in getattr(self.model_class,
+    def check_stage(self, curriculum: str, options: dict[str, int]) -> None:
+        """Raise ValueError if the model cannot run with these options of a stage, or would ignore them."""
+        without_effect = [key for key in options if key in getattr(self.model_class,
                                                                   "UNUSED_KEYS", ())
                           or key not in self.model_class.Config.model_fields]
         if without_effect:
-            raise ValueError(f"depth_curriculum: {', '.join(without_effect)} has no effect with "
-                             f"arch.name={self.name}; use depth_curriculum=[]")
-        _validate(self.model_class.Config, self.options | cycles, [], prefix="depth_curriculum.")
+            raise ValueError(f"{curriculum}: {', '.join(without_effect)} has no effect with "
+                             f"arch.name={self.name}; use {curriculum}=[]")
+        _validate(self.model_class.Config, self.options | options, [], prefix=f"{curriculum}.")
 
     def notices(self) -> list[str]:
         """Warnings about settings that work but are probably not meant, such as keys without effect."""
@@ -293,9 +293,11 @@ class PretrainConfig(SharedConfig, TrainConfig, LogConfig):
             raise ValueError("arch.forward_dtype=float16 cannot train: gradients below 6e-8 "
                              "become 0; use bfloat16, which has the range of float32 in as "
                              "much memory, or float32")
-        check_order(self.depth_curriculum)
-        for stage in self.depth_curriculum:
-            self.arch.check_cycles(stage.cycles)
+        for curriculum in ("depth_curriculum", "supervision_curriculum"):
+            stages = getattr(self, curriculum)
+            check_order(curriculum, stages)
+            for stage in stages:
+                self.arch.check_stage(curriculum, stage.options)
         if self.checkpoint_path is not None:
             if self.checkpoint.path not in (None, self.checkpoint_path):  # a saved config has both
                 raise ValueError("checkpoint_path is the published name of "

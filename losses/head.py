@@ -75,9 +75,9 @@ class LossHead(nn.Module):
     def compile_recursion(self) -> None:
         self.model.compile_recursion()
 
-    def recursing(self, **cycles: int):
+    def recursing(self, **options: int):
         """See `models.act.ACTModel.recursing`."""
-        return self.model.recursing(**cycles)
+        return self.model.recursing(**options)
 
     def initial_carry(self, batch: dict[str, Tensor], **noise) -> Carry:
         """See `models.act.ACTModel.initial_carry`."""

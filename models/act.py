@@ -122,10 +122,10 @@ class ACTModel(nn.Module):
         self.is_compiled = True
 
     @contextmanager
-    def recursing(self, **cycles: int) -> Iterator[None]:
-        """A context in which the recursion runs with other `H_cycles` and `L_cycles` than the config's."""
-        full = {key: getattr(self.config, key) for key in cycles}
-        vars(self.config).update(cycles)
+    def recursing(self, **options: int) -> Iterator[None]:
+        """A context in which `H_cycles`, `L_cycles` or `halt_max_steps` differ from the config's."""
+        full = {key: getattr(self.config, key) for key in options}
+        vars(self.config).update(options)
         try:
             yield
         finally:

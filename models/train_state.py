@@ -1,5 +1,6 @@
 """The state of training, how a checkpoint stores it, and the training step that changes it."""
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from operator import itemgetter
@@ -17,7 +18,7 @@ from models.compiled import compile_recursion, should_compile
 from models.ema import EMA
 from models.sparse_embedding import SparseSignSGD
 from utils.checkpoint import load_weights, puzzle_table_rows
-from utils.curriculum import Stage, cycles_at
+from utils.curriculum import DepthStage, Stage, SupervisionStage, options_at
 from utils.distributed import World, all_reduce_sum_, gather_objects, gather_rows
 from utils.metrics import TrainMeter
 from utils.optim import OptimConfig, build_optimizers, remember_peak_rates, set_learning_rates
@@ -32,11 +33,17 @@ class TrainConfig(OptimConfig):
     # examples that a process computes at a time, which saves memory; null: its whole share of a step
     micro_batch_size: int | None = Field(gt=0)
     # stages of shallower recursion at the start of training
-    depth_curriculum: list[Stage]
+    depth_curriculum: list[DepthStage]
+    # stages of fewer supervision steps a puzzle at the start of training
+    supervision_curriculum: list[SupervisionStage]
     # seed of initial weights, order of the data and exploration
     seed: int = Field(ge=0)
     # compile the recursion; auto: on CUDA. DISABLE_COMPILE=1 in the environment overrules it
     compile: bool | None
+
+    @property
+    def curricula(self) -> tuple[Sequence[Stage], ...]:
+        return self.depth_curriculum, self.supervision_curriculum
 
 
 @dataclass
@@ -158,8 +165,8 @@ def train_step(state: TrainState, batch: Batch, config: TrainConfig,
     Returns the metrics as sums over this rank's rows. Returns None where the loss or the gradient is not finite. Then
     no weight has changed, nor have the carry and the step number.
     """
-    cycles = cycles_at(state.step + 1, total_steps, config.depth_curriculum)
-    with state.head.recursing(**cycles) if cycles else nullcontext():
+    options = options_at(state.step + 1, total_steps, *config.curricula)
+    with state.head.recursing(**options) if options else nullcontext():
         carry, metrics = _accumulate_gradients(state, batch, config)
     finite, state.gradient_norm = _sum_gradients(state.head, metrics["loss"], config.grad_clip)
     if not finite:

@@ -8,7 +8,7 @@ from helpers import TINY_ARCH, first_state, metric_lines, pretrain_config, write
 from models.backbone import Backbone
 from models.train_state import train_step
 from pretrain import load_data, train
-from utils.curriculum import Stage, cycles_at
+from utils.curriculum import DepthStage, SupervisionStage, options_at
 from utils.distributed import World
 
 STAGES = "[{until: 0.25, H_cycles: 1, L_cycles: 1}, {until: 0.5, H_cycles: 1, L_cycles: 3}]"
@@ -32,10 +32,33 @@ def passes(head) -> list[int]:
 
 
 def test_a_stage_ends_at_its_part_of_all_steps():
-    stages = [Stage(until=0.3, H_cycles=1, L_cycles=2), Stage(until=0.6, H_cycles=2, L_cycles=4)]
-    assert [cycles_at(step, 10, stages).get("L_cycles") for step in range(1, 11)] == [2] * 3 + [4] * 3 + [None] * 4
-    assert cycles_at(1, 10, []) == {}
-    assert [cycles_at(step, 7, stages).get("H_cycles") for step in range(1, 8)] == [1, 1, 1, 2, 2, None, None]
+    stages = [DepthStage(until=0.3, H_cycles=1, L_cycles=2), DepthStage(until=0.6, H_cycles=2, L_cycles=4)]
+    assert [options_at(step, 10, stages).get("L_cycles") for step in range(1, 11)] == [2] * 3 + [4] * 3 + [None] * 4
+    assert options_at(1, 10, []) == {}
+    assert [options_at(step, 7, stages).get("H_cycles") for step in range(1, 8)] == [1, 1, 1, 2, 2, None, None]
+
+
+def test_of_two_curricula_each_step_gets_the_options_of_both_stages():
+    depth = [DepthStage(until=0.5, H_cycles=1, L_cycles=2)]
+    supervision = [SupervisionStage(until=0.2, halt_max_steps=1), SupervisionStage(until=0.6, halt_max_steps=4)]
+    assert [options_at(step, 5, depth, supervision) for step in range(1, 6)] == [
+        {"H_cycles": 1, "L_cycles": 2, "halt_max_steps": 1}, {"H_cycles": 1, "L_cycles": 2, "halt_max_steps": 4},
+        {"H_cycles": 1, "L_cycles": 2, "halt_max_steps": 4}, {}, {}]
+
+
+def test_a_puzzle_gets_as_many_supervision_steps_as_the_stage_says(config_of):
+    config = config_of("supervision_curriculum=[{until: 0.25, halt_max_steps: 1}, {until: 0.5, halt_max_steps: 2}]",
+                       "arch.halt_max_steps=4", "arch.act_enabled=False")
+    stream, _ = load_data(config, World())
+    state = first_state(config, stream)
+    halted = []
+    for _ in range(16):
+        metrics = train_step(state, stream.next_batch(), config, total_steps=16)
+        halted.append((int(metrics["count"]), int(metrics["steps"])))  # rows that halted, and the steps that they took
+    assert halted == [(16, 16)] * 4 + [(0, 0), (16, 32)] * 2 + [(0, 0)] * 3 + [(16, 64)] + [(0, 0)] * 3 + [(16, 64)]
+    batch = stream.next_batch()
+    assert state.head.eval().steps_known == 4
+    assert state.head.initial_carry(batch).halted.all()
 
 
 def test_training_recurses_as_its_stage_says_and_at_full_depth_otherwise(config_of):
@@ -60,6 +83,7 @@ def test_a_run_logs_its_depth_and_is_evaluated_at_full_depth(config_of, monkeypa
                         {"val/loss": 1.0})
     lines = metric_lines(train(config_of(f"depth_curriculum={STAGES}"), World()))
     depth = {line["step"]: (line["train/H_cycles"], line["train/L_cycles"]) for line in lines if "train/loss" in line}
+    assert not any("train/halt_max_steps" in line for line in lines)
     assert depth == {step: (1, 1) if step <= 4 else (1, 3) if step <= 8 else (2, 2) for step in range(1, 17)}
     assert [(c["H_cycles"], c["L_cycles"]) for c in full] == [(2, 2), (2, 2)]
 
@@ -108,6 +132,9 @@ def test_every_depth_of_every_run_of_a_process_is_compiled(config_of, one_graph_
     ([f"depth_curriculum={STAGES.replace('H_cycles: 1, L_cycles: 3', 'L_cycles: 3')}"], "depth_curriculum.1.H_cycles"),
     ([f"depth_curriculum={STAGES.replace('3}', '3, depth: 1}')}"], "unknown key depth_curriculum.1.depth"),
     ([f"depth_curriculum={STAGES.replace('3}', '7}')}", "arch=trm_hier6"], "depth_curriculum.L_cycles=7: "),
+    (["supervision_curriculum=[{until: 0.5, halt_max_steps: 0}]"], "supervision_curriculum.0.halt_max_steps=0: "),
+    (["supervision_curriculum=[{until: 0.5, halt_max_steps: 1}, {until: 0.5, halt_max_steps: 2}]"],
+     "supervision_curriculum: each stage must end later"),
     ([f"depth_curriculum={STAGES}", "arch=transformers_baseline"], "L_cycles has no effect with arch.name=.*baseline"),
 ])
 def test_a_curriculum_that_cannot_be_is_refused(overrides, message):

@@ -1,9 +1,13 @@
-"""How deep a network recurses while it trains: shallow at first, as in CGAR (arXiv 2511.08653).
+"""How training begins shallower than it ends, in stages. Evaluation always has the full depth.
 
     depth_curriculum: [{until: 0.3, H_cycles: 1, L_cycles: 2}, {until: 0.6, H_cycles: 2, L_cycles: 4}]
+    supervision_curriculum: [{until: 0.25, halt_max_steps: 1}]
 
-A stage lasts until that fraction of all steps. After the last one the network trains at the depth of its config, and it
-is always evaluated at that depth. The stage depends on the step alone, so a resumed run continues in its stage.
+The first makes recursion shallower, as in CGAR (arXiv 2511.08653). The second gives each puzzle fewer supervision
+steps, so that no batch is learned by heart before the network has learned to solve (SiC's code, arXiv 2601.19085).
+
+A stage lasts until that fraction of all steps. After the last one, the settings of the architecture apply. The stage
+depends on the step alone, so a resumed run continues in its stage.
 """
 from collections.abc import Sequence
 
@@ -15,23 +19,38 @@ class Stage(BaseModel):
 
     # fraction of all training steps at which the stage ends
     until: float = Field(gt=0, lt=1)
+
+    @property
+    def options(self) -> dict[str, int]:
+        """The options of the architecture that hold in this stage."""
+        return self.model_dump(exclude={"until"})
+
+
+class DepthStage(Stage):
     # T and n of the stage
     H_cycles: int = Field(gt=0)
     L_cycles: int = Field(gt=0)
 
-    @property
-    def cycles(self) -> dict[str, int]:
-        return {"H_cycles": self.H_cycles, "L_cycles": self.L_cycles}
+
+class SupervisionStage(Stage):
+    # N_sup of the stage
+    halt_max_steps: int = Field(gt=0)
 
 
-def check_order(stages: Sequence[Stage]) -> None:
-    """Raise ValueError if a stage ends before it begins."""
+def check_order(name: str, stages: Sequence[Stage]) -> None:
+    """Raise ValueError if a stage of the curriculum `name` ends before it begins."""
     ends = [stage.until for stage in stages]
     if ends != sorted(set(ends)):
-        raise ValueError("depth_curriculum: each stage must end later than the one "
+        raise ValueError(f"{name}: each stage must end later than the one "
                          f"before, not until {ends}")
 
 
-def cycles_at(step: int, total_steps: int, stages: Sequence[Stage]) -> dict[str, int]:
-    """`H_cycles` and `L_cycles` of a training step from 1 to `total_steps`; empty where the config's own apply."""
-    return next((stage.cycles for stage in stages if step - 1 < stage.until * total_steps), {})
+def options_at(step: int, total_steps: int, *curricula: Sequence[Stage]) -> dict[str, int]:
+    """The options of the architecture that stages change at a training step from 1 to `total_steps`.
+
+    Empty where those of the config apply.
+    """
+    options: dict[str, int] = {}
+    for stages in curricula:
+        options |= next((stage.options for stage in stages if step - 1 < stage.until * total_steps), {})
+    return options
