@@ -1,6 +1,7 @@
 """The evaluation loop: a strategy works on every test example, answers go to metrics and evaluators."""
 import difflib
 from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,8 @@ def refuse_unknown_metric(monitor: str | None, head: LossHead, dataset: PuzzleDa
         return
     device = next(head.parameters()).device
     batch = {field: value[:1].to(device) for field, value in dataset.first_batch().items()}
-    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+    eager = torch.compiler.set_stance("force_eager") if head.is_compiled else nullcontext()  # it imports for a second
+    with torch.no_grad(), eager:
         outputs = next(supervision_steps(head.eval(), batch))
         sums = head.tally(outputs, batch, torch.ones(1, dtype=torch.int32, device=device))
     head.train()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.distributed import all_gather_rows
+from utils.optim import PlainOptimizer
 
 
 class SparseEmbedding(nn.Module):
@@ -40,7 +41,7 @@ class SparseEmbedding(nn.Module):
         return torch.cat(gradients) if gradients else None
 
 
-class SparseSignSGD(torch.optim.Optimizer):
+class SparseSignSGD(PlainOptimizer):
     """Sign-SGD with decoupled weight decay. It updates the rows of a `SparseEmbedding` that the step looked up.
 
     Before the sign is taken, gradients of equal identifiers are summed over all ranks. All tensors have the size of the

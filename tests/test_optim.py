@@ -2,6 +2,7 @@
 import math
 from itertools import pairwise
 
+import lion_pytorch
 import numpy as np
 import pytest
 import torch
@@ -11,7 +12,14 @@ from dataset.common import RegressionMetadata
 from helpers import REGRESSION, ROOT, pretrain_config, tiny_metadata
 from models.backbone import Stack
 from utils.distributed import World
-from utils.optim import AdamATan2, build_optimizers, learning_rate, remember_peak_rates, set_learning_rates
+from utils.optim import (
+    AdamATan2,
+    Lion,
+    build_optimizers,
+    learning_rate,
+    remember_peak_rates,
+    set_learning_rates,
+)
 
 B1, B2, LR, DECAY = 0.9, 0.95, 0.01, 0.1
 
@@ -54,6 +62,26 @@ def test_an_optimizer_follows_its_formula(name, update):
     for t, (gradient, actual) in enumerate(zip(gradients, follow(name, gradients, start)), start=1):
         p, m, v = update(p, m, v, gradient, t)
         np.testing.assert_allclose(actual, p, rtol=1e-10)
+
+
+@pytest.mark.parametrize("ours, update", [
+    (Lion, lambda p: lion_pytorch.Lion([p], lr=LR, betas=(B1, B2), weight_decay=DECAY)), (AdamATan2, None)])
+def test_parameters_updated_together_are_updated_as_each_alone(ours, update):
+    """Bit for bit, also where some of them miss a gradient now and then; Lion as the package of its name has it."""
+    random = torch.Generator().manual_seed(0)
+    shapes = [(3, 4), (4,), (2, 3, 2), (1,)]
+    together = [torch.nn.Parameter(torch.randn(shape, generator=random)) for shape in shapes]
+    alone = [torch.nn.Parameter(p.detach().clone()) for p in together]
+    optimizer = ours(together, lr=LR, betas=(B1, B2), weight_decay=DECAY)
+    single = [update(p) if update else ours([p], lr=LR, betas=(B1, B2), weight_decay=DECAY) for p in alone]
+    for step in range(6):
+        for i, (p, q) in enumerate(zip(together, alone)):
+            p.grad = None if step == i else torch.randn(p.shape, generator=random)
+            q.grad = None if step == i else p.grad.clone()
+        for each in (optimizer, *single):
+            each.step()
+    for p, q in zip(together, alone):
+        assert torch.equal(p, q)
 
 
 def orthogonalised(g: np.ndarray, steps: int) -> np.ndarray:

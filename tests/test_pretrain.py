@@ -67,6 +67,21 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
 
 
+SLOW_TO_IMPORT = ["torch._dynamo", "sympy", "matplotlib", "wandb", "pandas", "scipy", "huggingface_hub"]
+
+
+@pytest.mark.parametrize("optimizer", ["lion", "muon"])
+def test_the_first_step_comes_without_the_slow_imports(data, optimizer):
+    """The compiler, plots and services are imported when they are used: they take longer than the rest of the start."""
+    words = [f"data_paths=[{data}]", *BASICS, "max_steps=1", f"optimizer={optimizer}", "compile=False",
+             *(["adamw_lr=1e-3"] if optimizer == "muon" else [])]
+    code = ("import runpy, sys\ntry:\n    runpy.run_path(sys.argv[0], run_name='__main__')\nexcept SystemExit:\n"
+            f"    print('imported:', *[name for name in {SLOW_TO_IMPORT} if name in sys.modules])")
+    command = ["-c", f"import sys; sys.argv[:] = {[str(ROOT / 'pretrain.py'), *words]}\n{code}"]
+    done = run_process([os.sys.executable, *command], data.parent, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
+    assert "stopped after step 1" in done.stderr and done.stdout.splitlines()[-1] == "imported:", done
+
+
 @pytest.mark.curves
 def test_a_run_leaves_its_config_metrics_checkpoints_and_picture(data):
     run_dir = run(data)

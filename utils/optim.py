@@ -1,5 +1,6 @@
 """Optimizers of the network's weights, and the learning-rate schedule. The optimizer of the puzzle table is in
 models/sparse_embedding.py."""
+import inspect
 import math
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -83,17 +84,14 @@ def build_optimizers(parameters: Iterable[Tensor], matrices: Iterable[Tensor], c
     if config.optimizer == "muon":
         if config.adamw_weight_decay is not None:
             decay_of_others = config.adamw_weight_decay
-        return [torch.optim.Muon(matrices, config.lr, config.weight_decay, momentum=config.muon_momentum,
-                                 ns_steps=config.muon_ns_steps, adjust_lr_fn=config.muon_scale),
-                torch.optim.AdamW(others, **settings | {"lr": config.adamw_lr,
-                                                        "weight_decay": decay_of_others})]
+        return [Muon(matrices, config.lr, config.weight_decay, momentum=config.muon_momentum,
+                     ns_steps=config.muon_ns_steps, adjust_lr_fn=config.muon_scale),
+                AdamW(others, **settings | {"lr": config.adamw_lr, "weight_decay": decay_of_others})]
     groups: list[dict[str, Any]] = [{"params": parameters}]
     if config.weight_decay_on == "matrices":
         groups = [{"params": matrices}, {"params": others, "weight_decay": decay_of_others}]
-    if config.optimizer == "lion":
-        from lion_pytorch import Lion
-        return [Lion(groups, **settings)]
-    return [{"adamw": torch.optim.AdamW, "adam_atan2": AdamATan2}[config.optimizer](groups, **settings)]
+    chosen = {"lion": Lion, "adamw": AdamW, "adam_atan2": AdamATan2}[config.optimizer]
+    return [chosen(groups, **settings)]
 
 
 def remember_peak_rates(optimizers: Iterable[torch.optim.Optimizer]) -> None:
@@ -119,29 +117,83 @@ def learning_rate(step: int, peak: float, total_steps: int, config: OptimConfig)
     return peak * (config.lr_min_ratio + (1 - config.lr_min_ratio) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
-class AdamATan2(torch.optim.Optimizer):
-    """Adam with atan2(m, √v) in place of m / (√v + ε): no ε, blind to the gradient's scale (arXiv 2407.05872)."""
+class PlainOptimizer(torch.optim.Optimizer):
+    """The base of all optimizers here: PyTorch's, without `torch._dynamo`, the front end of torch.compile.
 
-    def __init__(self, parameters: Iterable[Tensor], lr: float, betas: tuple[float, float],
-                 weight_decay: float):
+    PyTorch wraps these methods so that a compiled program leaves them alone, and the wrapper imports that front end. Of
+    all that happens between `import torch` and the first step, the import took the longest, and nothing compiles an
+    optimizer here. So the methods are taken without their wrapper.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
+
+
+class Muon(PlainOptimizer, torch.optim.Muon):
+    """PyTorch's Muon."""
+
+
+class AdamW(PlainOptimizer, torch.optim.AdamW):
+    """PyTorch's AdamW, whose count of steps stays on the host."""
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
+class DenseOptimizer(PlainOptimizer):
+    """Updates all parameters of a group together, by few kernels: `_update`, which a subclass writes."""
+
+    def __init__(self, parameters: Iterable[Any], lr: float, betas: tuple[float, float], weight_decay: float):
         super().__init__(parameters, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure=None) -> None:
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, group)
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if parameters:
+                self._update(parameters, [p.grad for p in parameters], group)
 
-    def _update(self, parameter: Tensor, group: dict) -> None:
-        state, (beta1, beta2) = self.state[parameter], group["betas"]
-        if not state:
-            state.update(step=0, exp_avg=torch.zeros_like(parameter),
-                         exp_avg_sq=torch.zeros_like(parameter))
-        state["step"] += 1
-        mean = state["exp_avg"].lerp_(parameter.grad, 1 - beta1)
-        square = state["exp_avg_sq"].mul_(beta2).addcmul_(parameter.grad, parameter.grad,
-                                                          value=1 - beta2)
-        direction = torch.atan2(mean / (1 - beta1 ** state["step"]),
-                                (square / (1 - beta2 ** state["step"])).sqrt_())
-        parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-group["lr"])
+    def _update(self, parameters: list[Tensor], gradients: list[Tensor], group: dict) -> None:
+        raise NotImplementedError
+
+    def _averages(self, name: str, parameters: list[Tensor]) -> list[Tensor]:
+        """The moving averages of this name, one of each parameter. They start from 0."""
+        for parameter in parameters:
+            if name not in self.state[parameter]:
+                self.state[parameter][name] = torch.zeros_like(parameter)
+        return [self.state[parameter][name] for parameter in parameters]
+
+
+class Lion(DenseOptimizer):
+    """Lion: p ← (1 − lr·decay)·p − lr·sign(β₁m + (1−β₁)g), then m ← β₂m + (1−β₂)g (arXiv 2302.06675)."""
+
+    def _update(self, parameters: list[Tensor], gradients: list[Tensor], group: dict) -> None:
+        momenta, (beta1, beta2) = self._averages("exp_avg", parameters), group["betas"]
+        directions = torch._foreach_mul(momenta, beta1)
+        torch._foreach_add_(directions, gradients, alpha=1 - beta1)
+        torch._foreach_sign_(directions)
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(parameters, directions, alpha=-group["lr"])
+        torch._foreach_mul_(momenta, beta2)
+        torch._foreach_add_(momenta, gradients, alpha=1 - beta2)
+
+
+class AdamATan2(DenseOptimizer):
+    """Adam with atan2(m, √v) in place of m / (√v + ε): no ε, blind to the gradient's scale (arXiv 2407.05872)."""
+
+    def _update(self, parameters: list[Tensor], gradients: list[Tensor], group: dict) -> None:
+        means, squares = (self._averages(name, parameters) for name in ("exp_avg", "exp_avg_sq"))
+        beta1, beta2 = group["betas"]
+        for parameter in parameters:
+            self.state[parameter]["step"] = self.state[parameter].get("step", 0) + 1
+        steps = [self.state[parameter]["step"] for parameter in parameters]
+        torch._foreach_lerp_(means, gradients, 1 - beta1)
+        torch._foreach_mul_(squares, beta2)
+        torch._foreach_addcmul_(squares, gradients, gradients, 1 - beta2)
+        roots = torch._foreach_div(squares, [1 - beta2 ** step for step in steps])
+        torch._foreach_sqrt_(roots)
+        unbiased = torch._foreach_div(means, [1 - beta1 ** step for step in steps])
+        directions = [torch.atan2(mean, root) for mean, root in zip(unbiased, roots)]  # there is no foreach of it
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(parameters, directions, alpha=-group["lr"])
