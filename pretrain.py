@@ -26,7 +26,7 @@ from config.resume import Resumed, refuse_other_data, taken_up
 from config.run_data import load_data
 from config.run_parts import RunParts, build_head, evaluation_steps, name_run, run_facts
 from config.schema import PretrainConfig
-from evaluators.loop import evaluate, refuse_unknown_metric, refuse_unknown_outputs
+from evaluators.loop import HELD_OUT_METRICS, evaluate, refuse_unknown_metric, refuse_unknown_outputs
 from evaluators.protocol import build_evaluators
 from models.train_state import build_state, to_device, train_step
 from utils.best import best_in_doubt, out_of_patience
@@ -71,7 +71,7 @@ def train(config: PretrainConfig | None = None, world: World | None = None, resu
             if not resumed and config.checkpoint_every_eval:
                 run.save()  # the weights before training may turn out to be the best
             run.evaluate(logged=decided_by_main(lambda: dict(evaluations(run.directory)).get(state.step)))
-        run.stop_if(*run.asked())
+        run.stop_if_asked()
         while state.step < run.total_steps and not run.ends:
             run.step()
             if state.step % config.log_interval == 0 or state.step == run.total_steps:
@@ -159,6 +159,9 @@ class Run(RunParts):
         if signalled or at_limit:
             raise Stopped(f"stopped after step {self.state.step} of {self.total_steps}", at_limit=not signalled)
 
+    def stop_if_asked(self) -> None:
+        self.stop_if(*self.asked())
+
     def evaluate(self, logged: dict[str, float] | None = None) -> None:
         """Score the test data, with the averaged weights if the run has them.
 
@@ -168,8 +171,10 @@ class Run(RunParts):
         with state.meter.paused_clock(), state.averaged():
             validation = logged or evaluate(
                 state.head, self.test_data, self.world, self.evaluators, config.eval_save_outputs,
-                self.directory / f"evaluation_step_{state.step:08d}",
-                lambda: self.stop_if(*self.asked()))
+                self.directory / f"evaluation_step_{state.step:08d}", self.stop_if_asked)
+            if self.held_out is not None and not logged:
+                validation |= evaluate(state.head, self.held_out, self.world, before_round=self.stop_if_asked,
+                                       prefix=HELD_OUT_METRICS)
         train_loss = state.meter.read_loss_since_evaluation()
         if self.world.is_main:
             if not logged:
@@ -209,12 +214,13 @@ def build_run(config: PretrainConfig, world: World, resumed: Resumed | None) -> 
             del resumed.payload[loaded]  # which would keep a second copy in memory
     evaluators = build_evaluators(config.named_evaluators, test_data, config.trust_code)
     refuse_unknown_outputs(state.head, evaluators, config.eval_save_outputs)  # not only at the first evaluation
-    refuse_unknown_metric(config.checkpoint.monitor, state.head, test_data, evaluators)
+    held_out = data.held_out() if config.val_puzzles else None
+    refuse_unknown_metric(config.checkpoint.monitor, state.head, test_data, evaluators, held_out)
     directory = name_run(config)
     facts["config"] = config.model_dump()
     steps = data.steps_in(config.epochs)
     limit = Limit(config.max_steps, config.max_minutes, steps)
-    return Run(config, directory, world, state, test_data, evaluators, steps, limit, facts)
+    return Run(config, directory, world, state, test_data, held_out, evaluators, steps, limit, facts)
 
 
 def main(cfg: DictConfig) -> None:

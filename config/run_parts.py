@@ -36,6 +36,7 @@ class RunParts:
     world: World
     state: TrainState
     test_data: PuzzleDataset
+    held_out: PuzzleDataset | None  # training puzzles that only evaluations see
     evaluators: dict[str, tuple[str, Evaluator]]
     total_steps: int
     limit: Limit
@@ -79,6 +80,9 @@ class RunParts:
         for line in outlook(self.world, state.head.model.inner.dtype, state.data, self.test_data, config.epochs,
                             sorted(evaluated), self.limit, config.lr_warmup_steps):
             log.say(line)
+        if self.held_out is not None:
+            log.say(f"{config.val_puzzles:,} training puzzles are held out, and scored as val/held_out/… "
+                    f"({self.held_out.num_examples:,} examples)")
         if state.ema is not None:
             log.say("evaluations score averaged weights, which follow the trained ones some "
                     f"{1 / (1 - config.ema_rate):,.0f} steps behind; evaluate.py use_ema=false "

@@ -260,6 +260,9 @@ class PretrainConfig(SharedConfig, TrainConfig, LogConfig):
     episode_window: int = Field(gt=0)
     # latent episodes only: transitions from the start of one example to the start of the next; null: episode_window
     episode_stride: int | None = Field(gt=0)
+    # training puzzles to hold out with all their augmentations, and to score as val/held_out/…, so that they choose
+    # checkpoints and settings; 0: none
+    val_puzzles: int = Field(ge=0)
     # epochs to train; an epoch takes one puzzle of each group
     epochs: int = Field(gt=0)
     # epochs between evaluations; null: one evaluation, at the end

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dataset.common import EpisodeMetadata, SplitMetadata, load_metadata
 from dataset.example_set import ExampleSet, count, say_once
+from dataset.held_out import held_out_sets
 from dataset.latent_episodes import holds_episodes, open_episodes
 from dataset.puzzle_rows import PuzzleRows
 from dataset.puzzle_set import load_puzzle_set
@@ -36,6 +37,8 @@ class PuzzleDatasetConfig(BaseModel):
     global_batch_size: int = Field(gt=0)
     # every example once, padded (true), or the training stream (false)
     test_set_mode: bool
+    # groups of a training set that the stream leaves out, and `held_out` gives
+    val_puzzles: int = Field(default=0, ge=0)
     # epochs that one iteration over a training set covers
     epochs_per_iter: int = Field(default=1, gt=0)
     # data sets that the model was trained on, which baselines are fitted on; empty: dataset_paths
@@ -158,7 +161,8 @@ class PuzzleDataset(torch.utils.data.IterableDataset):
 
     def _stream(self) -> TrainStream:
         sets = list(self.sets.values())
-        return (TrainStream if sets[0].ONE_PUZZLE_A_GROUP else WindowStream)(sets, self.config.seed)
+        stream = TrainStream if sets[0].ONE_PUZZLE_A_GROUP else WindowStream
+        return stream(sets, self.config.seed, self.config.val_puzzles)
 
     def __iter__(self) -> Iterator[tuple[str, Batch, int]]:
         if self.config.test_set_mode:
@@ -207,12 +211,19 @@ class PuzzleDataset(torch.utils.data.IterableDataset):
 
     def part(self, path: str) -> "PuzzleDataset":
         """A data set with only the sets of one path, whose examples are numbered from 0. No data are copied."""
-        part = copy(self)
-        part.config = self.config.model_copy(update={"dataset_paths": [path]})
-        part.sets = {name: example_set
-                     for name, example_set in self.sets.items() if example_set.path == path}
-        part._set_ends = np.cumsum([len(example_set) for example_set in part.sets.values()])
-        return part
+        return self._with_sets({name: example_set for name, example_set in self.sets.items()
+                                if example_set.path == path}, dataset_paths=[path])
+
+    def held_out(self) -> "PuzzleDataset":
+        """The puzzles that the training stream leaves out, to be tested on (dataset/held_out.py)."""
+        return self._with_sets(held_out_sets(self.sets, self.config.val_puzzles), test_set_mode=True)
+
+    def _with_sets(self, sets: dict[str, ExampleSet], **settings) -> "PuzzleDataset":
+        other = copy(self)
+        other.config = self.config.model_copy(update=settings)
+        other.sets = sets
+        other._set_ends = np.cumsum([len(example_set) for example_set in sets.values()])
+        return other
 
     def own_examples(self, example_set: ExampleSet) -> np.ndarray:
         """The numbers of the examples of a set that this rank tests, in the order of the batches."""

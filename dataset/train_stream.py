@@ -1,21 +1,23 @@
 """The order in which training sees the examples: an endless stream that depends on nothing but the data and the seed.
 
-An epoch goes through all groups in random order. It takes one random puzzle of each group, with the examples of that
-puzzle in random order. For latent episodes, an epoch is all examples in random order. To resume, it is enough to save
-the position (epoch, offset).
+An epoch goes through all groups in random order, except those held out (dataset/held_out.py). It takes one random
+puzzle of each group, with the examples of that puzzle in random order. For latent episodes, an epoch is all examples in
+random order. To resume, it is enough to save the position (epoch, offset).
 """
 from collections.abc import Sequence
 
 import numpy as np
 
 from dataset.example_set import ExampleSet
+from dataset.held_out import held_out_groups
 
 
 class TrainStream:
     """An endless stream of numbers of training examples, which are numbered through all sets."""
 
-    def __init__(self, sets: Sequence[ExampleSet], seed: int):
+    def __init__(self, sets: Sequence[ExampleSet], seed: int, held_out: int = 0):
         self.seed, self.epoch, self.offset = seed, 0, 0
+        self.held_out = held_out_groups(sets, held_out)
         self.examples_per_epoch = self._take_up(sets)
         self._order = self._epoch_order()
 
@@ -24,9 +26,11 @@ class TrainStream:
 
         It is a mean, since an epoch takes one puzzle of each group, and puzzles may differ in size.
         """
-        self.starts, self.sizes, self.group_starts, self.group_sizes = self._concatenated(sets)
-        mean_sizes = np.add.reduceat(self.sizes, self.group_starts) / self.group_sizes
-        return float(mean_sizes.sum())
+        self.starts, self.sizes, *groups = self._concatenated(sets)
+        self.group_starts, self.group_sizes = (np.delete(of_all, self.held_out) for of_all in groups)
+        examples_before = np.append(0, self.sizes.cumsum())
+        examples = examples_before[self.group_starts + self.group_sizes] - examples_before[self.group_starts]
+        return float((examples / self.group_sizes).sum())
 
     @staticmethod
     def _concatenated(sets: Sequence[ExampleSet]):
@@ -77,8 +81,14 @@ class WindowStream(TrainStream):
     """A stream whose epochs take every example once. The order of 10 million examples takes 80 MB of memory."""
 
     def _take_up(self, sets: Sequence[ExampleSet]) -> float:
-        self.examples = sum(map(len, sets))
-        return float(self.examples)
+        starts, sizes, group_starts, group_sizes = self._concatenated(sets)
+        trained = np.ones(sum(map(len, sets)), bool)
+        for group in self.held_out:
+            puzzles = slice(group_starts[group], group_starts[group] + group_sizes[group])
+            for start, size in zip(starts[puzzles], sizes[puzzles]):
+                trained[start:start + size] = False
+        self.examples = np.flatnonzero(trained) if len(self.held_out) else len(trained)
+        return float(trained.sum())
 
     def _epoch_order(self) -> np.ndarray:
         return np.random.default_rng((self.seed, self.epoch)).permutation(self.examples)

@@ -17,6 +17,8 @@ from losses.head import LossHead
 from utils.distributed import World, any_rank
 from utils.metrics import MetricSums, added, mean_names, means
 
+HELD_OUT_METRICS = "val/held_out"  # prefix of the metrics of puzzles held out of training (dataset/held_out.py)
+
 
 class DepthCurve:
     """Collects metrics after each of N_sup supervision steps, as if it were the last: accuracy against compute."""
@@ -59,7 +61,8 @@ def refuse_unknown_outputs(head: LossHead, evaluators: dict[str, tuple[str, Eval
 
 
 def refuse_unknown_metric(monitor: str | None, head: LossHead, dataset: PuzzleDataset,
-                          evaluators: dict[str, tuple[str, Evaluator]]) -> None:
+                          evaluators: dict[str, tuple[str, Evaluator]],
+                          held_out: PuzzleDataset | None = None) -> None:
     """Raise ValueError if evaluations of this run do not give the metric that checkpoint.monitor names.
 
     One supervision step of one example tells the names of the head's metrics. An evaluator without `names` may give any
@@ -74,7 +77,8 @@ def refuse_unknown_metric(monitor: str | None, head: LossHead, dataset: PuzzleDa
         outputs = next(supervision_steps(head.eval(), batch))
         sums = head.tally(outputs, batch, torch.ones(1, dtype=torch.int32, device=device))
     head.train()
-    known = {f"{prefix}/{name}" for prefix in _prefixes(dataset.sets) for name in mean_names(sums)}
+    prefixes = _prefixes(dataset.sets) + (_prefixes(held_out.sets, HELD_OUT_METRICS) if held_out else [])
+    known = {f"{prefix}/{name}" for prefix in prefixes for name in mean_names(sums)}
     for prefix, (_, evaluator) in evaluators.items():
         if hasattr(evaluator, "names"):
             known |= {f"{prefix}/{name}" for name in evaluator.names()}
@@ -90,12 +94,12 @@ def evaluate(head: LossHead, dataset: PuzzleDataset, world: World,
              evaluators: dict[str, tuple[str, Evaluator]] | None = None,
              save_outputs: Sequence[str] = (), save_path: Path | None = None,
              before_round: Callable[[], None] = lambda: None, curve: DepthCurve | None = None,
-             strategy: Strategy | None = None) -> dict[str, float]:
+             strategy: Strategy | None = None, prefix: str = "val") -> dict[str, float]:
     """Metrics of a test split, on rank 0. Every rank must call it.
 
-    Their names are `val/<name>` over all sets, `val/<set>/<name>` if there are several sets, and
+    Their names are `<prefix>/<name>` over all sets, `<prefix>/<set>/<name>` if there are several sets, and
     `eval/<evaluator>/<name>` from evaluators. Examples without a known answer are predicted, but count in no metric of
-    the head. If no answer is known, there are no `val/…`.
+    the head. If no answer is known, there are no `<prefix>/…`.
 
     `save_outputs`: names of batch fields and outputs to save in `save_path`, one file for each rank.
     `before_round`: called each time that rows take new examples; may end the evaluation by an exception.
@@ -122,7 +126,7 @@ def evaluate(head: LossHead, dataset: PuzzleDataset, world: World,
                     saved.add(answers)
             saved.close_set()
         saved.write(save_path, world.rank)
-        metrics = _validation_metrics(sums) | _evaluator_metrics(evaluators, head, dataset,
+        metrics = _validation_metrics(sums, prefix) | _evaluator_metrics(evaluators, head, dataset,
                                                                  world, save_path)
     head.train()
     return metrics
@@ -169,16 +173,16 @@ def _feed(evaluators: dict[str, tuple[str, Evaluator]], example_set: ExampleSet,
         evaluator.update_batch(answers.data | {"puzzle_identifiers": identifiers}, answers.outputs)
 
 
-def _validation_metrics(sums: dict[str, MetricSums]) -> dict[str, float]:
+def _validation_metrics(sums: dict[str, MetricSums], prefix: str) -> dict[str, float]:
     by_set = [s.read() for s in sums.values()]
-    return {f"{prefix}/{name}": value
-            for prefix, one in zip(_prefixes(sums), [added(by_set), *by_set])
+    return {f"{of_set}/{name}": value
+            for of_set, one in zip(_prefixes(sums, prefix), [added(by_set), *by_set])
             for name, value in means(one).items()}
 
 
-def _prefixes(sets: Collection[str]) -> list[str]:
+def _prefixes(sets: Collection[str], prefix: str = "val") -> list[str]:
     """The prefix of metrics over all sets and, if there are several sets, the prefix for each."""
-    return ["val", *(f"val/{name}" for name in sets if len(sets) > 1)]
+    return [prefix, *(f"{prefix}/{name}" for name in sets if len(sets) > 1)]
 
 
 def _evaluator_metrics(evaluators: dict[str, tuple[str, Evaluator]], head: LossHead,
