@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 NORM_EPS = 1e-5
 ROPE_BASE = 10_000.0
+ALIGNED_ROWS = 8  # on tensor cores; 1 switches the rows of zeros off
 STD_OF_TRUNCATED_NORMAL = 0.8796256610342398  # standard deviation of N(0, 1) cut at ±2
 
 
@@ -21,12 +22,22 @@ def truncated_normal_(tensor: Tensor, std: float) -> Tensor:
     return nn.init.trunc_normal_(tensor, std=wide, a=-2 * wide, b=2 * wide)
 
 
-def rms_norm(x: Tensor) -> Tensor:
-    """Divide by the root mean square over the last dimension, in float32, without a learned weight."""
+def rms_norm(x: Tensor, dim: int = -1) -> Tensor:
+    """Divide by the root mean square over a dimension, in float32, without a learned weight."""
     # Not F.rms_norm, which rounds in another order than the published code: an untrained recursion amplifies such a
     # difference to 1e-2 within four supervision steps.
     wide = x.float()
-    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + NORM_EPS)).to(x.dtype)
+    return (wide * torch.rsqrt(wide.square().mean(dim, keepdim=True) + NORM_EPS)).to(x.dtype)
+
+
+def rows_to_add(rows: int, device: torch.device, dtype: torch.dtype) -> int:
+    """How many rows of zeros a matrix product that runs along `rows` gets, so that it is fast.
+
+    Tensor cores read 16 bytes at a time. Where a row of the weights is no multiple of that, a product runs at a third
+    of its speed or less (H100: 78 TFLOP/s along 97 positions, 234 along 96).
+    """
+    on_tensor_cores = device.type == "cuda" and dtype.itemsize == 2
+    return -rows % ALIGNED_ROWS if on_tensor_cores else 0
 
 
 class Linear(nn.Module):
@@ -41,6 +52,17 @@ class Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.weight.to(x.dtype), bias)
+
+    def along_sequence(self, x: Tensor) -> Tensor:
+        """`weight @ x`, from (B, in, D) to (B, out, D): the map runs along the sequence, with no transposed copy of x.
+
+        The bias is not used.
+        """
+        weight, zeros = self.weight.to(x.dtype), rows_to_add(x.shape[1], x.device, x.dtype)
+        if zeros:
+            weight, x = F.pad(weight, (0, zeros)), F.pad(x, (0, 0, 0, zeros))
+        # Not torch.matmul, which would transpose and copy x where the weight has a gradient.
+        return torch.bmm(weight.expand(len(x), -1, -1), x)
 
 
 class OuterLinear(Linear):
@@ -133,12 +155,16 @@ class SwiGLU(nn.Module):
         self.gate_up_proj = Linear(width, 2 * inner)
         self.down_proj = Linear(inner, width)
 
-    def gated(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
-        return gate.sigmoid() * rms_norm(gate * up) if self.normed else F.silu(gate) * up
+    def gated(self, gate_up: Tensor, dim: int = -1) -> Tensor:
+        gate, up = gate_up.chunk(2, dim)
+        return gate.sigmoid() * rms_norm(gate * up, dim) if self.normed else F.silu(gate) * up
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(self.gated(x))
+        return self.down_proj(self.gated(self.gate_up_proj(x)))
+
+    def along_sequence(self, x: Tensor) -> Tensor:
+        """The same along the second dimension of x (B, width, D)."""
+        return self.down_proj.along_sequence(self.gated(self.gate_up_proj.along_sequence(x), dim=1))
 
 
 class ConvSwiGLU(SwiGLU):
@@ -152,7 +178,7 @@ class ConvSwiGLU(SwiGLU):
         self.conv_bias = nn.Parameter(torch.zeros(inner))
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.gated(x)  # (B, positions, inner)
+        h = self.gated(self.gate_up_proj(x))  # (B, positions, inner)
         earlier, now = self.conv_weight.to(x.dtype)
         before = F.pad(h[:, :-1], (0, 0, 1, 0))
         return self.down_proj(F.silu(earlier * before + now * h + self.conv_bias.to(x.dtype)))
@@ -177,8 +203,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, rotary: RotaryPositions | None) -> Tensor:
         if self.mixes_by_mlp:
-            along_sequence = x.transpose(1, 2)  # (B, D, P+L)
-            x = rms_norm(along_sequence + self.mlp_t(along_sequence)).transpose(1, 2)
+            x = rms_norm(x + self.mlp_t.along_sequence(x), dim=1)
         else:
             x = rms_norm(x + self.self_attn(x, rotary))
         return rms_norm(x + self.mlp(x))

@@ -15,6 +15,7 @@ from models.layers import (
     SwiGLU,
     board_positions,
     rms_norm,
+    rows_to_add,
     truncated_normal_,
 )
 
@@ -145,3 +146,28 @@ def test_the_short_convolution_of_swiglu_is_depthwise_and_causal():
     h = F.pad((F.silu(gate) * up).transpose(1, 2), (1, 0))  # (B, inner, 1 + positions)
     convolved = F.conv1d(h, module.conv_weight.T[:, None], module.conv_bias, groups=h.shape[1]).transpose(1, 2)
     assert torch.allclose(module(x), F.linear(F.silu(convolved), module.down_proj.weight), atol=1e-5)
+
+
+@pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize("positions", [5, 8, 13])
+def test_along_the_sequence_a_swiglu_is_the_same_on_the_transposed_latent_with_or_without_rows_of_zeros(
+        positions, normed, monkeypatch):
+    torch.manual_seed(0)
+    module, x, seen = SwiGLU(positions, 2, normed), random(3, positions, 12), random(3, positions, 12, seed=1)
+
+    def result_and_gradients(apply) -> list[torch.Tensor]:
+        own = x.clone().requires_grad_()
+        y = apply(own)
+        return [y, *torch.autograd.grad((y * seen).sum(), [own, *module.parameters()])]
+
+    expected = result_and_gradients(lambda own: module(own.mT).mT)
+    for zeros in (0, -positions % 8):  # as on a CPU, and as on tensor cores
+        monkeypatch.setattr("models.layers.rows_to_add", lambda rows, *_, zeros=zeros: zeros * (rows == positions))
+        for got, want in zip(result_and_gradients(module.along_sequence), expected):
+            assert got.shape == want.shape and torch.allclose(got, want, atol=2e-6)
+
+
+def test_rows_of_zeros_are_added_for_tensor_cores_only():
+    cuda = torch.device("cuda")
+    assert [rows_to_add(rows, cuda, torch.bfloat16) for rows in (96, 97, 103, 104)] == [0, 7, 1, 0]
+    assert rows_to_add(97, cuda, torch.float32) == rows_to_add(97, torch.device("cpu"), torch.bfloat16) == 0
