@@ -7,6 +7,7 @@
     python evaluate.py checkpoint=… halt_max_steps=64 per_step=true             # deeper than trained; accuracy by depth
     python evaluate.py checkpoint=… arch.act_inference=true arch.H_cycles=4     # any option of the architecture
     python evaluate.py checkpoint=… export=published                            # or safetensors, or hub
+    python evaluate.py checkpoint=… viewer=steps.html                           # see puzzles being solved, in a browser
 """
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from config.help import help_text
 from config.keywords import settled
 from config.restored import Restored
 from config.schema import EvaluateConfig
+from config.showing import view
 from dataset.common import EpisodeMetadata
 from dataset.puzzle_dataset import PuzzleDataset
 from evaluators.identifiers import ablate_identifiers
@@ -46,6 +48,8 @@ def score(config: EvaluateConfig, world: World) -> dict[str, float]:
     utils.threads.use_threads(data.local_batch_size * data.metadata.seq_len * head.model.config.hidden_size)
     if should_compile(config.compile, world.device):
         compile_recursion(head)
+    if config.viewer is not None:
+        return view(config, restored, head, data, world)
     folder = output_directory(config, restored.file)
     curve = DepthCurve(head, world) if config.per_step else None
     metrics = metrics_of(head, data, world, evaluators, config.eval_save_outputs, folder, curve=curve,

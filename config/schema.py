@@ -9,7 +9,17 @@ from typing import ClassVar, Literal, Self, TypeVar
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, ValidationInfo, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from dataset.common import EpisodeMetadata, PuzzleDatasetMetadata, RegressionMetadata, SplitMetadata
 from evaluators.protocol import EVALUATOR_PARTS
@@ -27,6 +37,7 @@ from utils.quoting import typed
 from utils.resolve import built, is_of, load_class
 from utils.run_log import LogConfig
 
+MOST_VIEWED = 12  # puzzles in the page of viewer=, unless said otherwise
 M = TypeVar("M", bound=BaseModel)
 # keys of a model's config whose values come from the data
 DATA_KEYS = ("batch_size", *(PuzzleDatasetMetadata.MODEL_KEYS | RegressionMetadata.MODEL_KEYS))
@@ -388,16 +399,33 @@ class EvaluateConfig(SharedConfig):
     # number of a test example to draw step by step, or of a rollout of latent episodes; slowest: the example that takes
     # most steps, or the first rollout; null: no picture
     picture: int | Literal["slowest"] | None
+    # an HTML file to write, in which test puzzles are seen being solved; nothing is scored then; null: none
+    viewer: str | None
+    # the puzzles in it: how many, of the first, or their numbers
+    viewer_puzzles: PositiveInt | list[NonNegativeInt] | None
 
     @model_validator(mode="after")
     def _check(self):
         if (self.export == "hub") != (self.hub_repo is not None):
             raise ValueError("export=hub and hub_repo=owner/name go together; set both or neither")
+        if self.viewer_puzzles is not None and self.viewer is None:
+            raise ValueError("viewer_puzzles has no effect without viewer=FILE.html")
+        if self.viewer is not None:
+            self._refuse_beside("viewer")
         if self.halt_max_steps and self.arch.get("halt_max_steps", self.halt_max_steps) != self.halt_max_steps:
             raise ValueError(f"halt_max_steps={self.halt_max_steps} is the short name of "
                              "arch.halt_max_steps, which is "
                              f"{self.arch['halt_max_steps']}; set one of them")
         return self
+
+    def _refuse_beside(self, key: str) -> None:
+        """Raise ValueError for a setting of scoring that has no effect beside `key`, with which nothing is scored."""
+        scoring = {"per_step": self.per_step, "picture": self.picture is not None, "export": self.export,
+                   "eval_save_outputs": self.eval_save_outputs, "evaluators": self.evaluators is not None,
+                   "output_dir": self.output_dir}
+        for name in (name for name, is_set in scoring.items() if is_set):
+            raise ValueError(f"{name} has no effect with {key}={getattr(self, key)}, which scores nothing; leave out "
+                             "one of them")
 
     @model_validator(mode="after")
     def _find_strategy(self):
@@ -410,6 +438,12 @@ class EvaluateConfig(SharedConfig):
             return Single()
         return built(self.strategy.load("evaluators", STRATEGY_PARTS), f"strategy: {self.strategy.name}",
                      self.strategy.options)
+
+    def puzzles_to_view(self, there_are: int) -> list[int]:
+        """The numbers of the examples for `viewer`."""
+        if isinstance(self.viewer_puzzles, list):
+            return self.viewer_puzzles
+        return list(range(min(self.viewer_puzzles or MOST_VIEWED, there_are)))
 
     @property
     def arch_options(self) -> dict:

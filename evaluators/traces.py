@@ -8,7 +8,8 @@ strategy, so that what is recorded is what would be scored. A *trajectory* is on
 
 Shapes: S steps of a trajectory, L cells, V tokens, K candidates of a cell.
 """
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -34,23 +35,24 @@ class Trajectory:
 
     # its number among the attempts at this puzzle
     attempt: int
-    # (S, L) int16: the answer after each step
-    preds: np.ndarray
-    # (S, L) uint8: probability of the answer in each cell, in 1/255
-    levels: np.ndarray
-    # (S, L, K) int16: the K most probable tokens of each cell, the most probable first
+    # (S, L, K) int16: the K most probable tokens of each cell after each step, the answer first
     candidates: np.ndarray
     # (S, L, K) uint8: their probabilities, in 1/255
-    candidate_levels: np.ndarray
+    levels: np.ndarray
     # (S,) float32: sigmoid(q_halt), how sure the model is that the whole answer is right
     q: np.ndarray
     # (S,) float32: ‖z_t − z_{t−1}‖, how far all latents moved since the step before; NaN at the first step
     residual: np.ndarray
 
     @property
+    def preds(self) -> np.ndarray:
+        """(S, L) int16: the answer after each step."""
+        return self.candidates[..., 0]
+
+    @property
     def confidence(self) -> np.ndarray:
         """(S, L) float: probability of the answer in each cell, to ± 1/510."""
-        return self.levels / LEVELS
+        return self.levels[..., 0] / LEVELS
 
 
 @dataclass(frozen=True)
@@ -122,12 +124,11 @@ class Recorder:
 
     def _fields(self, outputs: dict[str, Tensor]) -> dict[str, np.ndarray]:
         """What is kept of rows, from their outputs."""
-        preds = outputs["preds"]
         probabilities = self.head.probabilities(outputs["logits"])  # (B, L, V)
-        most, candidates = probabilities.topk(min(CANDIDATES, probabilities.shape[-1]))
-        of_preds = probabilities.gather(-1, preds.long().unsqueeze(-1)).squeeze(-1)
-        return {"preds": _host(preds, np.int16), "levels": _levels(of_preds),
-                "candidates": _host(candidates, np.int16), "candidate_levels": _levels(most),
+        ranks = probabilities.scatter(-1, outputs["preds"].long().unsqueeze(-1), 2.0)  # the answer is the first
+        candidates = ranks.topk(min(CANDIDATES, ranks.shape[-1])).indices
+        levels = (probabilities.gather(-1, candidates) * LEVELS).round()
+        return {"candidates": _host(candidates, np.int16), "levels": _host(levels, np.uint8),
                 "q": _host(outputs["q_halt_logits"].float().sigmoid(), np.float32)}
 
     def _residual(self, keys: Sequence[tuple[int, int]], latents: Sequence[Tensor], steps: np.ndarray) -> np.ndarray:
@@ -145,7 +146,6 @@ class Recorder:
                                        for name in self.seen[number, attempt][0]}) for attempt in attempts]
 
 
-@torch.no_grad()
 def record(head: LossHead, data: PuzzleDataset, numbers: Sequence[int], strategy: Strategy | None = None,
            world: World = ALONE) -> list[Trace]:
     """Work on the examples with these numbers, counted over all sets of test data, and record it.
@@ -166,19 +166,27 @@ def record(head: LossHead, data: PuzzleDataset, numbers: Sequence[int], strategy
     return [found[number] for number in numbers]
 
 
-@torch.no_grad()
 def record_set(head: LossHead, data: PuzzleDataset, example_set: ExampleSet, numbers: np.ndarray,
                strategy: Strategy | None, world: World) -> list[Trace]:
     """`record` of examples of one set, by their numbers in it. `data`: gives the size of a batch."""
+    last = deque(watch(head, data, example_set, numbers, strategy, world), maxlen=1)
+    return last.pop() if last else []
+
+
+@torch.no_grad()
+def watch(head: LossHead, data: PuzzleDataset, example_set: ExampleSet, numbers: np.ndarray,
+          strategy: Strategy | None, world: World) -> Iterator[list[Trace]]:
+    """The traces so far, after each supervision step."""
     was_training = head.training
-    recorder = Recorder(strategy or Single(), head.eval())
+    recorder, fields = Recorder(strategy or Single(), head.eval()), example_set.fetch(numbers)
     recorder.begin(example_set, numbers, data.config.global_batch_size)
-    for step in row_steps(head, data, example_set, recorder, world):
-        recorder.take(step)
-    head.train(was_training)
-    fields = example_set.fetch(numbers)
-    return [_trace(recorder, number, {name: value[i] for name, value in fields.items()})
-            for i, number in enumerate(numbers.tolist())]
+    try:
+        for step in row_steps(head, data, example_set, recorder, world):
+            recorder.take(step)
+            yield [_trace(recorder, number, {name: value[i] for name, value in fields.items()})
+                   for i, number in enumerate(numbers.tolist())]
+    finally:
+        head.train(was_training)
 
 
 def _trace(recorder: Recorder, number: int, fields: dict[str, np.ndarray]) -> Trace:
@@ -191,10 +199,6 @@ def _trace(recorder: Recorder, number: int, fields: dict[str, np.ndarray]) -> Tr
 def _selected(trajectories: Sequence[Trajectory], answer: np.ndarray | None) -> int | None:
     same = [i for i, one in enumerate(trajectories) if answer is not None and (one.preds[-1] == answer).all()]
     return max(same, key=lambda i: trajectories[i].q[-1], default=None)
-
-
-def _levels(probabilities: Tensor) -> np.ndarray:
-    return _host((probabilities * LEVELS).round(), np.uint8)
 
 
 def _host(values: Tensor, dtype: type) -> np.ndarray:

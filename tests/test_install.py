@@ -1,4 +1,4 @@
-"""An installation: the packages and their YAML are found from any directory."""
+"""An installation: the packages, their YAML and the page of the viewer are found from any directory."""
 import shutil
 import subprocess
 import sys
@@ -16,6 +16,8 @@ from pretrain import train
 import config.schema, models.recursive_reasoning.hrm, dataset.kinds
 settings = {key: yaml.safe_load(value) for key, value in (word.split("=") for word in sys.argv[2:])}
 run = train(arch="hrm", **settings, data_paths=["data"], evaluators=[], epochs=2)
+evaluate(checkpoint=run, viewer="page.html")
+assert "</html>" in Path("page.html").read_text()
 print(run, run.is_dir(), evaluate(checkpoint=run)["val/steps"], Path(config.schema.__file__).parent)
 """
 

@@ -367,3 +367,23 @@ def test_every_file_in_the_folder_has_one_kind():
     assert {"arc", "maze", "sequence", "sudoku"} <= {*names} and {*kinds.RECOGNISED} < {*names}
     assert all(issubclass(find_kind(name), Kind) for name in names)
     assert all(Sudoku(n * n, n + 2).box == box for n, box in BOXES.items())
+
+
+def test_of_a_board_there_is_to_see_what_belongs_to_the_puzzle():
+    boards = np.stack([encode_grid(np.zeros((2, 3), int)), encode_grid(np.zeros((30, 1), int)), np.zeros(900, int)])
+    seen = ARC(900, 12).visible(boards).reshape(3, 30, 30)
+    assert [(grid.sum(), grid[:2, :3].sum(), grid[:, :1].sum()) for grid in seen] == [(6, 6, 2), (30, 2, 30), (0, 0, 0)]
+    assert ARC(900, 12).visible(boards[0]).tolist() == seen[0].ravel().tolist()
+    assert Sudoku(16, 6).visible(np.zeros((2, 16), int)).all()
+
+
+def test_demonstrations_are_turned_and_recoloured_as_their_puzzle(tmp_path):
+    task = {"train": [{"input": [[1, 2, 3]], "output": [[4], [0]]}], "test": [{"input": [[5]]}]}
+    (tmp_path / "test_puzzles.json").write_text(json.dumps({"a": task}))
+    kind = ARC(900, 12)
+    turned = "a|||t1|||1203456789"  # anticlockwise by a quarter; 0, 1 and 2 become 1, 2 and 0
+    (plain,), (other,), none, unnamed = kind.demonstrations(tmp_path, ["a", turned, "b|||t0|||0123456789", "<blank>"])
+    assert [kind.format(side) for side in plain] == ["[[1, 2, 3]]", "[[4], [0]]"]
+    assert [kind.format(side) for side in other] == ["[[3], [0], [2]]", "[[4, 1]]"]
+    assert none == unnamed == [] == kind.demonstrations(tmp_path / "elsewhere", ["a"])[0]
+    assert Sudoku(16, 6).demonstrations(tmp_path, ["a"]) == [[]]

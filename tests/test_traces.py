@@ -47,7 +47,7 @@ def test_a_trace_holds_what_the_model_said_after_each_step(data, batch, loss):
             assert (one.preds[step] == probabilities.argmax(-1)).all()
             assert np.abs(one.confidence[step] - probabilities.max(-1)).max() < 0.51 / LEVELS
             kept = np.take_along_axis(probabilities, one.candidates[step].astype(int), -1)
-            assert np.abs(one.candidate_levels[step] / LEVELS - kept).max() < 0.51 / LEVELS
+            assert np.abs(one.levels[step] / LEVELS - kept).max() < 0.51 / LEVELS
             assert np.allclose(kept, -np.sort(-probabilities, axis=-1)[:, :kept.shape[-1]], atol=1e-5)
             assert one.q[step] == pytest.approx(float(outputs["q_halt_logits"].sigmoid()), abs=1e-5)
             moved = sum(float((new - old).square().sum()) for new, old in zip(latents, expected[step - 1][1])) ** 0.5

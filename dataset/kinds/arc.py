@@ -13,14 +13,17 @@ from dataset.arc import (
     COLOURS,
     FIRST_COLOUR,
     PAD,
+    SEPARATOR,
     SIDE,
     VOCAB_SIZE,
     augment,
+    crop_sizes,
     decode_grid,
     encode_grid,
     invert_augmentation,
+    parse_augmentation,
 )
-from dataset.arc_tasks import checked_grid
+from dataset.arc_tasks import checked_grid, read_test_puzzles
 from dataset.common import IGNORE_LABEL_ID
 from dataset.example_set import ExampleSet
 from dataset.kinds.kind import Kind, puzzle_metadata
@@ -79,6 +82,19 @@ class ARC(Kind):
         return ARCSymmetries(rng.integers(8, size=count),
                              rng.permuted(np.tile(np.arange(COLOURS, dtype=np.uint8), (count, 1)), axis=1))
 
+    def visible(self, tokens: np.ndarray) -> np.ndarray:
+        """The cells of the grid alone."""
+        rows, columns = (size[..., None, None] for size in crop_sizes(tokens))
+        inside = (np.arange(SIDE)[:, None] < rows) & (np.arange(SIDE) < columns)
+        return inside.reshape(tokens.shape)
+
+    def demonstrations(self, folder: Path, names: Sequence[str]) -> list[list[tuple[np.ndarray, np.ndarray]]]:
+        """Those of the task, in the colours and the position of the puzzle. None where test_puzzles.json has no such
+        task. Raises ValueError for a file of another form."""
+        file = folder / "test_puzzles.json"
+        tasks = read_test_puzzles(file) if file.is_file() else {}
+        return [_demonstrations(tasks, name) for name in names]
+
     def parse(self, text: str) -> np.ndarray:
         try:
             rows = json.loads(text)
@@ -96,3 +112,14 @@ class ARC(Kind):
         metadata = puzzle_metadata(examples)
         sizes = metadata.seq_len, metadata.vocab_size
         return sizes == SIZES and (Path(examples.path) / "test_puzzles.json").is_file()
+
+
+def _demonstrations(tasks: dict[str, dict], name: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    if name.partition(SEPARATOR)[0] not in tasks:
+        return []
+    task, transform, permutation = parse_augmentation(name)
+
+    def shown(grid: list[list[int]]) -> np.ndarray:
+        return encode_grid(augment(np.array(grid), transform, permutation))
+
+    return [(shown(pair["input"]), shown(pair["output"])) for pair in tasks[task]["train"]]

@@ -11,6 +11,7 @@ Check: `pytest tests/test_kinds.py`.
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -134,6 +135,17 @@ class Kind:
         """How boards of this kind are drawn."""
         return Look(self.shape, self.token_names, self.colours or default_colours(self.vocab_size), self.as_text,
                     self.box, keeps_clues=self.blank is not None)
+
+    def visible(self, tokens: np.ndarray) -> np.ndarray:
+        """(…, L) booleans: which cells of boards (…, L) there are to see. By default all."""
+        return np.ones(tokens.shape, bool)
+
+    def demonstrations(self, folder: Path, names: Sequence[str]) -> list[list[tuple[np.ndarray, np.ndarray]]]:
+        """For each puzzle the solved examples that belong to it: questions and answers (L,). By default none.
+
+        `folder`: the data set of the puzzles; `names`: theirs in identifiers.json.
+        """
+        return [[] for _ in names]
 
     @property
     def as_text(self) -> bool:
