@@ -18,7 +18,8 @@ def load_data(config: PretrainConfig, world: World) -> tuple[PuzzleDataset, Puzz
               "episode_stride": config.episode_stride}
     rows = PuzzleRows(config.data_paths, test_paths)
     train = PuzzleDataset(PuzzleDatasetConfig(dataset_paths=config.data_paths, test_set_mode=False,
-                                              val_puzzles=config.val_puzzles, **shared), "train", rows)
+                                              val_puzzles=config.val_puzzles, augment=config.augment,
+                                              trust_code=config.trust_code, **shared), "train", rows)
     test = PuzzleDataset(PuzzleDatasetConfig(dataset_paths=test_paths, test_set_mode=True, **shared), "test", rows)
     for key in ("task_type", *train.metadata.MODEL_KEYS.values()):
         if getattr(train.metadata, key) != getattr(test.metadata, key):

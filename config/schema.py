@@ -267,6 +267,8 @@ class PretrainConfig(SharedConfig, TrainConfig, LogConfig):
     data_paths: list[str] = Field(min_length=1)
     # folders of the data sets to test on; empty: the test splits of data_paths
     data_paths_test: list[str]
+    # fresh: train on each puzzle as a random symmetric one of its kind, drawn anew whenever it comes; null: as stored
+    augment: Literal["fresh"] | None
     # latent episodes only: number of transitions in an example
     episode_window: int = Field(gt=0)
     # latent episodes only: transitions from the start of one example to the start of the next; null: episode_window

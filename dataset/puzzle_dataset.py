@@ -8,12 +8,14 @@ Testing: every example once, in order, set by set. The last batch of each set is
 """
 from collections.abc import Iterator, Sequence
 from copy import copy
+from typing import Literal
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from dataset.augmentation import FreshSymmetries
 from dataset.common import EpisodeMetadata, SplitMetadata, load_metadata
 from dataset.example_set import ExampleSet, count, say_once
 from dataset.held_out import held_out_sets
@@ -43,6 +45,10 @@ class PuzzleDatasetConfig(BaseModel):
     epochs_per_iter: int = Field(default=1, gt=0)
     # data sets that the model was trained on, which baselines are fitted on; empty: dataset_paths
     trained_on: list[str] = []
+    # training only: None: examples as stored; fresh: each as a symmetric puzzle of its kind, drawn anew each time
+    augment: Literal["fresh"] | None = None
+    # a data set may name a kind of puzzle outside this project
+    trust_code: bool = False
     rank: int = 0
     num_replicas: int = 1
     # latent episodes only: number of transitions in an example
@@ -143,6 +149,7 @@ class PuzzleDataset(torch.utils.data.IterableDataset):
             update={"num_puzzle_identifiers": self.rows.total, "sets": list(self.sets)})
         self._set_ends = np.cumsum([len(s) for s in self.sets.values()])
         self.stream = None if config.test_set_mode else self._stream()
+        self.fresh = self._fresh_symmetries() if config.augment and self.stream else None
         self._epochs_iterated = self._batches_taken = 0
 
     def _distinct_paths(self) -> list[str]:
@@ -164,6 +171,12 @@ class PuzzleDataset(torch.utils.data.IterableDataset):
         stream = TrainStream if sets[0].ONE_PUZZLE_A_GROUP else WindowStream
         return stream(sets, self.config.seed, self.config.val_puzzles)
 
+    def _fresh_symmetries(self) -> FreshSymmetries:
+        if self.metadata.num_puzzle_identifiers > 1 and self.config.rank == 0:
+            say_once("notice: augment=fresh changes each example by itself, so that the examples of one puzzle no "
+                     "longer agree; it is meant for data whose puzzles have no embedding of their own")
+        return FreshSymmetries(list(self.sets.values()), self.config.seed, self.config.trust_code)
+
     def __iter__(self) -> Iterator[tuple[str, Batch, int]]:
         if self.config.test_set_mode:
             yield from self._test_batches()
@@ -184,9 +197,14 @@ class PuzzleDataset(torch.utils.data.IterableDataset):
 
     def next_batch(self) -> Batch:
         """This rank's part of the next global batch of the training stream."""
-        rows = self.stream.take(self.config.global_batch_size)
+        stream = self.stream
+        assert stream is not None, "a test split has no training stream"
+        place = stream.epoch, stream.offset
+        numbers = stream.take(self.config.global_batch_size)
         first = self.config.rank * self.local_batch_size
-        return self._tensors(self._fetch(rows[first:first + self.local_batch_size]))
+        rows = slice(first, first + self.local_batch_size)
+        fields = self._fetch(numbers[rows])
+        return self._tensors(self.fresh.change(fields, place, len(numbers), rows) if self.fresh else fields)
 
     def examples(self, numbers: Sequence[int]) -> Batch:
         """The examples with these numbers, counted over all sets. The training stream does not move.

@@ -77,11 +77,31 @@ def normal(key: Tensor, stream: int, *shape: int, cut: float = math.inf) -> Tens
     The inverse of the distribution function is taken at one of 2^24 midpoints, which a hash chooses. So each value
     depends on nothing but its key, its stream and its place in `shape`.
     """
+    symmetric = (2 * (_bits(key, stream, *shape) >> 8) + 1 - 2**24).float() / 2**24  # in (-1, 1), exact
+    return math.sqrt(2) * torch.erfinv(symmetric * math.erf(cut / math.sqrt(2)))
+
+
+def uniforms(key: Tensor, stream: int, *shape: int) -> Tensor:
+    """Uniform floats (B, *shape), float32, in the open interval (0, 1), with keys and streams as in `normal`."""
+    # the odd 24-bit numbers, which float32 holds exactly
+    return (2 * (_bits(key, stream, *shape) >> 9) + 1).float() / 2**24
+
+
+def kept(key: Tensor, stream: int, share: float, *shape: int) -> Tensor:
+    """Booleans (B, *shape), each false with probability `share`, with keys and streams as in `normal`.
+
+    One hash serves two of them, so that the probability is a multiple of 2^-16.
+    """
+    *outer, width = shape
+    bits = _bits(key, stream, *outer, -(-width // 2))
+    return torch.cat((bits & 0xFFFF, bits >> 16), -1)[..., :width] >= round(share * 2**16)
+
+
+def _bits(key: Tensor, stream: int, *shape: int) -> Tensor:
+    """Random 32-bit numbers (B, *shape), int64. Each is a function of its key, its stream and its place in `shape`."""
     row = (mix32(key) + stream * WEYL) & MASK32
     place = mix32(torch.arange(math.prod(shape), device=key.device)).view(shape)
-    bits = mix32((mix32(row).view(-1, *[1] * len(shape)) + place) & MASK32) >> 8
-    symmetric = (2 * bits + 1 - 2**24).float() / 2**24  # in (-1, 1), exact
-    return math.sqrt(2) * torch.erfinv(symmetric * math.erf(cut / math.sqrt(2)))
+    return mix32((mix32(row).view(-1, *[1] * len(shape)) + place) & MASK32)
 
 
 def where_rows(rows: Tensor, a: Tensor, b: Tensor) -> Tensor:

@@ -18,10 +18,11 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from models.act import normal
+from models.act import MASK32, mix32, normal
 from models.layers import (
     STD_OF_TRUNCATED_NORMAL,
     Block,
+    Dropout,
     Embedding,
     Linear,
     OuterLinear,
@@ -31,6 +32,7 @@ from models.layers import (
 )
 from models.sparse_embedding import SparseEmbedding
 
+DROPOUT = 0x5D0B  # of a row's key, makes a key for dropout
 Q_HEAD_BIAS = -5.0  # "almost surely wrong, do not halt" before anything is learned
 
 
@@ -65,6 +67,10 @@ class BackboneConfig(BaseModel):
     puzzle_emb_ndim: int = Field(ge=0)
     # positions P before the sequence that hold the puzzle embedding; 0: as many as its width needs
     puzzle_emb_len: int = Field(ge=0)
+    # learned positions P before the sequence, the same for all puzzles, in place of a puzzle embedding; 0: none
+    register_tokens: int = Field(0, ge=0)
+    # standard deviation of their initial values in x, where those of tokens have 1
+    register_std: float = Field(1.0, gt=0)
     # dtype of activations; auto: bfloat16 on CUDA, float32 elsewhere; float16 is for evaluating old checkpoints only,
     # since small gradients vanish in it
     forward_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -84,6 +90,10 @@ class BackboneConfig(BaseModel):
     relaxation: float = Field(1.0, gt=0, le=1)
     # standard deviation of the noise that is added after each pass, at evaluation as well
     noise_scale: float = Field(0.0, ge=0)
+    # probability that training drops a value which a part of a block adds to its input
+    dropout: float = Field(0.0, ge=0, lt=1)
+    # the same at evaluation
+    eval_dropout: float = Field(0.0, ge=0, lt=1)
 
     # filled from the data: rows of a batch on one rank, sequence length L, tokens V, rows of the embedding table
     batch_size: int = 0
@@ -126,6 +136,12 @@ class BackboneConfig(BaseModel):
                              f"into puzzle_emb_len={self.puzzle_emb_len} positions "
                              f"of hidden_size={self.hidden_size}; use "
                              "puzzle_emb_len=0 for as many as needed")
+        if self.register_tokens and (self.puzzle_emb_ndim or self.puzzle_emb_len):
+            raise ValueError(f"register_tokens={self.register_tokens} stands in place of a puzzle embedding; "
+                             "set puzzle_emb_ndim=0 and puzzle_emb_len=0, or register_tokens=0")
+        if not self.register_tokens and self.register_std != 1:
+            raise ValueError(f"register_std={self.register_std} has no effect with register_tokens=0; "
+                             "set register_tokens, or remove it")
         return self
 
     @property
@@ -142,9 +158,9 @@ class BackboneConfig(BaseModel):
 
     @property
     def prefix_len(self) -> int:
-        """P, the positions before the sequence. Without a puzzle embedding their x is zero; the Q head reads the first.
-        """
-        return self.puzzle_emb_len or -(-self.puzzle_emb_ndim // self.hidden_size)
+        """P, the positions before the sequence. The Q head reads the first. With neither registers nor a puzzle
+        embedding, their x is zero."""
+        return self.register_tokens or self.puzzle_emb_len or -(-self.puzzle_emb_ndim // self.hidden_size)
 
 
 class Backbone(nn.Module):
@@ -172,6 +188,8 @@ class Backbone(nn.Module):
         nn.init.constant_(self.q_head.bias, Q_HEAD_BIAS)
         if config.puzzle_emb_ndim:
             self.puzzle_emb = SparseEmbedding(config.num_puzzle_identifiers, config.puzzle_emb_ndim)
+        if config.register_tokens:
+            self.registers = Embedding(P, D, std=config.register_std / self.scale, dtype=self.dtype)
         if config.pos_encodings == "learned":
             self.embed_pos = Embedding(positions, D, std=1 / self.scale, dtype=self.dtype)
         self.rotary = None
@@ -224,7 +242,8 @@ class Backbone(nn.Module):
 
         `keys` (B,): random keys of the rows, for the noise of the passes.
         """
-        latents = self.supervision_step(latents, x, Passes(self.config, self.rotary, keys))
+        dropped = self.config.dropout if self.training else self.config.eval_dropout
+        latents = self.supervision_step(latents, x, Passes(self.config, self.rotary, keys, dropped))
         return tuple(z.detach() for z in latents), *self.heads(latents[0])
 
     def embed(self, data: dict[str, Tensor]) -> Tensor:
@@ -241,8 +260,10 @@ class Backbone(nn.Module):
         return self.scale * x
 
     def _prefix(self, identifiers: Tensor, tokens: Tensor) -> Tensor:
-        """The puzzle embeddings as P positions (B, P, D), padded with zeros."""
+        """The puzzle embeddings as P positions (B, P, D), padded with zeros, or the registers."""
         B, D = tokens.shape[0], self.config.hidden_size
+        if self.config.register_tokens:
+            return self.registers.embedding_weight.to(self.dtype).expand(B, self.P, D)
         if not self.config.puzzle_emb_ndim:
             return tokens.new_zeros(B, self.P, D)
         vector = self.puzzle_emb(identifiers).to(self.dtype)
@@ -261,17 +282,20 @@ class Passes:
 
         z ← (1−λ)·z + λ·f(z + injection) + ε
 
-    with λ = `relaxation`, and noise ε of deviation `noise_scale`. The noise is a function of the row's key and of the
-    number of the pass in the step.
+    with λ = `relaxation`, and noise ε of deviation `noise_scale`. f drops values with probability `dropped`. Noise and
+    dropout are functions of the row's key and of the number of the pass in the step.
     """
 
-    def __init__(self, config: BackboneConfig, rotary: RotaryPositions | None, keys: Tensor | None):
-        self.config, self.rotary, self.keys = config, rotary, keys
+    def __init__(self, config: BackboneConfig, rotary: RotaryPositions | None, keys: Tensor | None,
+                 dropped: float = 0.0):
+        self.config, self.rotary, self.keys, self.dropped = config, rotary, keys, dropped
         self.number = 0
 
     def __call__(self, network: "Stack", z: Tensor, injection: Tensor | int = 0) -> Tensor:
         config = self.config
-        after = network(z, injection, self.rotary)
+        drop = () if self.keys is None or not self.dropped else (
+            Dropout(mix32((self.keys + (DROPOUT + self.number)) & MASK32), self.dropped),)
+        after = network(z, injection, self.rotary, *drop)
         if config.relaxation != 1:
             after = torch.lerp(z, after, config.relaxation)
         if config.noise_scale:
@@ -287,8 +311,9 @@ class Stack(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(layers)
 
-    def forward(self, z: Tensor, injection: Tensor | int, rotary: RotaryPositions | None) -> Tensor:
+    def forward(self, z: Tensor, injection: Tensor | int, rotary: RotaryPositions | None,
+                drop: Dropout | None = None) -> Tensor:
         z = z + injection
-        for layer in self.layers:
-            z = layer(z, rotary)
+        for number, layer in enumerate(self.layers):
+            z = layer(z, rotary) if drop is None else layer(z, rotary, drop, number)
         return z

@@ -5,10 +5,13 @@ vocabulary size. A latent is (B, P+L, D). Weights stay in float32 and are cast t
 use, so that the optimizer always works in full precision.
 """
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from models.act import kept
 
 NORM_EPS = 1e-5
 ROPE_BASE = 10_000.0
@@ -38,6 +41,28 @@ def rows_to_add(rows: int, device: torch.device, dtype: torch.dtype) -> int:
     """
     on_tensor_cores = device.type == "cuda" and dtype.itemsize == 2
     return -rows % ALIGNED_ROWS if on_tensor_cores else 0
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer norm with weight and bias, which are stored in float32 and cast at each use."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Dropout (arXiv 1207.0580) that is a function of the rows' keys, and so of neither batch, ranks nor a resume."""
+
+    # (B,) int64, the key of each row in this pass
+    keys: Tensor
+    # probability that a value is dropped
+    share: float
+
+    def __call__(self, x: Tensor, place: int) -> Tensor:
+        """Values x (B, …) with some set to 0 and the others divided by 1 − share. `place` numbers the draws of a pass.
+        """
+        return x * kept(self.keys, place, self.share, *x.shape[1:]) / (1 - self.share)
 
 
 class Linear(nn.Module):
@@ -201,9 +226,14 @@ class Block(nn.Module):
         self.mixes_by_mlp = mlp_t
         self.mlp = (ConvSwiGLU if short_conv else SwiGLU)(width, expansion, glu_norm)
 
-    def forward(self, x: Tensor, rotary: RotaryPositions | None) -> Tensor:
+    def forward(self, x: Tensor, rotary: RotaryPositions | None, drop: Dropout | None = None,
+                number: int = 0) -> Tensor:
+        """`drop`: dropout of what each part adds; `number`: of this block in its network."""
+        def added(part: Tensor, place: int) -> Tensor:
+            return part if drop is None else drop(part, 2 * number + place)
+
         if self.mixes_by_mlp:
-            x = rms_norm(x + self.mlp_t.along_sequence(x), dim=1)
+            x = rms_norm(x + added(self.mlp_t.along_sequence(x), 0), dim=1)
         else:
-            x = rms_norm(x + self.self_attn(x, rotary))
-        return rms_norm(x + self.mlp(x))
+            x = rms_norm(x + added(self.self_attn(x, rotary), 0))
+        return rms_norm(x + added(self.mlp(x), 1))

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from helpers import tiny_batch, tiny_config
-from models.act import MASK32, WEYL, mix32, noise_keys, normal, uniform
+from models.act import MASK32, WEYL, kept, mix32, noise_keys, normal, uniform, uniforms
 from models.recursive_reasoning.trm import TRM
 
 
@@ -32,6 +32,22 @@ def test_draws_are_uniform_and_independent_over_rows_draws_and_seeds():
     assert ((counts - 5000).square() / 5000).sum(1).max() < 60  # chi-square with 19 degrees of freedom, p < 1e-5
     assert (torch.corrcoef(draws) - torch.eye(4)).abs().max() < 0.02
     assert torch.corrcoef(torch.stack([draws[0, :-1], draws[0, 1:]]))[0, 1].abs() < 0.02
+
+
+def test_many_uniforms_and_what_dropout_keeps_are_even_and_a_function_of_key_stream_and_place():
+    keys = noise_keys(0, torch.arange(500))
+    draws = uniforms(keys, 3, 10, 21)
+    assert draws.shape == (500, 10, 21) and draws.min() > 0 and draws.max() < 1
+    assert draws.mean().item() == pytest.approx(0.5, abs=0.003)
+    assert draws.std().item() == pytest.approx(12**-0.5, abs=2e-3)
+    masks = kept(keys, 3, 0.1, 10, 21)
+    assert masks.shape == draws.shape and masks.float().mean().item() == pytest.approx(0.9, abs=4e-3)
+    along = masks.float().flatten(1)
+    assert torch.corrcoef(along.T).fill_diagonal_(0).abs().mean() < 0.06  # 500 rows: chance gives 0.036
+    for draw in (uniforms, lambda *places: kept(*places[:2], 0.3, *places[2:])):
+        assert torch.equal(draw(keys[7:9], 1, 4), draw(keys, 1, 4)[7:9])
+        assert not torch.equal(draw(keys, 1, 4), draw(keys, 2, 4))
+    assert kept(keys, 0, 0.0, 5).all()
 
 
 def test_two_ranks_draw_what_one_process_draws():

@@ -38,6 +38,16 @@ def test_positions_without_a_puzzle_vector_are_zero():
     assert x.shape == (4, 8, 8) and not x[:, :2].any()
 
 
+def test_registers_are_learned_positions_shared_by_all_puzzles():
+    inner, batch = backbone(puzzle_emb_ndim=0, puzzle_emb_len=0, register_tokens=40, register_std=2.0), tiny_batch()
+    x = inner.embed(batch)
+    assert x.shape == (4, 40 + 6, 8) and inner.P == 40 and torch.equal(x[0, :40], x[3, :40])
+    assert x[0, :40].std().item() == pytest.approx(2, rel=0.15)
+    x.sum().backward()
+    assert inner.registers.embedding_weight.grad.all()
+    assert not any(inner.registers.embedding_weight is matrix for matrix in inner.matrices())
+
+
 def test_learned_positions_are_added_at_constant_variance():
     inner, batch = backbone(pos_encodings="learned"), tiny_batch()
     tokens = inner.embed_tokens.embedding_weight[batch["inputs"].long()]
@@ -69,6 +79,9 @@ def test_initial_latents_are_saved_and_not_trained():
     ({"mlp_t": True, "pos_encodings": "rope"}, "rope has no effect with mlp_t=True; use pos_encodings=none"),
     ({"puzzle_emb_ndim": 17, "puzzle_emb_len": 2}, "use puzzle_emb_len=0 for as many as needed"),
     ({"hidden_size": 2, "num_heads": 4}, "leaves no width for num_heads=4"),
+    ({"register_tokens": 1}, "in place of a puzzle embedding; set puzzle_emb_ndim=0 and puzzle_emb_len=0"),
+    ({"register_std": 0.5}, "register_std=0.5 has no effect with register_tokens=0"),
+    ({"dropout": 1.0}, "dropout"),
     ({"H_cycles": 0}, "H_cycles"),
     ({"halt_exploration_prob": 1.5}, "halt_exploration_prob"),
     ({"pos_encodings": "sinus"}, "pos_encodings"),

@@ -58,7 +58,8 @@ def test_every_experiment_builds_and_takes_a_step(experiment, tmp_path):
     data = write_data_for(config, tmp_path / "data")
     smaller = [f"data_paths=[{data}]", "global_batch_size=1", "arch.halt_max_steps=2",
                f"arch.hidden_size={8 * config.arch.options['num_heads']}",
-               # random data have no tasks
+               # random data have no symmetries and no tasks
+               "augment=null",
                *(["evaluators=[]", "checkpoint.monitor=val/exact_accuracy"] if "arc" in experiment else []),
                *(["micro_batch_size=1"] if config.micro_batch_size else [])]
     run = build_run(pretrain_config(f"experiment={experiment}", *smaller), World(), None)

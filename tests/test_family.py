@@ -39,7 +39,7 @@ every_architecture = pytest.mark.parametrize("arch", ARCHITECTURES)
 SMALL = {"hidden_size": 16, "num_heads": 2, "halt_max_steps": 3, "halt_exploration_prob": 0.5}
 with_and_without_puzzle_embedding = pytest.mark.parametrize("embedding", [
     {"puzzle_emb_ndim": 16}, {"puzzle_emb_ndim": 0, "puzzle_emb_len": 0}], ids=["embedding", "none"])
-RANDOM = {"initial_state_std": 1.0, "relaxation": 0.9, "noise_scale": 0.1}
+RANDOM = {"initial_state_std": 1.0, "relaxation": 0.9, "noise_scale": 0.1, "dropout": 0.1, "eval_dropout": 0.1}
 METADATA = PuzzleDatasetMetadata(pad_id=0, ignore_label_id=0, blank_identifier_id=0, vocab_size=5, seq_len=9,
                                  num_puzzle_identifiers=4, total_groups=1, mean_puzzle_examples=1, total_puzzles=1,
                                  sets=["all"])
@@ -189,7 +189,8 @@ def test_a_resumed_run_ends_as_one_that_was_not_stopped(arch, embedding, tmp_pat
 def test_two_processes_train_every_architecture_as_one(embedding, architectures, tmp_path):
     """In one multirun, so that each job meets its peers anew."""
     write_tiny_dataset(tmp_path / "data", seq_len=9)
-    words = run_words(tmp_path, embedding)
+    # Without dropout, by which a gradient of rounding size may change its sign, and so Lion's whole update.
+    words = [word for word in run_words(tmp_path, embedding) if not word.startswith("arch.dropout")]
     done = run_script("pretrain.py", "-m", f"arch={','.join(architectures)}", *words,
                       "checkpoint.path=two/${hydra:runtime.choices.arch}", cwd=tmp_path, ranks=2)
     assert done.returncode == 0, done.stderr

@@ -201,8 +201,12 @@ def test_an_arc_grid_is_turned_in_its_corner():
     sizes = {tuple(map(int, size)) for size in zip(*crop_sizes(turned))}
     assert sizes == {(2, 3), (3, 2)} and len({row.tobytes() for row in turned}) == 400
     assert (turned[:, 0] >= FIRST_COLOUR).all()
-    with pytest.raises(ValueError, match="does not stand in the upper left corner"):
-        drawn.apply(np.tile(encode_grid(grid, top=3, left=4), (400, 1)))
+    for top, left in ((3, 4), (28, 27)):  # the last place at which the grid as it is fits
+        moved = drawn.apply(np.tile(encode_grid(grid, top, left), (400, 1))).reshape(400, 30, 30)
+        for new, corner, transform in zip(moved, turned.reshape(400, 30, 30), drawn.transforms):
+            down, right = (left, top) if transform in (1, 3, 6, 7) else (top, left)
+            assert np.array_equal(new[down:, right:], corner[:30 - down, :30 - right])
+            assert not new[:down].any() and not new[:, :right].any()
     nothing = np.zeros((400, 900), np.int32)  # as a prediction that is no grid
     assert not drawn.invert(nothing).any() and not drawn.invert(nothing + 1).any()
 

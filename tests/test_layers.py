@@ -9,7 +9,9 @@ from models.layers import (
     Attention,
     Block,
     ConvSwiGLU,
+    Dropout,
     Embedding,
+    LayerNorm,
     Linear,
     RotaryPositions,
     SwiGLU,
@@ -171,3 +173,30 @@ def test_rows_of_zeros_are_added_for_tensor_cores_only():
     cuda = torch.device("cuda")
     assert [rows_to_add(rows, cuda, torch.bfloat16) for rows in (96, 97, 103, 104)] == [0, 7, 1, 0]
     assert rows_to_add(97, cuda, torch.float32) == rows_to_add(97, torch.device("cpu"), torch.bfloat16) == 0
+def test_layer_norm_is_pytorchs_and_keeps_the_dtype():
+    torch.manual_seed(0)
+    norm, x = LayerNorm(16), random(4, 5, 16)
+    with torch.no_grad():
+        norm.weight.uniform_()
+        norm.bias.uniform_()
+    expected = F.layer_norm(x, (16,), norm.weight, norm.bias)
+    assert torch.equal(norm(x), expected)
+    low = norm(x.bfloat16())
+    assert low.dtype == torch.bfloat16 and torch.allclose(low.float(), expected, atol=0.05)
+
+
+def test_dropout_keeps_the_mean_and_draws_by_row_and_place():
+    x = torch.ones(2000, 7, 9)
+    drop = Dropout(torch.arange(2000), 0.2)
+    dropped = drop(x, 0)
+    assert set(dropped.unique().tolist()) == {0.0, 1.25} and dropped.mean().item() == pytest.approx(1, abs=5e-3)
+    assert torch.equal(Dropout(torch.arange(5, 9), 0.2)(x[5:9], 0), dropped[5:9])
+    assert not torch.equal(drop(x, 1), dropped)
+
+
+@pytest.mark.parametrize("mlp_t", [False, True])
+def test_dropout_falls_on_what_each_part_of_a_block_adds(mlp_t):
+    torch.manual_seed(0)
+    block, x = Block(16, 5, 2, 4, mlp_t), random(3, 5, 16)
+    nothing = Dropout(torch.arange(3), 1 - 2**-17)  # so likely that it drops all
+    assert torch.allclose(block(x, None, nothing), rms_norm(rms_norm(x.mT).mT if mlp_t else rms_norm(x)), atol=1e-6)

@@ -73,7 +73,8 @@ def test_every_experiment_builds_its_model_and_names_no_run(experiment):
     head = config.arch.build_head(data, batch_size=2, world=World())
     assert isinstance(head.model, config.arch.model_class)
     options = config.arch.options
-    assert (options["puzzle_emb_len"] or options["puzzle_emb_ndim"] // options["hidden_size"]) == head.model.inner.P
+    of_embedding = options["puzzle_emb_len"] or options["puzzle_emb_ndim"] // options["hidden_size"]
+    assert (options["register_tokens"] or of_embedding) == head.model.inner.P
     text = (ROOT / "config" / "experiment" / f"{experiment}.yaml").read_text()
     for field in ("command:", "cost:", "published:", "ours:" if "published: none" not in text else "published: none"):
         assert field in text.split("data_paths")[0], f"the head of {experiment}.yaml lacks {field}"

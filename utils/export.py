@@ -34,7 +34,7 @@ PUBLISHED_LOSS_KEYS = ("name", "loss_type")
 INITIAL_LATENT = "_init"  # how the published layout names initial latents, which have the dtype of activations
 # Options by which a network computes what the published code cannot, with the values at which they do not.
 UNPUBLISHED = {"causal": False, "glu_norm": False, "initial_state_std": 0, "relaxation": 1,
-               "noise_scale": 0}
+               "noise_scale": 0, "register_tokens": 0, "dropout": 0, "eval_dropout": 0}
 
 
 @dataclass(frozen=True)

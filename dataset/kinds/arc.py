@@ -28,13 +28,18 @@ from dataset.common import IGNORE_LABEL_ID
 from dataset.example_set import ExampleSet
 from dataset.kinds.kind import Kind, puzzle_metadata
 
+TRANSPOSING = (1, 3, 6, 7)  # dihedral transforms that swap height and width
 SIZES = SIDE * SIDE, VOCAB_SIZE  # cells and tokens
 
 
 @dataclass(frozen=True)
 class ARCSymmetries:
-    """B augmentations, one for each row: a grid is recoloured, then rotated or reflected, and stands in the upper left
-    corner of the square again."""
+    """B augmentations, one for each row: a grid is recoloured, then rotated or reflected.
+
+    A grid in the upper left corner of the square stays there. One that begins in another row r and column c, as some of
+    a training split do, begins there again or, where height and width change places, in row c and column r. So it
+    always fits, and a question and an answer that began in one place do so still.
+    """
 
     # (B,) dihedral transforms, numbered as in dataset/symmetry.py
     transforms: np.ndarray
@@ -42,24 +47,28 @@ class ARCSymmetries:
     permutations: np.ndarray
 
     def apply(self, tokens: np.ndarray) -> np.ndarray:
-        """(B, 900) inputs or labels. Raises ValueError for a grid that does not stand in the upper left corner, as some
-        of a training split do."""
-        if ((tokens >= FIRST_COLOUR).any(1) & (tokens[:, 0] < FIRST_COLOUR)).any():
-            raise ValueError("a grid does not stand in the upper left corner of its square, and "
-                             "cannot be turned there")
-        return self._changed(tokens, augment)
+        """(B, 900) inputs or labels."""
+        return self._changed(tokens, augment, first_cells(tokens))
 
     def invert(self, tokens: np.ndarray) -> np.ndarray:
         """(B, 900) predictions, of which only the grid in the upper left corner is kept."""
-        return self._changed(tokens, invert_augmentation)
+        return self._changed(tokens, invert_augmentation, np.zeros((len(tokens), 2), int))
 
-    def _changed(self, tokens: np.ndarray, change: Callable[..., np.ndarray]) -> np.ndarray:
+    def _changed(self, tokens: np.ndarray, change: Callable[..., np.ndarray], places: np.ndarray) -> np.ndarray:
         changed = np.zeros_like(tokens)
-        for row, transform, permutation in zip(range(len(tokens)), self.transforms.tolist(),
-                                               self.permutations):
-            changed[row] = encode_grid(change(decode_grid(tokens[row]), transform, permutation))
+        for row, transform, permutation, place in zip(range(len(tokens)), self.transforms.tolist(),
+                                                      self.permutations, places.tolist()):
+            cornered = np.roll(tokens[row].reshape(SIDE, SIDE), (-place[0], -place[1]), axis=(0, 1)).ravel()
+            grid = change(decode_grid(cornered), transform, permutation)
+            changed[row] = encode_grid(grid, *(place[::-1] if transform in TRANSPOSING else place))
         not_asked = (tokens < 0).any(1, keepdims=True)  # in labels as loaded, in place of padding
         return np.where(not_asked & (changed == PAD), IGNORE_LABEL_ID, changed) if not_asked.any() else changed
+
+
+def first_cells(tokens: np.ndarray) -> np.ndarray:
+    """Row and column (B, 2) of the first cell of each grid in tokens (B, 900); 0 and 0 where there is none."""
+    coloured = (tokens >= FIRST_COLOUR).reshape(-1, SIDE, SIDE)
+    return np.stack([coloured.any(2).argmax(1), coloured.any(1).argmax(1)], axis=1)
 
 
 class ARC(Kind):

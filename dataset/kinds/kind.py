@@ -30,7 +30,8 @@ MOST_COLUMNS = 30  # of a sequence
 
 
 class Symmetry(Protocol):
-    """B random symmetries of a kind, one for each row. The inverse of all is undone by `invert`."""
+    """B random symmetries of a kind, one for each row, as a dataclass of arrays (B, …). What `apply` does, `invert`
+    undoes."""
 
     def apply(self, tokens: np.ndarray) -> np.ndarray:
         """(B, L) inputs or labels of other puzzles, whose answers correspond. Negative labels stay what they are."""

@@ -1,0 +1,104 @@
+"""A fresh symmetry for every example of training: the same for any number of ranks, and after a resume."""
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dataset.augmentation import FreshSymmetries
+from dataset.common import write_split
+from dataset.kinds.arc import ARC
+from dataset.kinds.kind import Kind
+from dataset.kinds.maze import Maze
+from dataset.kinds.sudoku import Sudoku
+from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
+from helpers import pretrain_config, write_tiny_dataset, write_tiny_regression
+from pretrain import load_data
+from test_kinds import puzzles
+from utils.distributed import World
+
+
+def write(path: Path, kind: Kind, name: str, count: int = 24) -> Path:
+    inputs, labels = puzzles(kind, count)
+    each = np.arange(count + 1, dtype=np.int32)
+    for split in ("train", "test"):
+        write_split(path / split, {"inputs": inputs, "labels": labels, "puzzle_identifiers": 0 * each[1:],
+                                   "puzzle_indices": each, "group_indices": each}, kind.vocab_size, kind=name)
+    return path
+
+
+def stream_of(*paths: Path, rank: int = 0, ranks: int = 1, split: str = "train", **changes) -> PuzzleDataset:
+    return PuzzleDataset(PuzzleDatasetConfig(**{
+        "seed": 0, "dataset_paths": [str(path) for path in paths], "global_batch_size": 8, "rank": rank,
+        "num_replicas": ranks, "test_set_mode": split == "test", "augment": "fresh"} | changes), split)
+
+
+def fields_of(data: PuzzleDataset, batches: int = 6) -> dict[str, np.ndarray]:
+    drawn = [data.next_batch() for _ in range(batches)]
+    return {name: torch.cat([batch[name] for batch in drawn]).numpy() for name in drawn[0]}
+
+
+@pytest.mark.parametrize("kind, name", [(Sudoku(16, 6), "sudoku"), (Maze(9, 6), "maze"), (ARC(900, 12), "arc")])
+def test_each_example_is_a_new_symmetric_puzzle_with_its_answer(kind, name, tmp_path):
+    path = write(tmp_path, kind, name)
+    stored, fresh = fields_of(stream_of(path, augment=None)), fields_of(stream_of(path))
+    assert all(array.dtype == np.int32 for array in fresh.values())
+    for field in ("inputs", "labels"):  # each row holds as many of its tokens as before, under other names
+        assert all(np.array_equal(*(np.sort(np.unique(row, return_counts=True)[1]) for row in pair))
+                   for pair in zip(stored[field], fresh[field]))
+    before, after = (kind.rules(batch["inputs"], batch["labels"]) for batch in (stored, fresh))
+    assert all(np.array_equal(before[rule], after[rule]) for rule in kind.rule_names)
+    first, second = (fresh["inputs"][half][np.lexsort(stored["inputs"][half].T)]
+                     for half in (slice(24), slice(24, 48)))  # two epochs, their puzzles in the same order
+    assert (first != second).any(1).mean() > 0.6 and (fresh["inputs"] != stored["inputs"]).any(1).mean() > 0.6
+
+
+def test_ranks_and_a_resumed_stream_draw_what_one_process_does(tmp_path):
+    path = write(tmp_path, Sudoku(16, 6), "sudoku")
+    whole, halves = stream_of(path), [stream_of(path, rank=rank, ranks=2) for rank in (0, 1)]
+    resumed = stream_of(path)
+    for _ in range(4):
+        state = whole.stream.state_dict()
+        batch, parts = whole.next_batch(), [half.next_batch() for half in halves]
+        resumed.stream.load_state_dict(state)
+        again = resumed.next_batch()
+        for name in batch:
+            assert torch.equal(batch[name], torch.cat([part[name] for part in parts]))
+            assert torch.equal(batch[name], again[name])
+    assert not torch.equal(stream_of(path, seed=1).next_batch()["inputs"], stream_of(path).next_batch()["inputs"])
+
+
+def test_first_batches_examples_and_test_splits_stay_as_stored(tmp_path):
+    path = write(tmp_path, Sudoku(16, 6), "sudoku")
+    plain, fresh = stream_of(path, augment=None), stream_of(path)
+    assert torch.equal(plain.first_batch()["inputs"], fresh.first_batch()["inputs"])
+    assert torch.equal(plain.examples([3])["labels"], fresh.examples([3])["labels"])
+    tests = [next(iter(stream_of(path, split="test", augment=augment)))[1]["inputs"] for augment in (None, "fresh")]
+    assert torch.equal(*tests)
+
+
+def test_data_without_symmetries_are_refused(tmp_path):
+    for path, message in ((write_tiny_dataset(tmp_path / "strings"), "Sequence has no symmetries; use augment=null"),
+                          (write_tiny_regression(tmp_path / "floats"), "of puzzles, and the data hold none")):
+        with pytest.raises(ValueError, match=message):
+            load_data(pretrain_config(f"data_paths=[{path}]", "augment=fresh",
+                                      *(["arch.loss.name=losses@ACTRegressionLossHead"]
+                                        if "floats" in path.name else [])), World())
+    with pytest.raises(ValueError, match="augment=.*should be 'fresh'"):
+        pretrain_config("augment=stale")
+
+
+def test_sets_of_two_kinds_are_refused(tmp_path):
+    a, b = write(tmp_path / "a", Sudoku(16, 6), "sudoku"), write(tmp_path / "b", Maze(16, 6), "maze")
+    with pytest.raises(ValueError, match="one kind of puzzle, and .*a holds Sudoku, .*b Maze"):
+        stream_of(a, b)
+
+
+def test_the_symmetries_of_a_batch_depend_on_its_place_alone(tmp_path):
+    data = stream_of(write(tmp_path, Sudoku(16, 6), "sudoku"), augment=None)
+    fields = {name: value.numpy() for name, value in data.examples(range(8)).items()}
+    fresh, again = (FreshSymmetries(list(data.sets.values()), seed=0) for _ in range(2))
+    places = [fresh.change(fields, place, 8, slice(8))["inputs"] for place in ((0, 0), (0, 8), (1, 0))]
+    assert np.array_equal(places[1], again.change(fields, (0, 8), 8, slice(8))["inputs"])
+    assert not any(np.array_equal(a, b) for a, b in pairwise(places))
