@@ -6,9 +6,11 @@
     python evaluate.py checkpoint=… evaluators="[{name: arc@ARC, gallery: 50}]" puzzle_identifiers=blank
     python evaluate.py checkpoint=… halt_max_steps=64 per_step=true             # deeper than trained; accuracy by depth
     python evaluate.py checkpoint=… arch.act_inference=true arch.H_cycles=4     # any option of the architecture
+    python evaluate.py checkpoint=… solve=puzzles.csv                           # or one puzzle, or - (docs/solving.md)
     python evaluate.py checkpoint=… export=published                            # or safetensors, or hub
     python evaluate.py checkpoint=… viewer=steps.html                           # see puzzles being solved, in a browser
 """
+import sys
 from pathlib import Path
 
 import utils.threads  # isort: skip  # before PyTorch
@@ -19,6 +21,8 @@ from config.keywords import settled
 from config.restored import Restored
 from config.schema import EvaluateConfig
 from config.showing import view
+from config.solver import load_solver
+from config.solving import opened
 from dataset.common import EpisodeMetadata
 from dataset.puzzle_dataset import PuzzleDataset
 from evaluators.identifiers import ablate_identifiers
@@ -34,26 +38,30 @@ from utils.export import Export, refuse_unpublished
 from utils.hub import is_reference, repository_of, upload
 from utils.run_directory import refuse_links
 
+__all__ = ["evaluate", "load_solver", "score"]
+SOME_UNREAD = 1  # exit status where some of the puzzles to solve could not be read
+
 
 def score(config: EvaluateConfig, world: World) -> dict[str, float]:
     """Score a checkpoint. Rank 0 prints and writes the metrics, and returns them by name."""
     restored = Restored.read(config.checkpoint, config.trust_code, config.arch_options)
     if config.export == "published":
         refuse_unpublished(restored.settings)
-    data = restored.open_data(config.data_paths or restored.test_paths, "test", world, config.global_batch_size)
+    puzzles = opened(config, restored, world)
+    data = puzzles.data
     evaluators = build_evaluators(config.named_evaluators, data, config.trust_code, inspectors(config, data))
-    head = restored.head(data, world, config.use_ema)
-    if config.puzzle_identifiers != "own":
+    head = puzzles.head(restored, config, world)
+    if config.puzzle_identifiers != "own" and config.solve is None:
         ablate_identifiers(head, data, config.puzzle_identifiers)
     utils.threads.use_threads(data.local_batch_size * data.metadata.seq_len * head.model.config.hidden_size)
-    if should_compile(config.compile, world.device):
+    if should_compile(config.compile, world.device) and not head.is_compiled:
         compile_recursion(head)
     if config.viewer is not None:
-        return view(config, restored, head, data, world)
+        return view(config, restored, head, data, world) | puzzles.unread()
     folder = output_directory(config, restored.file)
     curve = DepthCurve(head, world) if config.per_step else None
     metrics = metrics_of(head, data, world, evaluators, config.eval_save_outputs, folder, curve=curve,
-                         strategy=config.build_strategy())
+                         strategy=config.build_strategy(), predictions=puzzles.predictions)
     by_step = curve.read() if curve else []
     if world.is_main:
         tell_what_is_scored(config, restored, data)
@@ -63,7 +71,7 @@ def score(config: EvaluateConfig, world: World) -> dict[str, float]:
             print(line)
         if config.export is not None:
             export(config, restored, data, metrics, folder)
-    return metrics
+    return metrics | puzzles.tell(config.trust_code)
 
 
 def inspectors(config: EvaluateConfig, data: PuzzleDataset) -> list[dict]:
@@ -83,7 +91,7 @@ def output_directory(config: EvaluateConfig, checkpoint: Path) -> Path:
         return Path(config.output_dir)
     hub = is_reference(config.checkpoint)
     run = Path("checkpoints", repository_of(config.checkpoint).replace("/", "--")) if hub else checkpoint.parent
-    folder = run / "_".join(["evaluation", *(
+    folder = run / "_".join(["evaluation" if config.solve is None else "solved", *(
         str(value) if key == "puzzle_identifiers" else f"{key.removeprefix('arch.')}_{value}"
         for key, value in config.differences.items())])
     refuse_links([folder, *folder.rglob("*")], run)
@@ -135,7 +143,9 @@ def evaluate(config: EvaluateConfig | None = None, **settings: object) -> dict[s
 def main(cfg: DictConfig) -> None:
     config = EvaluateConfig.parse(cfg)
     with joined_world(config.device) as world:
-        score(config, world)
+        metrics = score(config, world)
+    if metrics.get("solve/unread"):
+        sys.exit(SOME_UNREAD)
 
 
 if __name__ == "__main__":

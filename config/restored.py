@@ -51,12 +51,14 @@ class Restored:
     (docs/security.md).
     `overrides`: options of the architecture that replace those of the run, such as {"act_inference": True}. Options of
     the loss head are in a dict under `loss`.
+    `usual`: metadata for a file that has none (config/puzzle_kind.py).
     """
 
     file: Path
     payload: dict
     trust_code: bool = False
     overrides: dict = field(default_factory=dict)
+    usual: SplitMetadata | None = None
 
     @classmethod
     def read(cls, where: str | Path, trust_code: bool = False,
@@ -117,10 +119,10 @@ class Restored:
 
     @cached_property
     def metadata(self) -> SplitMetadata | None:
-        """The metadata of the training data, which include the sizes that the model was built with. None in published
-        files and in files of older versions."""
+        """The metadata of the training data, which include the sizes that the model was built with. Of published files
+        and files of older versions, which have none, `usual`."""
         if "data_metadata" not in self.payload:
-            return None
+            return self.usual
         try:
             return metadata_of(self.payload["data_metadata"])
         except ValueError as error:
@@ -170,6 +172,19 @@ class Restored:
         data = self._data_of_run(world) if data is None else data
         head = arch.build_head(data.metadata, data.local_batch_size, world)
         tell(load_by_name(head, self.weights(use_ema), self.payload, self.file, data, trains=False), world)
+        return head
+
+    def head_for_new_puzzles(self, world: World = ALONE, use_ema: bool = True) -> LossHead:
+        """Build the loss head for puzzles that it was not trained on, with the puzzle table [blank, mean of all rows].
+
+        A table of one row, which all puzzles share, stays as it is. Needs the metadata.
+        """
+        head = self.head(None, world, use_ema)
+        table = head.puzzle_embedding
+        if table is not None and len(table.weights) > 1:
+            mean = table.weights.mean(0)
+            blank = self.metadata.blank_identifier_id if self.metadata else -1
+            table.weights = torch.stack([table.weights[blank] if blank >= 0 else torch.zeros_like(mean), mean])
         return head
 
     def _head_as_stored(self, arch: ArchConfig, metadata: SplitMetadata, world: World,

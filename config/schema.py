@@ -376,6 +376,12 @@ class EvaluateConfig(SharedConfig):
     checkpoint: str
     # data sets whose test split is scored; empty: those of the run
     data_paths: list[str]
+    # puzzles to answer in place of data sets: a file, - (standard input), or one puzzle (docs/solving.md)
+    solve: str | None
+    # what kind of puzzle the checkpoint answers, for solve; null: the one in its metadata, or told by its sizes
+    kind: str | None
+    # file for the answers to all puzzles, FILE.csv or FILE.jsonl; null: answers.csv where solve is a file
+    predictions: str | None
     # examples in a batch, over all processes; null: as in training
     global_batch_size: int | None
     # score the averaged weights where the checkpoint has them
@@ -424,10 +430,22 @@ class EvaluateConfig(SharedConfig):
         """Raise ValueError for a setting of scoring that has no effect beside `key`, with which nothing is scored."""
         scoring = {"per_step": self.per_step, "picture": self.picture is not None, "export": self.export,
                    "eval_save_outputs": self.eval_save_outputs, "evaluators": self.evaluators is not None,
-                   "output_dir": self.output_dir}
+                   "predictions": self.predictions, "output_dir": self.output_dir}
         for name in (name for name, is_set in scoring.items() if is_set):
             raise ValueError(f"{name} has no effect with {key}={getattr(self, key)}, which scores nothing; leave out "
                              "one of them")
+
+    @model_validator(mode="after")
+    def _check_solving(self):
+        without = [key for key in ("data_paths", "export") if getattr(self, key)]
+        if self.solve is not None and without:
+            raise ValueError(f"{without[0]} has no effect on puzzles of one's own; leave out either it or solve")
+        if self.solve is not None and self.puzzle_identifiers == "shuffled":
+            raise ValueError("puzzle_identifiers=shuffled has no effect on puzzles that were not trained on; use own "
+                             "or blank")
+        if self.solve is None and self.kind is not None:
+            raise ValueError(f"kind={self.kind} has no effect without solve: data sets tell their kind in dataset.json")
+        return self
 
     @model_validator(mode="after")
     def _find_strategy(self):

@@ -145,12 +145,29 @@ class PuzzleDataset(torch.utils.data.IterableDataset):
             raise ValueError(f"episode_window={config.episode_window} has no "
                              f"effect on {config.folders}, which hold no latent "
                              "episodes; use episode_window=1")
-        self.metadata = merged_metadata(by_path).model_copy(
-            update={"num_puzzle_identifiers": self.rows.total, "sets": list(self.sets)})
-        self._set_ends = np.cumsum([len(s) for s in self.sets.values()])
+        self._hold(merged_metadata(by_path), self.rows.total)
         self.stream = None if config.test_set_mode else self._stream()
         self.fresh = self._fresh_symmetries() if config.augment and self.stream else None
         self._epochs_iterated = self._batches_taken = 0
+
+    @classmethod
+    def in_memory(cls, example_set: ExampleSet, global_batch_size: int, rank: int = 0,
+                  num_replicas: int = 1) -> "PuzzleDataset":
+        """A set of examples that stands in no folder, to go once through. Its identifiers are rows of the puzzle table.
+        """
+        data = cls.__new__(cls)
+        torch.utils.data.IterableDataset.__init__(data)
+        data.config = PuzzleDatasetConfig(seed=0, dataset_paths=[example_set.path], test_set_mode=True, rank=rank,
+                                          global_batch_size=global_batch_size, num_replicas=num_replicas)
+        data.split, data.local_batch_size = "test", data.config.local_batch_size()
+        data.sets = {example_set.name: example_set}
+        data._hold(example_set.metadata, example_set.metadata.num_puzzle_identifiers)
+        return data
+
+    def _hold(self, metadata: SplitMetadata, identifiers: int) -> None:
+        """Count what is in `sets`, once all are there. `identifiers`: rows of the puzzle table."""
+        self.metadata = metadata.model_copy(update={"num_puzzle_identifiers": identifiers, "sets": list(self.sets)})
+        self._set_ends = np.cumsum([len(s) for s in self.sets.values()])
 
     def _distinct_paths(self) -> list[str]:
         """One path for each data set, even if it is listed twice or under several paths."""

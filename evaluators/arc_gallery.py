@@ -1,9 +1,9 @@
 """Draws ARC tasks and the model's answers on one HTML page without scripts: demonstrations, attempts, truth, votes."""
 from collections.abc import Iterable, Sequence
-from html import escape
 from pathlib import Path
 
 from evaluators.arc_votes import Answer, Grid
+from utils.html import Html, tag
 
 # the colours 0 to 9, as the ARC Prize draws them
 PALETTE = ("#000000", "#1e93ff", "#f93c31", "#4fcc30", "#ffdc00", "#999999", "#e53aa3", "#ff851b",
@@ -41,19 +41,6 @@ svg { display: block; background: #555; }
         font-size: 12px; }
 @media print { body { background: #fff; } .task { break-inside: avoid; } }
 """ + "\n".join(f".c{i} {{ fill: {colour}; }}" for i, colour in enumerate(PALETTE))
-
-
-class Html(str):
-    """Text that is already HTML. `tag` escapes all other text, and no other function does."""
-
-
-def tag(name: str, *content: str, **attributes: str) -> Html:
-    """An HTML element around text and elements. In names of attributes `_` becomes `-`, and a trailing `_` is dropped.
-    """
-    words = "".join(f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"'
-                    for key, value in attributes.items())
-    inside = "".join(part if isinstance(part, Html) else escape(part) for part in content)
-    return Html(f"<{name}{words}>{inside}</{name}>")
 
 
 def write_gallery(tasks: dict[str, dict], answers: Sequence[Answer],

@@ -12,6 +12,7 @@ from dataset.example_set import ExampleSet
 from dataset.puzzle_dataset import PuzzleDataset
 from evaluators.protocol import Evaluator, Inspector
 from evaluators.rows import Answers, RowStep, row_steps, supervision_steps
+from evaluators.solutions import Predictions
 from evaluators.strategies import Single, Strategy
 from losses.head import LossHead
 from utils.distributed import World, any_rank
@@ -94,7 +95,8 @@ def evaluate(head: LossHead, dataset: PuzzleDataset, world: World,
              evaluators: dict[str, tuple[str, Evaluator]] | None = None,
              save_outputs: Sequence[str] = (), save_path: Path | None = None,
              before_round: Callable[[], None] = lambda: None, curve: DepthCurve | None = None,
-             strategy: Strategy | None = None, prefix: str = "val") -> dict[str, float]:
+             strategy: Strategy | None = None, prefix: str = "val",
+             predictions: Predictions | None = None) -> dict[str, float]:
     """Metrics of a test split, on rank 0. Every rank must call it.
 
     Their names are `<prefix>/<name>` over all sets, `<prefix>/<set>/<name>` if there are several sets, and
@@ -105,6 +107,7 @@ def evaluate(head: LossHead, dataset: PuzzleDataset, world: World,
     `before_round`: called each time that rows take new examples; may end the evaluation by an exception.
     `curve`: gets the rows after each supervision step.
     `strategy`: decides how puzzles are attempted; None: once, and the answer is that after the last step.
+    `predictions`: gets the answers.
     """
     evaluators, strategy = evaluators or {}, strategy or Single()
     refuse_unknown_outputs(head, evaluators, save_outputs)
@@ -124,6 +127,8 @@ def evaluate(head: LossHead, dataset: PuzzleDataset, world: World,
                     sums[set_name].add(head.tally(answers.outputs, answers.data, answers.steps))
                     _feed(evaluators, example_set, answers)
                     saved.add(answers)
+                    if predictions is not None:
+                        predictions.add(set_name, answers)
             saved.close_set()
         saved.write(save_path, world.rank)
         metrics = _validation_metrics(sums, prefix) | _evaluator_metrics(evaluators, head, dataset,

@@ -71,6 +71,8 @@ def test_every_source_file_stands_in_the_tree_and_has_a_test():
         tested_as = {"loop": "evaluators", "protocol": "evaluators", "sudoku": "evaluators", "maze": "evaluators",
                      "rules": "evaluators", "strategies": "rows", "pictures": "evaluate", "report": "evaluate",
                      "identifiers": "evaluate", "showing": "viewer",
+                     "solving": "solver", "solutions": "solver", "puzzle_kind": "solver", "board_html": "solver",
+                     "html": "solver",
                      "classification": "losses", "train_state": "resume",
                      "head": "losses", "example_set": "puzzle_dataset", "puzzle_set": "puzzle_dataset",
                      "run_data": "pretrain", "run_parts": "run_directory",

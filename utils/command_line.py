@@ -14,6 +14,7 @@ from typing import NoReturn
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -26,6 +27,7 @@ from utils.quoting import corrected, typed
 
 HELP = ("--help", "-h")
 USER_ERROR = 2  # exit status of a run that ended for bad input
+AS_TYPED = ("solve",)  # settings whose value is text, whatever it looks like
 COMPOSING = threading.Lock()  # Hydra's state is one for all threads
 
 
@@ -174,8 +176,17 @@ def overrides_known_to_classes(words: Iterable[str]) -> list[str]:
     """The words of a command line, with `++` before keys below `arch`, so that Hydra accepts keys which the YAML lacks.
 
     Those may be options of another model or loss head. The classes named there check them, and refuse unknown ones.
+    Values of `AS_TYPED` are put in quotes.
     """
-    return [f"++{word}" if re.match(r"arch\.[\w.]+=", word) else word for word in words]
+    return [f"++{word}" if re.match(r"arch\.[\w.]+=", word) else _as_typed(word) for word in words]
+
+
+def _as_typed(word: str) -> str:
+    """A setting of `AS_TYPED` with its value in quotes. Hydra would take a puzzle of digits for a number."""
+    key, equals, value = word.partition("=")
+    if key not in AS_TYPED or not equals or value in ("", "null") or value[0] in "\"'":
+        return word
+    return f"{key}={QuotedString(value, Quote.double).with_quotes()}"
 
 
 def flat_keys(cfg: DictConfig) -> list[str]:

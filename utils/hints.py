@@ -67,8 +67,16 @@ def refuse_words_without_key(words: Iterable[str], config_name: str) -> None:
             key = option[1].replace("-", "_")
             raise ValueError(f"{word}: settings are written key=value, without dashes; write "
                              f"{key}{option[2] or '=…'}")
-        if not word.startswith("-") and Path(word).exists() and (meant := meant_by_word(word, config_name)):
+        if not word.startswith("-") and is_there(word) and (meant := meant_by_word(word, config_name)):
             raise ValueError(f"{word} has no key; write {meant}")
+
+
+def is_there(path: str) -> bool:
+    """Does a file or a folder have this name? Text that no file can be called is none."""
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
+        return False
 
 
 def meant_by_word(word: str, config_name: str) -> str | None:

@@ -115,6 +115,9 @@ class ARC(Kind):
     def format(self, tokens: np.ndarray) -> str:
         return json.dumps(decode_grid(tokens).tolist())
 
+    def format_board(self, rows: Sequence[Sequence[object]]) -> str:
+        return json.dumps(rows)
+
     @classmethod
     def recognises(cls, examples: ExampleSet) -> bool:
         """ARC data sets have the sizes of ARC and a test_puzzles.json."""

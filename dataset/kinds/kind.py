@@ -23,6 +23,8 @@ from utils.resolve import load_class, load_only_class
 
 PACKAGE = "dataset.kinds"
 RECOGNISED = ("arc", "sudoku", "maze")  # kinds that are told by their data, where dataset.json names none
+# (L, V) of the puzzles that are told by these alone, where there are no data to look at
+USUAL_SIZES = {"sudoku": ((16, 6), (36, 8), (81, 11)), "maze": ((900, 6),), "arc": ((900, 12),)}
 LOOKED_AT = 16  # examples that must obey the rules of such a kind
 FIRST_TOKEN = 1  # of the alphabet; token 0 is padding
 NO_TOKEN = 255  # what a character becomes that stands for no token
@@ -125,6 +127,17 @@ class Kind:
         written = np.trim_zeros(tokens, "b").tolist()  # without padding at the end
         return " ".join(self.token_names[token] or str(token) for token in written)
 
+    def format_board(self, rows: Sequence[Sequence[object]]) -> str:
+        """The line of text of a board whose cells are as people write them: characters, or numbers of one digit."""
+        return ("" if self.alphabet else " ").join(str(cell) for row in rows for cell in row)
+
+    def format_like(self, tokens: np.ndarray, text: str) -> str:
+        """`format` with the characters of `text`, a line that can be read: where it has 0 for a blank, 0 stays."""
+        if not self.alphabet:
+            return self.format(tokens)
+        written = dict(zip(self.parse(text).tolist(), text.strip("\r\n")))
+        return "".join(written.get(token, own) for token, own in zip(tokens.tolist(), self.format(tokens)))
+
     def tokens_of(self, characters: np.ndarray) -> np.ndarray:
         """(…) uint8 tokens of (…) uint8 characters of the alphabet; `NO_TOKEN` for a character that is not in it."""
         table = np.full(256, NO_TOKEN, np.uint8)
@@ -208,6 +221,11 @@ def side_of(seq_len: int, kind: object) -> int:
     if side**2 != seq_len:
         raise ValueError(f"{kind} is a square board, and {seq_len} cells are none")
     return side
+
+
+def kind_by_sizes(seq_len: int, vocab_size: int) -> str | None:
+    """The name of the only kind whose usual puzzles have these sizes. None where there is none."""
+    return next((name for name, sizes in USUAL_SIZES.items() if (seq_len, vocab_size) in sizes), None)
 
 
 def find_kind(name: str, trust_code: bool = False) -> type[Kind]:

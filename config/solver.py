@@ -1,0 +1,109 @@
+"""Solves puzzles that a user gives, with a checkpoint alone: no data set is needed.
+
+    from evaluate import load_solver
+
+    solver = load_solver("checkpoints/PROJECT/RUN")     # or a file, an export, "hf://owner/name"
+    solutions = solver.solve(["1..4..3.........", "..2.1....4.....3"])
+    solutions[0].answer, solutions[0].confidence, solutions[0].valid
+"""
+from collections.abc import Iterable
+from pathlib import Path
+
+from config.keywords import settled
+from config.puzzle_kind import kind_of_checkpoint, with_metadata
+from config.restored import Restored
+from config.schema import EvaluateConfig
+from dataset.puzzle_dataset import PuzzleDataset
+from dataset.questions import Questions, read_objects
+from evaluators.loop import evaluate
+from evaluators.solutions import Predictions, Solutions, solutions_of
+from evaluators.traces import Trace, record
+from losses.head import LossHead
+from models.compiled import compile_recursion, should_compile
+from utils.distributed import World, pick_device
+from utils.threads import use_threads
+
+
+class Solver:
+    """A model that answers puzzles of one kind. It stays in memory, so that only the first answer waits for it.
+
+    Not for several threads at once.
+    """
+
+    def __init__(self, restored: Restored, config: EvaluateConfig, world: World):
+        self.restored = with_metadata(restored, config.kind)
+        self.config, self.world = config, world
+        self.kind, self.metadata = kind_of_checkpoint(self.restored, config.kind, config.trust_code)
+        self.head: LossHead = self.restored.head_for_new_puzzles(world, config.use_ema).eval()
+        if should_compile(config.compile, world.device):
+            compile_recursion(self.head)
+
+    @classmethod
+    def of(cls, config: EvaluateConfig, world: World | None = None) -> "Solver":
+        """The solver of a typed config. `world`: None: this process alone, on the device of the config."""
+        restored = Restored.read(config.checkpoint, config.trust_code, config.arch_options)
+        return cls(restored, config, world or World(device=pick_device(config.device)))
+
+    @property
+    def identifier(self) -> int:
+        """The row of the head's puzzle table that puzzles get."""
+        table = self.head.puzzle_embedding
+        return 0 if table is None or len(table.weights) == 1 or self.config.puzzle_identifiers == "blank" else 1
+
+    @property
+    def embedding(self) -> str:
+        """Which puzzle embedding the puzzles get, for people."""
+        if self.head.puzzle_embedding is None:
+            return "the model has no puzzle embeddings"
+        if len(self.head.puzzle_embedding.weights) == 1:
+            return "all puzzles share one embedding, as in training"
+        return "the embedding of no puzzle (blank)" if self.identifier == 0 else \
+            "the mean of all puzzle embeddings, since these puzzles were not trained on"
+
+    def questions(self, puzzles: Iterable[object]) -> Questions:
+        """Read puzzles as `solve` takes them. Raises ValueError that names each one that cannot be read, and why."""
+        questions = read_objects(puzzles, self.kind)
+        if questions.malformed:
+            raise ValueError("\n".join(questions.malformed))
+        return questions
+
+    def data(self, questions: Questions) -> PuzzleDataset:
+        """Questions as test data, which all that is made for evaluation takes."""
+        size = self.config.global_batch_size or self.restored.settings["global_batch_size"]
+        return questions.as_dataset(self.metadata, self.identifier, size, self.world.rank, self.world.size)
+
+    def solve(self, puzzles: Iterable[object]) -> Solutions:
+        """Answer puzzles. Each is a line of text in the alphabet of the kind; a board, as a list of rows or an array;
+        L tokens, as a data set holds them; or {"question": one of these, "answer": the right one}.
+
+        Raises ValueError for what is none of these.
+        """
+        questions = self.questions(puzzles)
+        return self.answer(questions) if len(questions) else Solutions()
+
+    def answer(self, questions: Questions) -> Solutions:
+        """Answer questions that are read already."""
+        data, predictions = self.data(questions), Predictions()
+        use_threads(min(len(questions), data.local_batch_size) * self.metadata.seq_len
+                    * self.head.model.config.hidden_size)
+        evaluate(self.head, data, self.world, strategy=self.config.build_strategy(), predictions=predictions)
+        self.head.eval()
+        found = predictions.read()
+        return solutions_of(found["puzzles"], self.kind, questions.texts) if found else Solutions()
+
+    def trace(self, puzzle: object) -> Trace:
+        """What the model holds of one puzzle after each supervision step, in each attempt (evaluators/traces.py)."""
+        return record(self.head, self.data(self.questions([puzzle])), [0], self.config.build_strategy(), self.world)[0]
+
+
+def load_solver(checkpoint: str | Path, **settings: object) -> Solver:
+    """A solver from a checkpoint: a run's directory, a file, an export, or hf://owner/name.
+
+    `settings` are those of evaluate.py that say how the model answers, such as kind="sudoku", halt_max_steps=32 or
+    device="cpu". Raises ValueError for wrong settings, for damaged files, and where the file does not tell what kind of
+    puzzle it answers.
+
+        solver = load_solver("checkpoints/demo/seed0")      # docs/solving.md
+    """
+    config, _, _ = settled(EvaluateConfig, None, {"checkpoint": str(checkpoint)} | settings)
+    return Solver.of(config)
