@@ -24,6 +24,7 @@ from pydantic import (
 from dataset.common import EpisodeMetadata, PuzzleDatasetMetadata, RegressionMetadata, SplitMetadata
 from evaluators.protocol import EVALUATOR_PARTS
 from evaluators.strategies import STRATEGY_PARTS, Single, Strategy
+from evaluators.test_time import TestTime, TestTimeConfig
 from losses.head import LossHead
 from models.act import ACTModel
 from models.train_state import TrainConfig
@@ -367,7 +368,7 @@ class PretrainConfig(SharedConfig, TrainConfig, LogConfig):
         return self.arch.notices() + own
 
 
-class EvaluateConfig(SharedConfig):
+class EvaluateConfig(SharedConfig, TestTimeConfig):
     """`config/cfg_evaluate.yaml`."""
 
     YAML = "cfg_evaluate"
@@ -390,9 +391,9 @@ class EvaluateConfig(SharedConfig):
     puzzle_identifiers: Literal["own", "blank", "shuffled"]
     # options of the architecture to change from training, one by one, as in arch.act_inference=true
     arch: dict
-    # short name of arch.halt_max_steps, the supervision steps N_sup of each puzzle; null: as in training
+    # another name of steps, and short for arch.halt_max_steps
     halt_max_steps: int | None = Field(gt=0)
-    # how puzzles are attempted, {name: module@Class, option: value}; null: once, with the answer of the last step
+    # a strategy of one's own, {name: module@Class, option: value}; null: what the settings of test-time compute say
     strategy: NamedConfig | None
     # compile the recursion; null: on CUDA. DISABLE_COMPILE=1 in the environment overrules it
     compile: bool | None
@@ -420,10 +421,16 @@ class EvaluateConfig(SharedConfig):
             raise ValueError("viewer_puzzles has no effect without viewer=FILE.html")
         if self.viewer is not None:
             self._refuse_beside("viewer")
-        if self.halt_max_steps and self.arch.get("halt_max_steps", self.halt_max_steps) != self.halt_max_steps:
-            raise ValueError(f"halt_max_steps={self.halt_max_steps} is the short name of "
-                             "arch.halt_max_steps, which is "
-                             f"{self.arch['halt_max_steps']}; set one of them")
+        names = {"steps": self.steps, "halt_max_steps": self.halt_max_steps,
+                 "arch.halt_max_steps": self.arch.get("halt_max_steps")}
+        given = {name: value for name, value in names.items() if value is not None}
+        if len(set(given.values())) > 1:
+            raise ValueError(f"{' and '.join(f'{name}={value}' for name, value in given.items())}: these are names of "
+                             "one number, the supervision steps of a puzzle; set one of them")
+        if self.init and "initial_state_std" in self.arch:
+            raise ValueError(f"init={self.init} sets arch.initial_state_std; set one of them")
+        if self.per_step and self.attempts > 1:
+            raise ValueError("per_step=true follows one attempt at each puzzle; use curve=true for several")
         return self
 
     def _refuse_beside(self, key: str) -> None:
@@ -455,7 +462,10 @@ class EvaluateConfig(SharedConfig):
     def build_strategy(self) -> Strategy:
         """The strategy. Raises ValueError for a class that does not exist, or for options that it does not take."""
         if self.strategy is None:
-            return Single()
+            return TestTime(self.test_time, self.trust_code) if self.attempted_otherwise else Single()
+        if self.attempted_otherwise:
+            raise ValueError(f"{', '.join(self.attempted_otherwise)}: strategy={self.strategy.name} decides itself how "
+                             "puzzles are attempted; set one or the other")
         return built(self.strategy.load("evaluators", STRATEGY_PARTS), f"strategy: {self.strategy.name}",
                      self.strategy.options)
 
@@ -466,20 +476,29 @@ class EvaluateConfig(SharedConfig):
         return list(range(min(self.viewer_puzzles or MOST_VIEWED, there_are)))
 
     @property
+    def attempted_otherwise(self) -> dict:
+        """The settings of test-time compute that are set, but for `steps`, which any strategy takes."""
+        return {name: value for name, value in self.changed.items() if name != "steps"}
+
+    @property
     def arch_options(self) -> dict:
         """The options of the architecture that are set here, as `ArchConfig.with_options` takes them."""
-        return self.arch | ({"halt_max_steps": self.halt_max_steps} if self.halt_max_steps else {})
+        steps = {"halt_max_steps": self.halt_max_steps} if self.halt_max_steps else {}
+        return self.arch | steps | self.test_time_arch
 
     @property
     def differences(self) -> dict:
         """The settings that differ from training, by name. They are reported wherever metrics are."""
         options = self.arch_options
+        if self.init:
+            del options["initial_state_std"]
         loss = {f"loss.{key}": value for key, value in options.pop("loss", {}).items()}
         short = {key: options.pop(key) for key in ("halt_max_steps",) if key in options}
         here: dict[str, str] = {}
         if self.puzzle_identifiers != "own":
             here["puzzle_identifiers"] = self.puzzle_identifiers
         here |= {"strategy": self.strategy.name} if self.strategy else {}
+        here |= self.attempted_otherwise
         return here | short | {f"arch.{key}": value for key, value in (options | loss).items()}
 
 

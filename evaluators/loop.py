@@ -109,8 +109,10 @@ def evaluate(head: LossHead, dataset: PuzzleDataset, world: World,
     `strategy`: decides how puzzles are attempted; None: once, and the answer is that after the last step.
     `predictions`: gets the answers.
     """
-    evaluators, strategy = evaluators or {}, strategy or Single()
+    evaluators, strategy = evaluators or {}, strategy if strategy is not None else Single()
     refuse_unknown_outputs(head, evaluators, save_outputs)
+    if hasattr(strategy, "prepare"):
+        strategy.prepare(head, dataset)
     sums = {name: MetricSums(world.device) for name in dataset.sets}
     saved = SavedOutputs(save_outputs)
     for _, evaluator in evaluators.values():
@@ -134,7 +136,7 @@ def evaluate(head: LossHead, dataset: PuzzleDataset, world: World,
         metrics = _validation_metrics(sums, prefix) | _evaluator_metrics(evaluators, head, dataset,
                                                                  world, save_path)
     head.train()
-    return metrics
+    return _with_strategy(metrics, strategy)
 
 
 class SavedOutputs:
@@ -176,6 +178,13 @@ def _feed(evaluators: dict[str, tuple[str, Evaluator]], example_set: ExampleSet,
     identifiers = torch.from_numpy(own_identifiers).to(rows.device)
     for evaluator in own:
         evaluator.update_batch(answers.data | {"puzzle_identifiers": identifiers}, answers.outputs)
+
+
+def _with_strategy(metrics: dict[str, float], strategy: Strategy) -> dict[str, float]:
+    """The metrics with those of the strategy. Scores of answers that were chosen by their labels are named so."""
+    if getattr(strategy, "upper_bound", False):
+        metrics = {f"upper_bound/{name}": value for name, value in metrics.items()}
+    return metrics | (strategy.metrics() if hasattr(strategy, "metrics") else {})
 
 
 def _validation_metrics(sums: dict[str, MetricSums], prefix: str) -> dict[str, float]:

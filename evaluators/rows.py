@@ -7,7 +7,7 @@ If every puzzle gets the same number of steps, rows end together, and the host d
 steps. A compiled model always gets a whole batch, so that one graph serves all steps: rows without a puzzle compute as
 well. Any other model gets a smaller batch where all rows are free and fewer puzzles are left.
 """
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dataset.example_set import ExampleSet
 from dataset.puzzle_dataset import Batch, PuzzleDataset
+from evaluators.latent_noise import LatentNoise
 from evaluators.strategies import NOBODY, Attempts, Strategy
 from losses.head import LossHead
 from models.act import Carry, noise_keys, where_rows
@@ -38,6 +39,7 @@ class RowStep:
     data: Batch
     outputs: dict[str, Tensor]
     carry: Carry
+    head: LossHead
 
     @property
     def busy(self) -> np.ndarray:
@@ -65,6 +67,24 @@ class Answers:
     data: Batch
     outputs: dict[str, Tensor]
     steps: Tensor
+    # how each answer came about; empty where the strategy does not tell
+    results: Sequence["Result"] = ()
+
+
+@dataclass
+class Result:
+    """The answer to one puzzle, chosen among the attempts at it, and how it came about."""
+
+    number: int  # of the puzzle in its set
+    answer: np.ndarray  # (L,) tokens
+    confidence: float  # from 0 to 1
+    confident: bool  # whether the rule that chose it holds it for right
+    steps: int  # supervision steps of the attempt that answers
+    attempt: int  # its number: view + trajectory · number of views
+    trajectory: int
+    view: int  # 0: the puzzle itself
+    valid: bool | None  # whether the rules of the puzzle accept it; None: there are no rules
+    attempts: int  # how many were made
 
 
 class Rows:
@@ -101,17 +121,19 @@ class Rows:
         keys = noise_keys(0, torch.from_numpy(attempts.seeds))
         self.carry = replace(self.carry, noise_key=placed(self.carry.noise_key, keys))
 
-    def step(self) -> RowStep:
-        """Run one supervision step of all rows, including rows without a puzzle."""
+    def step(self, noise: LatentNoise | None = None) -> RowStep:
+        """Run one supervision step of all rows, including rows without a puzzle. `noise`: added to latents before."""
         if self.begins.any():
             begins = torch.from_numpy(self.begins.copy()).to(self.device)
             self.carry, self.begins[:] = replace(self.carry, halted=self.carry.halted | begins), False
+        if noise is not None:
+            self.carry = noise.added(self.head.model, self.carry, self.batch)
         self.carry, outputs = self.head.step(self.carry, self.batch)
         self.steps += 1
         known = self.head.steps_known
         ended = self.steps == known if known else self.carry.halted.cpu().numpy()
         return RowStep(self.numbers.copy(), self.attempts.copy(), self.steps.copy(), ended & ~self.free, self.batch,
-                       outputs, self.carry)
+                       outputs, self.carry, self.head)
 
     def leave(self, ended: np.ndarray) -> None:
         """Free the rows for which `ended` (B,) is true."""
@@ -126,7 +148,8 @@ def row_steps(head: LossHead, dataset: PuzzleDataset, example_set: ExampleSet,
     A round lasts from one refill of free rows to the next. Ranks begin each round together, so every rank must call
     this. `before_round` is called before each, and may end the work by an exception.
     """
-    B = dataset.local_batch_size
+    B = getattr(strategy, "rows", None) or dataset.local_batch_size
+    noise = getattr(strategy, "noise", None)
     rows = Rows(head, dataset, example_set, B, world.device)
     while True:
         all_free = rows.free.all()
@@ -139,7 +162,7 @@ def row_steps(head: LossHead, dataset: PuzzleDataset, example_set: ExampleSet,
             return
         before_round()
         while not rows.free.all():
-            step = rows.step()
+            step = rows.step(noise)
             yield step
             rows.leave(step.ended)
             if step.ended.any():

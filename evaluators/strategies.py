@@ -5,7 +5,7 @@ returns final answers. So several seeds, symmetric views, stopping rules and sea
 without a change to the evaluation loop.
 """
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -28,7 +28,13 @@ class Attempts:
 
 
 class Strategy(Protocol):
-    """Built as `Class(**options)`."""
+    """Built as `Class(**options)`.
+
+    A strategy may also have, as `Single` does: `noise`, an `evaluators.latent_noise.LatentNoise` that is added to the
+    latents before every supervision step; `rows`, the rows of a batch on one rank, in place of those of the data set;
+    `upper_bound`, whether it looks at labels, so that metrics are named as upper bounds; `prepare(head, data)`, called
+    before anything is scored; and `metrics()`, more metrics by name, called on every rank at the end.
+    """
 
     def begin(self, example_set: ExampleSet, numbers: np.ndarray, batch: int) -> None:
         """Begin a set. `numbers` (N,): this rank's examples of it; `batch`: size of a global batch."""
@@ -46,6 +52,16 @@ class Strategy(Protocol):
 
 class Single:
     """One attempt at each puzzle. Its answer is the one after the last supervision step."""
+
+    noise: Any = None
+    rows: int | None = None
+    upper_bound = False
+
+    def prepare(self, head, data) -> None:
+        """Any model and data will do."""
+
+    def metrics(self) -> dict[str, float]:
+        return {}
 
     def begin(self, example_set: ExampleSet, numbers: np.ndarray, batch: int) -> None:
         self.waiting, self.batch = numbers, batch

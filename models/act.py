@@ -170,7 +170,7 @@ class ACTModel(nn.Module):
     def forward(self, carry: Carry, batch: dict[str, Tensor]) -> tuple[Carry, dict[str, Tensor]]:
         """Run one supervision step. Returns the carry after it and the outputs: `logits` (B, L, V), `q_halt_logits`
         and `q_continue_logits` (B,) and, where the continue logit is trained, its `target_q_continue` (B,)."""
-        carry = self._refill(carry, batch)
+        carry = self.refill(carry, batch)
         x = self.inner.embed(carry.current_data)
         latents, logits, q = self.inner(carry.latents, x, carry.noise_key)
         outputs = {"logits": logits, "q_halt_logits": q[:, 0], "q_continue_logits": q[:, 1]}
@@ -190,7 +190,7 @@ class ACTModel(nn.Module):
             return None
         return self.config.halt_max_steps
 
-    def _refill(self, carry: Carry, batch: dict[str, Tensor]) -> Carry:
+    def refill(self, carry: Carry, batch: dict[str, Tensor]) -> Carry:
         """Give each halted row its puzzle of the batch, initial latents and a step count of 0."""
         new = carry.halted
         starts = self.inner.initial_latents(carry.noise_key)

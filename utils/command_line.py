@@ -173,12 +173,15 @@ def _leave(status: int) -> NoReturn:
 
 
 def overrides_known_to_classes(words: Iterable[str]) -> list[str]:
-    """The words of a command line, with `++` before keys below `arch`, so that Hydra accepts keys which the YAML lacks.
+    """The words of a command line, with `++` before keys below `arch`, so that Hydra accepts keys which the YAML lacks,
+    and `+` before `tta`.
 
-    Those may be options of another model or loss head. The classes named there check them, and refuse unknown ones.
-    Values of `AS_TYPED` are put in quotes.
+    Those below `arch` may be options of another model or loss head. The classes named there check them, and refuse
+    unknown ones. `+tta=…` is how Hydra adds a group; Python's keywords have no plus. Values of `AS_TYPED` are put in
+    quotes.
     """
-    return [f"++{word}" if re.match(r"arch\.[\w.]+=", word) else _as_typed(word) for word in words]
+    return [f"++{word}" if re.match(r"arch\.[\w.]+=", word) else f"+{word}" if word.startswith("tta=")
+            else _as_typed(word) for word in words]
 
 
 def _as_typed(word: str) -> str:
