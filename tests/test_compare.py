@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from helpers import run_script, write_tiny_dataset
+from helpers import is_picture, run_script, write_tiny_dataset
 from utils.compare import grouped, main, read_run, runs_in
 
 
@@ -142,6 +142,34 @@ def test_ablations_are_one_multirun_and_one_table(tmp_path):
     rows = list(csv.DictReader((tmp_path / "ablations.csv").open()))
     assert [row["runs"] for row in rows] == ["2", "2"] and all(float(row["val/loss"]) > 0 for row in rows)
     assert {row["arch.name"].partition("@")[2] for row in rows} == {"TinyRecursiveReasoningModel_ACTV1", "TRMSingleZ"}
+
+
+def test_curves_of_all_runs_stand_by_step_and_by_time(tmp_path, drawn, capsys):
+    for name, lines in {
+            "a": [{"step": 2, "time": 100.0, "train/loss": 4.0, "train/steps": 3.0},
+                  {"step": 4, "time": 160.0, "train/loss": 2.0, "train/steps": 1.0},
+                  {"step": 4, "time": 280.0, "val/loss": 3.0, "val/exact_accuracy": 0.5, "val/steps": 16}],
+            "b": [{"step": 2, "time": 1000.0, "train/loss": 1.0}], "old": [{"step": 2, "train/loss": 9.0}]}.items():
+        run = write_run(tmp_path / name, 0.5, lr=name)
+        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    command = [str(tmp_path), "--metrics", "train/loss", "--output", str(tmp_path / "out")]
+    assert main(command) == 0 and is_picture(tmp_path / "out_curves.png")
+    _, figure = drawn
+    panels = {axis.get_ylabel(): axis for axis in figure.axes[::2]}
+    assert list(panels) == ["loss", "exact accuracy", "supervision steps to halt"]
+    points = [[line.get_xydata().tolist() for line in axis.lines] for axis in figure.axes]
+    assert points == [[[[2, 1]], [[2, 4], [4, 2]], [[4, 3]]], [[[0, 1]], [[0, 4], [1, 2]], [[3, 3]]],  # in minutes
+                      [[[4, 0.5]]], [[[3, 0.5]]], [[[2, 3], [4, 1]]], [[[0, 3], [1, 1]]]]
+    assert figure.axes[1].get_xlabel() == "minutes since the first line of the log"
+    assert panels["loss"].get_yscale() == "log" and panels["exact accuracy"].get_yscale() == "linear"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["lr=b", "lr=a", "lr=old"]
+    assert [line.get_color() for line in figure.axes[0].lines][1:] == [
+        line.get_color() for line in figure.axes[0].lines[1:2]] * 2
+
+
+def test_without_times_there_are_no_curves(runs, tmp_path):
+    assert main([*map(str, runs), "--metrics", "val/accuracy", "--output", str(tmp_path / "out")]) == 0
+    assert is_picture(tmp_path / "out.png") and not (tmp_path / "out_curves.png").exists()
 
 
 def test_what_is_no_run_or_no_metric_is_named(runs, tmp_path, capsys):

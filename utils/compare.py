@@ -1,12 +1,14 @@
 """Runs side by side: a table of what they ended with, by the settings in which they differ, and their curves.
 
     python pretrain.py -m experiment=ablate_sudoku4 seed=0,1                        # or any runs
-    python -m utils.compare checkpoints/ablate-sudoku4 --output ablations           # ablations.md, .csv and .png
+    python -m utils.compare checkpoints/ablate-sudoku4 --output ablations           # ablations.md, .csv, .png and
+                                                                                    # ablations_curves.png
     python -m utils.compare votes_0 votes_30 --metrics eval/arc/pass@2 --output votes           # of evaluate.py
 
 A folder that is not itself a run stands for all runs below it. Runs whose settings are the same but for seed, name and
 place make one row. Each setting that differs between rows has a column; so has the folder of an evaluation. The first
-metric is drawn, and orders the rows, the best first. The picture labels a row with the settings that most rows lack.
+metric is drawn, and orders the rows, the best first. The pictures label a row with the settings that most rows lack.
+`…_curves.png` has loss, exact accuracy, steps to halt and examples a second of all runs, by step and by time.
 """
 import argparse
 import csv
@@ -26,13 +28,15 @@ from omegaconf import OmegaConf
 
 from utils.command_line import leaf_keys
 from utils.foreign import printable, read_settings, spreadsheet_text
-from utils.plots import plot_comparison
+from utils.plots import Curves, plot_comparison, plot_curves
 from utils.strict_json import read_metrics
 
 # Keys that begin so do not make it another run.
 SAME_RUN = ("seed", "run_name", "project_name", "checkpoint", "log_", "device", "debug",
             "use_wandb", "max_")
 METRICS = ("val/exact_accuracy", "val/accuracy", "val/loss", "train/steps", "train/examples_per_s")
+CURVES = {"loss": "loss", "exact accuracy": "exact_accuracy", "squared error": "mse",
+          "supervision steps to halt": "steps", "examples a second": "examples_per_s"}  # panels of …_curves.png
 LOWER_IS_BETTER = "loss|mse|mae|error|steps$"
 USUAL = "(what most have in common)"
 
@@ -54,6 +58,11 @@ class FinishedRun:
         """Steps and values of a metric; empty where the run has none."""
         points = [(line["step"], line[metric]) for line in self.lines if metric in line]
         return [step for step, _ in points], [value for _, value in points]
+
+    def seconds(self, metric: str) -> list[float]:
+        """When each value of a metric was logged, in seconds since the first line; empty where no times are logged."""
+        times = [line["time"] for line in self.lines if metric in line and "time" in line]
+        return [time - self.lines[0]["time"] for time in times]
 
     def last(self, metric: str) -> float | None:
         _, values = self.curve(metric)
@@ -173,7 +182,8 @@ def markdown(rows: Sequence[Row], metrics: Sequence[str]) -> str:
 
 
 def compare(folders: Sequence[Path], metrics: Sequence[str], output: Path) -> None:
-    """Print the table, and write it as `output`.md and .csv, and the first metric as .png."""
+    """Print the table, and write it as `output`.md and .csv, the first metric as .png and, of runs, their curves as
+    _curves.png."""
     runs = [read_run(directory)
             for directory in dict.fromkeys(run for folder in folders for run in runs_in(folder))]
     names = sorted({name for run in runs for line in run.lines for name in line})
@@ -194,6 +204,23 @@ def compare(folders: Sequence[Path], metrics: Sequence[str], output: Path) -> No
         writer.writerows(cells)
     plot_comparison([(row.label, [run.curve(metrics[0]) for run in row.runs]) for row in rows], metrics[0],
                     Path(f"{output}.png"))
+    if curves := panels(rows):
+        plot_curves(curves, Path(f"{output}_curves.png"))
+
+
+def panels(rows: Sequence[Row]) -> list[Curves]:
+    """The curves that the runs have, of training and, where it tells something else, of evaluations."""
+    found = []
+    for title, name in CURVES.items():
+        splits = {"train": f"train/{name}", "test": f"val/{name}"}
+        if name == "steps":  # an evaluation gives each puzzle all of them
+            del splits["test"]
+        curves = [(row.label, [(split, *run.curve(metric)[:1], run.seconds(metric), run.curve(metric)[1])
+                               for run in row.runs for split, metric in splits.items() if run.seconds(metric)])
+                  for row in rows]
+        if any(of_row for _, of_row in curves):
+            found.append(Curves(title, curves))
+    return found
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -204,7 +231,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--metrics", nargs="+", default=METRICS,
                         help="columns, by their names in metrics.jsonl")
     parser.add_argument("--output", type=Path, required=True,
-                        help="path of what to write, without .md, .csv, .png")
+                        help="path of what to write, without .md, .csv, .png, _curves.png")
     args = parser.parse_args(argv)
     try:
         compare(args.runs, args.metrics, args.output)

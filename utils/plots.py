@@ -3,6 +3,7 @@
 Matplotlib is imported when a picture is drawn.
 """
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
 
@@ -10,6 +11,9 @@ import numpy as np
 
 from utils.strict_json import read_metrics
 
+TIME_UNITS = (("hours", 3600), ("minutes", 60), ("seconds", 1))
+CURVE_STYLES: dict[str, dict] = {"train": {"linestyle": "-", "alpha": 0.7}, "test": {"linestyle": "--", "marker": "o",
+                                                                                     "markersize": 3.5}}
 MOST_FEATURES = 4  # of a sequence or latent that are drawn
 
 
@@ -87,6 +91,48 @@ def plot_comparison(rows: Sequence[tuple[str, list[tuple[list[int], list[float]]
               title="at the end: mean, and each run")
     for axis in axes[0]:
         axis.grid(alpha=0.3)
+    save(figure, picture)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """A panel of `plot_curves`, for each row of runs the curves of its runs."""
+
+    title: str
+    # by row, its label first; of a curve its style, and steps, seconds since the run's first line, and values
+    rows: Sequence[tuple[str, Sequence[tuple[str, Sequence[int], Sequence[float], Sequence[float]]]]]
+
+    @property
+    def is_log(self) -> bool:
+        """Losses fall by factors."""
+        values = [value for _, curves in self.rows for *_, curve in curves for value in curve]
+        return "loss" in self.title and min(values) > 0
+
+
+def plot_curves(panels: Sequence[Curves], picture: Path) -> None:
+    """Curves of several runs, each by step and by time; runs of a row share a colour. Legends tell style and colour."""
+    plt = pyplot()
+    figure, axes = plt.subplots(len(panels), 2, figsize=(13, 3.4 * len(panels)), squeeze=False, sharey="row",
+                                layout="constrained")
+    longest = max(seconds[-1] for panel in panels for _, curves in panel.rows for _, _, seconds, _ in curves if seconds)
+    unit, size = next(entry for entry in TIME_UNITS if longest >= 2 * entry[1] or entry[1] == 1)
+    labels = {label: plt.get_cmap("tab10" if len(panels[0].rows) <= 10 else "tab20")(i % 20)
+              for i, (label, _) in enumerate(panels[0].rows)}
+    for panel, (by_step, by_time) in zip(panels, axes):
+        for label, curves in panel.rows:
+            for style, steps, seconds, values in curves:
+                look = {"color": labels[label], "linewidth": 1.2} | CURVE_STYLES[style]
+                by_step.plot(steps, values, **look)
+                by_time.plot(np.array(seconds) / size, values, **look)
+        by_step.set(xlabel="step", ylabel=panel.title, **{"yscale": "log"} if panel.is_log else {"ylim": (0, None)})
+        by_time.set(xlabel=f"{unit} since the first line of the log")
+        for axis in (by_step, by_time):
+            axis.grid(alpha=0.3)
+        styles = dict.fromkeys(style for _, curves in panel.rows for style, *_ in curves)
+        by_step.legend(handles=[plt.Line2D([], [], color="0.3", label=style, **CURVE_STYLES[style])
+                                for style in styles], fontsize=8)
+    figure.legend(handles=[plt.Line2D([], [], color=colour, linewidth=3, label=plain(fill(label, 120)))
+                           for label, colour in labels.items()], loc="outside lower center", fontsize=9)
     save(figure, picture)
 
 
