@@ -2,14 +2,17 @@
 # make demo-regression, make demo-latents    likewise noisy oscillators, and a chaotic system
 # make test    make lint, and the test suite; make test-long: those of its tests that take minutes
 # make lint    ruff, and mypy as a ratchet; make lint-accept: what mypy finds now is what it may find from here on
+# make bench   speed on a CPU, beside the published code with REFERENCE=CHECKOUT: 12 minutes on two idle cores
+# make bench-gpu     the same on a GPU, 6 minutes; make bench-check: are the ratios of both as good as the recorded ones?
 # All make the virtual environment they need; SEED=1 gives a demo another seed.
 PYTHON ?= python3
 SEED ?= 0
+REFERENCE ?=
 PY := .venv/bin/python
 DEMO_DATA := data/demo-sudoku4
 DEMO_RUN := checkpoints/demo/seed$(SEED)
 
-.PHONY: demo demo-regression demo-latents lint lint-accept types test test-long clean
+.PHONY: demo demo-regression demo-latents lint lint-accept types test test-long bench bench-gpu bench-check clean
 demo: .venv/installed
 	@test -d $(DEMO_DATA) || $(PY) -m dataset.generate_sudoku --size 4 --train 16000 --test 512 --output-dir data/demo-sudoku4-csv --overwrite
 	@test -d $(DEMO_DATA) || $(PY) -m dataset.build_sudoku_dataset --source-dir data/demo-sudoku4-csv --output-dir $(DEMO_DATA)
@@ -59,6 +62,15 @@ test: lint
 
 test-long: .venv/installed
 	@$(PY) -m pytest -q -m long -n auto --dist worksteal
+
+bench: .venv/installed
+	@$(PY) -m benchmarks.speed cpu $(addprefix --reference ,$(REFERENCE))
+
+bench-gpu: .venv/installed
+	@$(PY) -m benchmarks.speed gpu $(addprefix --reference ,$(REFERENCE))
+
+bench-check: .venv/installed
+	@$(PY) -m benchmarks.speed.check
 
 # The pinned versions of constraints.txt are the tested ones.
 .venv/installed: requirements.txt requirements-extra.txt constraints.txt

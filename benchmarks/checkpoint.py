@@ -18,22 +18,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from benchmarks.train_step import COMMON, SIZES
-from config.schema import ArchConfig
-from dataset.common import PuzzleDatasetMetadata
+from benchmarks.speed.ours import build
+from benchmarks.speed.workload import workload
 from models.ema import EMA
 from utils.checkpoint import CheckpointConfig, Checkpoints, step_file
-from utils.distributed import World
 from utils.run_directory import newest_checkpoint, set_aside_after
 
 
 def build_payload(identifiers: int) -> dict:
     """A checkpoint's parts that cost: weights, table, averages, Lion's momentum, and a carry of 16 rows."""
-    data = PuzzleDatasetMetadata(pad_id=0, ignore_label_id=0, blank_identifier_id=0, vocab_size=12, seq_len=900,
-                                 num_puzzle_identifiers=identifiers, total_groups=1, mean_puzzle_examples=1,
-                                 total_puzzles=1, sets=["all"])
-    attention = {"mlp_t": False, "pos_encodings": "rope"}
-    head = ArchConfig(**COMMON | SIZES["paper"][0] | attention).build_head(data, 16, World())
+    sizes = workload(16, 900, 12, 512, "attention", T=3, n=6, prefix=16) | {"identifiers": identifiers}
+    head = build(sizes, torch.device("cpu"))
     momentum = {i: {"exp_avg": torch.randn_like(p)} for i, p in enumerate(head.parameters())}
     latents = tuple(torch.randn(16, 916, 512) for _ in range(2))
     return {"step": 3, "model_state": head.state_dict(), "ema_state": EMA(head, 0.999).state_dict(),

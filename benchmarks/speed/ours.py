@@ -1,0 +1,39 @@
+"""This project's side: a loss head, as a training run has it."""
+import utils.threads  # isort: skip  # before PyTorch
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from config.schema import ArchConfig, NamedConfig
+from dataset.common import PuzzleDatasetMetadata
+from losses.head import LossHead
+from models.compiled import compile_recursion
+from utils.distributed import World
+
+
+def build(sizes: dict, device: torch.device, spec: Mapping[str, Any] = MappingProxyType({})) -> LossHead:
+    """The loss head, in training mode. `spec["arch"]` has options of this project alone."""
+    data = PuzzleDatasetMetadata(
+        pad_id=0, ignore_label_id=0, blank_identifier_id=0, vocab_size=sizes["vocabulary"], seq_len=sizes["tokens"],
+        num_puzzle_identifiers=sizes.get("identifiers", 1), total_groups=1, mean_puzzle_examples=1, total_puzzles=1,
+        sets=["all"])
+    arch = ArchConfig(name="recursive_reasoning.trm@TRM",
+                      loss=NamedConfig(name="losses@ACTLossHead", loss_type="stablemax_cross_entropy"),
+                      **sizes["arch"] | spec.get("arch", {}))
+    return arch.build_head(data, sizes["rows"], World(device=device)).train()
+
+
+def prepared(head: LossHead, sizes: dict, spec: dict) -> LossHead:
+    """The head with the threads and the compilation of a run."""
+    positions = sizes["tokens"] + sizes["arch"]["puzzle_emb_len"]
+    utils.threads.use_threads(sizes["rows"] * positions * sizes["arch"]["hidden_size"])
+    if spec["compiled"]:
+        compile_recursion(head)
+    return head
+
+
+def forget_gradients(head: LossHead) -> None:
+    head.zero_grad(set_to_none=True)
+    head.puzzle_embedding.looked_up = []

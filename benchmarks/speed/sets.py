@@ -1,0 +1,48 @@
+"""The groups of `make bench` and `make bench-gpu`: which sizes, and which targets."""
+from pathlib import Path
+
+from benchmarks.speed.groups import Group, cpu_step, evaluation, gpu_step, levers, whole_run
+from benchmarks.speed.workload import workload
+
+DEMO = workload(128, 16, 6, 64, "mlp_t", T=2, n=2, prefix=1, halt_max_steps=8)
+SMALL = {"CPU step, D 64, 16 tokens, mlp_t, batch 128": DEMO,
+         "CPU step, D 128, 16 tokens, mlp_t, batch 64": workload(64, 16, 6, 128, "mlp_t", T=2, n=2, prefix=1),
+         "CPU step, D 128, 81 tokens, attention, batch 16": workload(16, 81, 11, 128, "attention", T=2, n=2, prefix=1)}
+PAPER_CPU = {"CPU step, paper size, mlp_t, batch 4": workload(4, 81, 11, 512, "mlp_t", T=3, n=6, prefix=16)}
+PAPER = {f"H100 step, paper size, {mix}, batch {rows}": workload(rows, 81, 11, 512, mix, T=3, n=6, prefix=16)
+         for mix in ("mlp_t", "attention") for rows in (384, 768)}
+MAZE = {"H100 step, maze of 900 cells, attention, batch 128": workload(128, 900, 6, 512, "attention", T=3, n=4,
+                                                                       prefix=16)}
+SUDOKU4 = workload(128, 16, 6, 64, "mlp_t", T=2, n=2, prefix=1, halt_max_steps=16)
+SUDOKU4_STEPS = 250  # of training, before it is evaluated
+TINY = dict(rows=8, tokens=16, vocabulary=6, width=32, T=2, n=1, prefix=1, halt_max_steps=4)
+
+
+def cpu_groups(reference: str | None, folder: Path) -> list[Group]:
+    groups = [cpu_step(name, sizes, reference, (2.5, 1.7), 3) for name, sizes in SMALL.items()]
+    groups += [whole_run("the demo on a CPU", DEMO, "cpu", 10),
+               evaluation("4×4 Sudoku on a CPU, 512 puzzles", SUDOKU4, "cpu", reference, folder, SUDOKU4_STEPS,
+                          compiled=False, trained=True)]
+    return groups + [cpu_step(name, sizes, reference, (None, 1.15), 1, rounds=3) for name, sizes in PAPER_CPU.items()]
+
+
+def gpu_groups(reference: str | None, folder: Path, device: str, tiny: bool) -> list[Group]:
+    """`tiny`: the same groups at sizes that a CPU rehearses in minutes."""
+    def sized(sizes: dict) -> dict:
+        return workload(mix="mlp_t" if sizes["arch"]["mlp_t"] else "attention", **TINY) if tiny else sizes
+
+    groups = [gpu_step(name, sized(sizes), reference, 1.5 if name in MAZE else 1.7, 8, device)
+              for name, sizes in (PAPER | MAZE).items()]
+    first = sized(next(iter(PAPER.values())))
+    return [*groups, *levers(first, device), whole_run("paper size", first, device, 20),
+            evaluation("paper size, random weights", first | {"vocabulary": 6, "tokens": 16}, device, reference, folder,
+                       0, compiled=True, trained=False),
+            evaluation("4×4 Sudoku, 512 puzzles", SUDOKU4, device, reference, folder, SUDOKU4_STEPS, compiled=False,
+                       trained=True)]
+
+
+def counted(device: str, tiny: bool) -> dict[str, dict]:
+    """Workloads whose products are counted, by the name of their group."""
+    if device == "cpu" and not tiny:
+        return SMALL | PAPER_CPU
+    return PAPER | MAZE
