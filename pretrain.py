@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import utils.threads  # isort: skip  # before PyTorch
@@ -92,6 +92,7 @@ class Run(RunParts):
     """A run: its parts, and the methods that `train` calls."""
 
     ends: str | None = None  # the reason why it ends before its last step
+    position_before: dict[str, int] = field(default_factory=dict)  # of the data stream, before the latest step
 
     @contextmanager
     def opened(self, resumed: Resumed | None) -> Iterator[None]:
@@ -110,20 +111,36 @@ class Run(RunParts):
                 self.checkpoints.close()
 
     def step(self) -> None:
-        """Train on the next batch. If its loss or gradient is not finite, leave the batch out, or save the state before
-        it and raise ValueError."""
-        state, config, before = self.state, self.config, self.state.data.stream.state_dict()
-        started = time.perf_counter()
-        metrics = train_step(state, to_device(state.data.next_batch(), self.world.device), config, self.total_steps)
-        self.log.advance(time.perf_counter() - started)
-        if metrics is not None:
-            state.meter.add(metrics)
-            return
+        """Train on the next batch. Whether the step before was finite is read only when a GPU has this one to compute.
+        """
+        state, started = self.state, time.perf_counter()
+        position = state.data.stream.state_dict()
+        batch = to_device(state.data.next_batch(), self.world.device)
+        if train_step(state, batch, self.config, self.total_steps) is None:
+            self.read_from(position)
+            self.leave_out_latest()
+        else:
+            self.position_before = position
+            self.log.advance(time.perf_counter() - started)
+
+    def read_from(self, position: dict[str, int]) -> None:
+        """Let the next batch be the one from this position of the data stream on."""
+        self.state.data.stream.load_state_dict(position)
+
+    def settle(self) -> None:
+        """Wait until it is known whether the latest step was finite, as all must that reads the state."""
+        if not self.state.settle():
+            self.leave_out_latest()
+
+    def leave_out_latest(self) -> None:
+        """The loss or gradient of the latest step, which has been taken back, was not finite. Leave its batch out, or
+        save the state before it and raise ValueError."""
+        state, config, before = self.state, self.config, self.position_before
         what = (f"step {state.step + 1}: the loss or its gradient is not finite (epoch "
                 f"{before['epoch']}, the {config.global_batch_size} examples from number "
                 f"{before['offset']} of its stream on)")
         if config.on_nonfinite == "stop" or state.skipped == MOST_SKIPS:
-            state.data.stream.load_state_dict(before)
+            self.read_from(before)
             others = f", nor were the {state.skipped} steps before it" if state.skipped else ""
             way_on = f"is saved in {self.directory}; go on from there or" if self.saved() else "is not saved; go on"
             raise ValueError(f"{what}{others}; the state before it {way_on} from an earlier "
@@ -132,6 +149,7 @@ class Run(RunParts):
         state.leave_out_step()
 
     def log_training(self) -> None:
+        self.settle()
         step, config = self.state.step, self.config
         rate = learning_rate(step, config.lr, self.total_steps, config)
         norm = {} if config.freeze_weights else {"train/grad_norm": self.state.gradient_norm}
@@ -142,6 +160,7 @@ class Run(RunParts):
         self.log.log(step, self.state.epoch, metrics)
 
     def save(self) -> None:
+        self.settle()
         self.checkpoints.save(self.state.state_dict() | self.facts, self.state.step)
 
     def saved(self) -> bool:
@@ -157,6 +176,7 @@ class Run(RunParts):
     def stop_if(self, signalled: bool, at_limit: bool) -> None:
         """Raise Stopped after a signal or at a limit."""
         if signalled or at_limit:
+            self.settle()
             raise Stopped(f"stopped after step {self.state.step} of {self.total_steps}", at_limit=not signalled)
 
     def stop_if_asked(self) -> None:
@@ -167,6 +187,7 @@ class Run(RunParts):
 
         `logged`: the metrics of this step, if the log has them from before the run was stopped.
         """
+        self.settle()
         state, config = self.state, self.config
         with state.meter.paused_clock(), state.averaged():
             validation = logged or evaluate(

@@ -51,10 +51,17 @@ class SparseSignSGD(PlainOptimizer):
     def __init__(self, embedding: SparseEmbedding, lr: float, weight_decay: float):
         super().__init__([embedding.weights], {"lr": lr, "weight_decay": weight_decay})
         self.embedding = embedding
+        self.before: tuple[Tensor, Tensor] | None = None  # identifiers and rows that the latest step changed
+
+    def take_back_step(self) -> None:
+        """Give the rows that the latest step changed their values before it. A copy of the whole table would be large.
+        """
+        if self.before is not None:
+            self.embedding.weights.index_copy_(0, *self.before)
 
     @torch.no_grad()
     def step(self) -> None:
-        gradients = self.embedding.gradient
+        gradients, self.before = self.embedding.gradient, None
         if gradients is None:
             return
         identifiers = torch.cat([identifiers for identifiers, _ in self.embedding.with_gradient()])
@@ -69,7 +76,8 @@ class SparseSignSGD(PlainOptimizer):
 
         lr, weight_decay = self.param_groups[0]["lr"], self.param_groups[0]["weight_decay"]
         table = self.embedding.weights
-        updated = table[identifiers].mul_(1 - lr * weight_decay).add_(summed.sign_(), alpha=-lr)
+        self.before = identifiers, table[identifiers]
+        updated = (self.before[1] * (1 - lr * weight_decay)).add_(summed.sign_(), alpha=-lr)
         table.index_copy_(0, identifiers, updated)  # equal identifiers write equal rows
 
     def zero_grad(self, set_to_none: bool = True) -> None:

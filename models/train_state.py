@@ -1,6 +1,6 @@
 """The state of training, how a checkpoint stores it, and the training step that changes it."""
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from operator import itemgetter
@@ -20,8 +20,15 @@ from models.sparse_embedding import SparseSignSGD
 from utils.checkpoint import load_weights, puzzle_table_rows
 from utils.curriculum import DepthStage, Stage, SupervisionStage, options_at
 from utils.distributed import World, all_reduce_sum_, gather_objects, gather_rows
-from utils.metrics import TrainMeter
-from utils.optim import OptimConfig, build_optimizers, remember_peak_rates, set_learning_rates
+from utils.metrics import Later, TrainMeter
+from utils.optim import (
+    OptimConfig,
+    build_optimizers,
+    remember_peak_rates,
+    remembered,
+    remembered_step,
+    set_learning_rates,
+)
 from utils.random_state import random_states, set_random_states
 
 
@@ -46,6 +53,17 @@ class TrainConfig(OptimConfig):
         return self.depth_curriculum, self.supervision_curriculum
 
 
+@dataclass(frozen=True)
+class LatestStep:
+    """A step that has been made before the host knows whether it was finite, and the way back."""
+
+    norms: Later  # norm of the network's gradient, and of the loss with the puzzle embeddings' gradient
+    metrics: dict[str, Tensor]
+    carry: Carry  # this and the next: before the step
+    skipped: int
+    take_back: Sequence[Callable[[], None]]  # what gives the weights, averages and moments before the step
+
+
 @dataclass
 class TrainState:
     """Everything that changes during training."""
@@ -58,17 +76,37 @@ class TrainState:
     meter: TrainMeter
     step: int = 0
     skipped: int = 0  # how many of the latest steps in a row were left out, because they were not finite
-    gradient_norm: float = 0.0  # norm of the network's gradient at the last step, before clipping
+    gradient_norm: float = 0.0  # norm of the network's gradient at the last settled step, before clipping
+    latest: LatestStep | None = None  # a step that is not settled
 
     @property
     def epoch(self) -> int:
         return self.data.stream.epoch
 
+    def settle(self) -> bool:
+        """Whether the latest step was finite; if not, it is taken back: the state is that before it, bit for bit.
+
+        The host waits for the device here, unless the numbers have arrived. All ranks get the same answer.
+        """
+        latest, self.latest = self.latest, None
+        if latest is None:
+            return True
+        norms = latest.norms.read()
+        self.gradient_norm = norms[0]
+        if all(map(math.isfinite, norms)):
+            self.meter.add(latest.metrics)
+            return True
+        for take_back in latest.take_back:
+            take_back()
+        self.step, self.carry, self.skipped = self.step - 1, latest.carry, latest.skipped
+        return False
+
     def state_dict(self) -> dict:
-        """The payload of a checkpoint: tensors and plain values.
+        """The payload of a checkpoint: tensors and plain values, of a state that is settled.
 
         Every rank must call it, since it gathers from all. Only rank 0 gets the complete payload.
         """
+        assert self.latest is None
         return {
             "model_state": self.head.state_dict(),
             "ema_state": self.ema and self.ema.state_dict(),
@@ -162,26 +200,42 @@ def train_step(state: TrainState, batch: Batch, config: TrainConfig,
                total_steps: int) -> dict[str, Tensor] | None:
     """Run one supervision step and update the weights by the gradient of the global batch.
 
-    Returns the metrics as sums over this rank's rows. Returns None where the loss or the gradient is not finite. Then
-    no weight has changed, nor have the carry and the step number.
+    Returns the metrics as sums over this rank's rows. Whether the loss and the gradient are finite is read a step late,
+    when the device has the next step to compute, so that it never waits for the host. Returns None where the step
+    *before* this one was not finite. Then that step has been taken back, and this one is not made.
     """
+    random, carry_before = random_states(), state.carry
     options = options_at(state.step + 1, total_steps, *config.curricula)
     with state.head.recursing(**options) if options else nullcontext():
         carry, metrics = _accumulate_gradients(state, batch, config)
-    finite, state.gradient_norm = _sum_gradients(state.head, metrics["loss"], config.grad_clip)
-    if not finite:
-        for optimizer in state.optimizers:
-            optimizer.zero_grad(set_to_none=True)
+    norms = _sum_gradients(state.head, metrics["loss"], config.grad_clip)
+    if not state.settle():
+        set_random_states(random)
+        _forget_gradients(state)
         return None
-    state.step += 1
+    state.latest = LatestStep(Later(norms), metrics, carry_before, state.skipped, _update(state, config, total_steps))
     state.carry, state.skipped = carry, 0
+    return metrics
+
+
+def _update(state: TrainState, config: TrainConfig, total_steps: int) -> list[Callable[[], None]]:
+    """Count a step, and update weights and averages. Returns what takes the updates back."""
+    state.step += 1
+    take_back: list[Callable[[], None]] = [remembered(list(state.ema.shadow.values()))] if state.ema else []
     for optimizer in state.optimizers:
         set_learning_rates(optimizer, state.step, total_steps, config)
+        take_back.append(optimizer.take_back_step if isinstance(optimizer, SparseSignSGD)
+                         else remembered_step(optimizer))
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+    _forget_gradients(state)
     if state.ema is not None:
         state.ema.update()
-    return metrics
+    return take_back
+
+
+def _forget_gradients(state: TrainState) -> None:
+    for optimizer in state.optimizers:
+        optimizer.zero_grad(set_to_none=True)
 
 
 def _accumulate_gradients(state: TrainState, batch: Batch,
@@ -205,19 +259,18 @@ def _accumulate_gradients(state: TrainState, batch: Batch,
     return Carry.joined(carries), {name: sum(part[name] for part in metrics) for name in sums}
 
 
-def _sum_gradients(head: nn.Module, loss: Tensor, largest_norm: float | None) -> tuple[bool, float]:
+def _sum_gradients(head: nn.Module, loss: Tensor, largest_norm: float | None) -> Tensor:
     """Sum the gradients over ranks, and scale those of the network down to `largest_norm` if their norm is larger.
 
-    Returns whether the loss and all gradients are finite, and the norm of the network's gradient before scaling. All
-    ranks get the same values. The host waits for the device here, since no weight may change before this is known.
+    Returns two norms on the device, (2,), which are finite if the loss and all gradients are: that of the network's
+    gradient before scaling, and that of the loss with the puzzle embeddings' gradient. All ranks get the same values.
     """
     probes = [loss.clone()]
     if head.puzzle_embedding is not None and head.puzzle_embedding.gradient is not None:
         probes.append(head.puzzle_embedding.gradient.norm())
     gradients = [p.grad for p in head.parameters() if p.grad is not None]
     all_reduce_sum_(gradients + probes)
-    norm = torch.nn.utils.get_total_norm(gradients)
+    norm = torch.nn.utils.get_total_norm(gradients).to(loss.device)  # with frozen weights, 0 on the CPU
     if largest_norm is not None:
         torch.nn.utils.clip_grads_with_norm_(head.parameters(), largest_norm, norm)
-    norms = torch.stack([norm, torch.nn.utils.get_total_norm(probes)]).tolist()
-    return all(map(math.isfinite, norms)), norms[0]
+    return torch.stack([norm, torch.nn.utils.get_total_norm(probes)])

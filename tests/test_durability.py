@@ -227,6 +227,18 @@ def test_batches_that_are_not_finite_are_left_out_but_not_for_ever(folder):
     assert done.returncode == 2 and "nor were the 10 steps before it" in done.stderr
 
 
+@pytest.mark.parametrize("fault", [{"FAULT_SIGNAL": "TERM:7"}, {"FAULT_SIGNAL": "TERM:8"}, {"FAULT_KILL": "0:8"}])
+def test_an_end_before_it_is_known_that_a_step_was_not_finite_costs_nothing(folder, fault):
+    """Step 7 is not finite, which is read in step 8. A signal before or after that, or a kill, and the run goes on."""
+    whole = finished(folder, "whole", "on_nonfinite=skip", FAULT_NAN="7")
+    done = run_script(SCRIPT, *words("ended", "on_nonfinite=skip"), cwd=folder, FAULT_NAN="7", **fault, **ONE_THREAD)
+    assert done.returncode == (STOPPED if "FAULT_SIGNAL" in fault else -9)
+    if "FAULT_SIGNAL" in fault:
+        saved = read_checkpoint(folder / "ended" / "step_00000007.ckpt")
+        assert saved["skipped"] == 1 and saved["carry"]["halted"].all()
+    assert_same_run(whole, finished(folder, "ended", "checkpoint.resume=true", FAULT_NAN="7"))
+
+
 @pytest.mark.long
 def test_two_agents_on_one_machine_train_as_one_run(folder, undisturbed):
     """As two machines would be started (docs/durability.md), with one process each."""

@@ -73,7 +73,7 @@ def test_every_source_file_stands_in_the_tree_and_has_a_test():
                      "identifiers": "evaluate", "showing": "viewer",
                      "solving": "solver", "solutions": "solver", "puzzle_kind": "solver", "board_html": "solver",
                      "html": "solver",
-                     "classification": "losses", "train_state": "resume",
+                     "classification": "losses",
                      "head": "losses", "example_set": "puzzle_dataset", "puzzle_set": "puzzle_dataset",
                      "run_data": "pretrain", "run_parts": "run_directory",
                      "arc_votes": "evaluator_arc", "arc_gallery": "evaluator_arc"}.get(

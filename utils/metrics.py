@@ -20,18 +20,43 @@ def widest_float(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
 
 
+class Later:
+    """Numbers on their way from the device to the host, which waits for them only when it reads them."""
+
+    def __init__(self, values: Tensor):
+        self.values = values.detach().to("cpu", non_blocking=values.is_cuda)
+        self.arrived = None
+        if values.is_cuda:
+            self.arrived = torch.cuda.Event()
+            self.arrived.record()
+
+    def read(self) -> list[float]:
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return self.values.tolist()
+
+
+Layout = tuple[tuple[str, int], ...]  # names of metrics in order, each with its number of values
+
+
 class MetricSums:
     """Adds up dictionaries of tensors, scalars or those of `OVER_SET`, by name. Nothing here waits for the GPU until
-    the sums are read."""
+    the sums are read. All sums of a dictionary lie in one tensor, so that adding takes few kernels."""
 
     def __init__(self, device: torch.device):
         self.dtype, self.device = widest_float(device), device
-        self.sums: dict[str, Tensor] = {}
+        self.flat: dict[Layout, Tensor] = {}
 
     def add(self, metrics: dict[str, Tensor]) -> None:
-        for name, value in metrics.items():
-            value = value.to(self.dtype)
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.add_flat(*self.flattened(metrics))
+
+    def flattened(self, metrics: dict[str, Tensor]) -> tuple[Layout, Tensor]:
+        """The metrics as one tensor, which the sums of several meters can take."""
+        layout = tuple((name, value.numel()) for name, value in metrics.items())
+        return layout, torch.cat([value.reshape(-1).to(self.dtype) for value in metrics.values()])
+
+    def add_flat(self, layout: Layout, values: Tensor) -> None:
+        self.flat[layout] = self.flat[layout] + values if layout in self.flat else values
 
     def read(self) -> Sums:
         """Sums over all ranks, by name, as numbers. Every rank must call it.
@@ -42,19 +67,24 @@ class MetricSums:
 
     def state_dict(self) -> Sums:
         """This rank's own sums; arrays are those of `OVER_SET`."""
-        if not self.sums:
+        if not self.flat:
             return {}
-        flat = torch.cat([value.reshape(-1) for value in self.sums.values()]).cpu()  # at once: each copy is a wait
-        parts = flat.split([value.numel() for value in self.sums.values()])
-        return {name: part.numpy() if name in OVER_SET else part.item()
-                for name, part in zip(self.sums, parts)}
+        values = torch.cat(list(self.flat.values())).cpu()  # at once: each copy is a wait
+        return added([self._by_name(layout, part) for layout, part in
+                      zip(self.flat, values.split([len(value) for value in self.flat.values()]))])
+
+    @staticmethod
+    def _by_name(layout: Layout, values: Tensor) -> Sums:
+        parts = values.split([size for _, size in layout])
+        return {name: part.numpy() if name in OVER_SET else part.item() for (name, _), part in zip(layout, parts)}
 
     def load_state_dict(self, state: Sums) -> None:
-        self.sums = {name: torch.tensor(value, dtype=self.dtype, device=self.device)
-                     for name, value in state.items()}
+        self.flat = {}
+        if state:
+            self.add({name: torch.tensor(value, dtype=self.dtype, device=self.device) for name, value in state.items()})
 
     def clear(self) -> None:
-        self.sums = {name: torch.zeros_like(value) for name, value in self.sums.items()}
+        self.flat = {layout: torch.zeros_like(values) for layout, values in self.flat.items()}
 
 
 def added(parts: Sequence[Sums]) -> Sums:
@@ -98,19 +128,20 @@ class TrainMeter:
 
     def __init__(self, device: torch.device):
         self.window, self.since_evaluation = MetricSums(device), MetricSums(device)
-        self.timed = MetricSums(device)  # rows since the clock began, which a checkpoint's window has from before
+        self.rows_before = 0.0  # rows of the window from before the clock began, which a checkpoint may bring
         self.restart_clock()
 
     def add(self, metrics: dict[str, Tensor]) -> None:
-        self.timed.add({"rows": metrics["rows"]})
-        self.window.add(metrics)
-        self.since_evaluation.add(metrics)
+        layout, values = self.window.flattened(metrics)
+        self.window.add_flat(layout, values)
+        self.since_evaluation.add_flat(layout, values)
 
     def read_window(self) -> dict[str, float]:
         """Means since the last call by flat name, and `train/examples_per_s`, which leaves evaluations out."""
-        sums = self.window.read()
+        sums = added(all_gather_objects(self.window.state_dict() | {"rows_before": self.rows_before}))
         self.window.clear()
-        rows, seconds = self.timed.read().get("rows", 0), self.seconds + time.perf_counter() - self.started
+        rows = sums.get("rows", 0) - sums.pop("rows_before")
+        seconds = self.seconds + time.perf_counter() - self.started
         self.restart_clock()
         return {f"train/{name}": value for name, value in means(sums).items()} | {
             "train/examples_per_s": rows / seconds}
@@ -128,6 +159,7 @@ class TrainMeter:
     def load_state_dict(self, state: dict[str, Sums]) -> None:
         self.window.load_state_dict(state["window"])
         self.since_evaluation.load_state_dict(state["since_evaluation"])
+        self.rows_before = state["window"].get("rows", 0.0)
 
     @staticmethod
     def added(states: Sequence[dict[str, Sums]]) -> dict[str, Sums]:
@@ -135,7 +167,7 @@ class TrainMeter:
         return {part: added([state[part] for state in states]) for part in states[0]}
 
     def restart_clock(self) -> None:
-        self.timed.clear()
+        self.rows_before = 0.0
         self.seconds, self.started = 0.0, time.perf_counter()
 
     @contextmanager

@@ -2,7 +2,7 @@
 models/sparse_embedding.py."""
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -115,6 +115,39 @@ def learning_rate(step: int, peak: float, total_steps: int, config: OptimConfig)
         return peak * step / warmup
     progress = (step - warmup) / max(1, total_steps - warmup)
     return peak * (config.lr_min_ratio + (1 - config.lr_min_ratio) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+
+def remembered(tensors: Sequence[Tensor]) -> Callable[[], None]:
+    """Copy tensors. Returns a function that gives them these values again."""
+    by_device: dict[torch.device, list[Tensor]] = {}
+    for tensor in tensors:
+        by_device.setdefault(tensor.device, []).append(tensor.detach())  # alike, so that few kernels copy them
+    copies = {device: [torch.empty_like(t) for t in group] for device, group in by_device.items()}
+    for device, group in by_device.items():
+        torch._foreach_copy_(copies[device], group)
+
+    def bring_back() -> None:
+        for device, group in by_device.items():
+            torch._foreach_copy_(group, copies[device])
+
+    return bring_back
+
+
+def remembered_step(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
+    """Remember what the next step of an optimizer will change. Returns a function that takes that step back."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    states = {p: dict(optimizer.state[p]) for p in parameters if p in optimizer.state}
+    bring_back = remembered([*parameters, *(value for state in states.values() for value in state.values()
+                                            if isinstance(value, Tensor))])
+
+    def take_back() -> None:
+        bring_back()
+        for parameter in parameters:  # numbers, and states that the step made
+            optimizer.state.pop(parameter, None)
+            if parameter in states:
+                optimizer.state[parameter] = states[parameter]
+
+    return take_back
 
 
 class PlainOptimizer(torch.optim.Optimizer):
