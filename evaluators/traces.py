@@ -11,6 +11,7 @@ Shapes: S steps of a trajectory, L cells, V tokens, K candidates of a cell.
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,17 +86,23 @@ def latent_change(latents: Sequence[Tensor], before: Sequence[Tensor]) -> Tensor
 class Recorder:
     """A strategy that does what `strategy` does, and keeps what it sees of every trajectory."""
 
-    strategy: Strategy
+    strategy: Any
     head: LossHead
     # of trajectories by (number of the example, number of the attempt): what was seen after each step, by name
     seen: dict[tuple[int, int], list[dict[str, np.ndarray]]] = field(default_factory=dict)
     # of examples by number: the answer (L,) that the strategy gave
     answers: dict[int, np.ndarray] = field(default_factory=dict)
+    # of examples by number: the attempt whose answer was taken, where the strategy tells
+    chosen: dict[int, int] = field(default_factory=dict)
     # of the rows of the step before, by the same key: their latents
     before: dict[tuple[int, int], list[Tensor]] = field(default_factory=dict)
 
+    def __getattr__(self, name: str):
+        """What else the loop asks a strategy, such as its noise."""
+        return getattr(self.strategy, name)
+
     def begin(self, example_set: ExampleSet, numbers: np.ndarray, batch: int) -> None:
-        self.seen, self.answers, self.before = {}, {}, {}
+        self.seen, self.answers, self.chosen, self.before = {}, {}, {}, {}
         self.strategy.begin(example_set, numbers, batch)
 
     def draw(self, most: int) -> Attempts:
@@ -105,22 +112,28 @@ class Recorder:
         return self.strategy.present(fields, attempts)
 
     def take(self, step: RowStep) -> list[Answers]:
-        self._see(step)
+        busy = np.flatnonzero(step.busy)
+        residual = self._residual(step, busy)
+        if hasattr(self.strategy, "watch"):  # it tells of answers to other views of a puzzle what they say of itself
+            self.strategy.watch = lambda seen: self._keep(seen.numbers, seen.attempts, seen.outputs, residual)
+        else:
+            places = torch.from_numpy(busy).to(step.carry.steps.device)
+            outputs = {name: value[places] for name, value in step.outputs.items()}
+            self._keep(step.numbers[busy], step.attempts[busy], outputs, residual)
         taken = self.strategy.take(step)
         for answers in taken:
             preds = answers.outputs["preds"].cpu().numpy().astype(np.int32)
             self.answers |= dict(zip(answers.numbers.tolist(), preds))
+            self.chosen |= {result.number: result.attempt for result in answers.results}
         return taken
 
-    def _see(self, step: RowStep) -> None:
-        rows = np.flatnonzero(step.busy)
-        places = torch.from_numpy(rows).to(step.carry.steps.device)
-        latents = [latent[places] for latent in step.carry.latents]
-        keys = list(zip(step.numbers[rows].tolist(), step.attempts[rows].tolist()))
-        fields = self._fields({name: value[places] for name, value in step.outputs.items()})
-        fields["residual"] = self._residual(keys, latents, step.steps[rows])
-        for i, key in enumerate(keys):
-            self.seen.setdefault(key, []).append({name: value[i] for name, value in fields.items()})
+    def _keep(self, numbers: np.ndarray, attempts: np.ndarray, outputs: dict[str, Tensor],
+              residual: dict[tuple[int, int], float]) -> None:
+        """Keep what there is of N rows (N,) after a step."""
+        fields = self._fields(outputs)
+        for i, key in enumerate(zip(numbers.tolist(), attempts.tolist())):
+            one = {name: value[i] for name, value in fields.items()} | {"residual": np.float32(residual[key])}
+            self.seen.setdefault(key, []).append(one)
 
     def _fields(self, outputs: dict[str, Tensor]) -> dict[str, np.ndarray]:
         """What is kept of rows, from their outputs."""
@@ -131,13 +144,14 @@ class Recorder:
         return {"candidates": _host(candidates, np.int16), "levels": _host(levels, np.uint8),
                 "q": _host(outputs["q_halt_logits"].float().sigmoid(), np.float32)}
 
-    def _residual(self, keys: Sequence[tuple[int, int]], latents: Sequence[Tensor], steps: np.ndarray) -> np.ndarray:
-        """(B,) how far the latents moved since the step before. Keeps them for the next step."""
-        rows = [[latent[i] for latent in latents] for i in range(len(keys))]
-        before = [self.before.get(key, row) for key, row in zip(keys, rows)]
-        self.before = dict(zip(keys, rows))
-        moved = _host(latent_change(latents, [torch.stack(parts) for parts in zip(*before)]), np.float32)
-        return np.where(steps > 1, moved, np.float32("nan"))
+    def _residual(self, step: RowStep, rows: np.ndarray) -> dict[tuple[int, int], float]:
+        """How far the latents of rows moved since the step before, by key. Keeps them for the next step."""
+        keys = list(zip(step.numbers[rows].tolist(), step.attempts[rows].tolist()))
+        now = [[latent[row] for latent in step.carry.latents] for row in rows.tolist()]
+        before = [self.before.get(key, latents) for key, latents in zip(keys, now)]
+        self.before = dict(zip(keys, now))
+        moved = latent_change(*([torch.stack(parts) for parts in zip(*latents)] for latents in (now, before)))
+        return dict(zip(keys, np.where(step.steps[rows] > 1, moved.cpu().numpy(), np.nan).tolist()))
 
     def trajectories(self, number: int) -> list[Trajectory]:
         """Those of one example, in the order of their attempts."""
@@ -178,7 +192,10 @@ def watch(head: LossHead, data: PuzzleDataset, example_set: ExampleSet, numbers:
           strategy: Strategy | None, world: World) -> Iterator[list[Trace]]:
     """The traces so far, after each supervision step."""
     was_training = head.training
-    recorder, fields = Recorder(strategy or Single(), head.eval()), example_set.fetch(numbers)
+    strategy = strategy or Single()
+    recorder, fields = Recorder(strategy, head.eval()), example_set.fetch(numbers)
+    if hasattr(strategy, "prepare"):
+        strategy.prepare(head, data)
     recorder.begin(example_set, numbers, data.config.global_batch_size)
     try:
         for step in row_steps(head, data, example_set, recorder, world):
@@ -193,10 +210,13 @@ def _trace(recorder: Recorder, number: int, fields: dict[str, np.ndarray]) -> Tr
     label = fields["labels"]
     trajectories, answer = recorder.trajectories(number), recorder.answers.get(number)
     return Trace(number, fields["inputs"], label if (label != IGNORE_LABEL_ID).any() else None,
-                 int(fields["puzzle_identifiers"]), trajectories, _selected(trajectories, answer), answer)
+                 int(fields["puzzle_identifiers"]), trajectories,
+                 _selected(trajectories, answer, recorder.chosen.get(number)), answer)
 
 
-def _selected(trajectories: Sequence[Trajectory], answer: np.ndarray | None) -> int | None:
+def _selected(trajectories: Sequence[Trajectory], answer: np.ndarray | None, chosen: int | None) -> int | None:
+    if chosen is not None:
+        return [one.attempt for one in trajectories].index(chosen)
     same = [i for i, one in enumerate(trajectories) if answer is not None and (one.preds[-1] == answer).all()]
     return max(same, key=lambda i: trajectories[i].q[-1], default=None)
 

@@ -1,14 +1,17 @@
 """What is recorded of a model's reasoning: the same as the model says without a recorder, in any batch and order."""
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
 from evaluators.rows import supervision_steps
+from evaluators.test_time import build_strategy
 from evaluators.traces import LEVELS, latent_change, record
 from helpers import write_tiny_dataset, write_tiny_regression
 from losses.classification import ACTLossHead
-from test_rows import BestOfSeeds, dataset_of, head_of
+from test_rows import BestOfSeeds, answers_of, dataset_of, head_of
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +67,32 @@ def test_of_several_trajectories_the_selected_one_gave_the_answer(data):
         assert len({t.preds.tobytes() for t in one.trajectories}) > 1
         assert all((a.preds == b.preds).all() and np.allclose(a.q, b.q, atol=1e-5)
                    for a, b in zip(one.trajectories, other.trajectories))
+
+
+def test_trajectories_of_symmetric_views_are_told_of_the_puzzle_itself(tmp_path):
+    path = write_tiny_dataset(tmp_path / "data", seq_len=16, vocab_size=6)
+    file = path / "test" / "dataset.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"kind": "sudoku"}))
+    data, head = dataset_of(path, 3), head_of(seq_len=16, vocab_size=6)
+    settings = {"trajectories": 2, "augment": 2, "noise": 0.5, "noise_on": "z_L", "select": "vote"}
+    expected, results, watched = {}, {}, build_strategy(**settings)
+
+    def keep(seen) -> None:
+        for row, (number, attempt) in enumerate(zip(seen.numbers.tolist(), seen.attempts.tolist())):
+            expected.setdefault((number, attempt), []).append(seen.outputs["preds"][row].numpy())
+
+    watched.watch = keep
+    for answers in answers_of(head, data, watched):
+        results |= {result.number: result for result in answers.results}
+    traces = record(head, data, range(4), build_strategy(**settings))
+    for trace in traces:
+        assert [one.attempt for one in trace.trajectories] == [0, 1, 2, 3]
+        for one in trace.trajectories:
+            assert (one.preds == np.stack(expected[trace.number, one.attempt])).all()
+            assert (one.residual[1:] > 0).all()
+        assert trace.trajectories[trace.selected].attempt == results[trace.number].attempt
+        assert (trace.answer == results[trace.number].answer).all()
+    assert any((one.preds[0] != trace.trajectories[0].preds[0]).any() for trace in traces for one in trace.trajectories)
 
 
 def test_a_trajectory_ends_where_its_row_ends(data):
