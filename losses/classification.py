@@ -59,7 +59,7 @@ class ACTLossHead(LossHead):
     OUTPUTS = ("preds", "logits", "q_halt_logits", "q_continue_logits")
 
     def step(self, carry: Carry, batch: dict[str, Tensor]) -> tuple[Carry, dict[str, Tensor]]:
-        carry, outputs = self.model(carry, batch)
+        carry, outputs = self.model(carry, batch, self.answer_loss)
         return carry, outputs | {"preds": outputs["logits"].argmax(-1)}
 
     def probabilities(self, logits: Tensor) -> Tensor:

@@ -104,6 +104,11 @@ class LossHead(nn.Module):
         """Losses (B,) of the predictions, by name. Each name ends in `loss`."""
         raise NotImplementedError
 
+    def answer_loss(self, outputs: dict[str, Tensor], data: dict[str, Tensor]) -> Tensor:
+        """The loss (B,) that is trained on, of outputs of the model. Of several chains, the one with the lowest learns.
+        """
+        return self.answer_losses(outputs, data)[self.ANSWER_LOSS]
+
     def scores(self, outputs: dict[str, Tensor], data: dict[str, Tensor],
                counted: Tensor) -> dict[str, Tensor]:
         """`count` and sums of metrics, over the rows that are `counted` (B,) and have an answer to compare with."""

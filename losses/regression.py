@@ -61,6 +61,8 @@ class ACTRegressionLossHead(LossHead):
     Config, TASK, ANSWER_LOSS = ACTRegressionLossConfig, "regression", "regression_loss"
     BATCH_FIELDS = ("inputs", "targets", "target_mask", "puzzle_identifiers")
     OUTPUTS = ("preds", "q_halt_logits", "q_continue_logits")
+    target_mean: Tensor  # (width,) buffers, if `normalize`
+    target_std: Tensor
 
     @classmethod
     def model_options(cls, loss: ACTRegressionLossConfig) -> dict[str, Any]:
@@ -99,10 +101,18 @@ class ACTRegressionLossHead(LossHead):
     def step(self, carry: Carry, batch: dict[str, Tensor]) -> tuple[Carry, dict[str, Tensor]]:
         """Run one supervision step. Of the outputs, `preds` are predictions in the units of the data, and `scaled` the
         same in the units of the loss."""
-        carry, outputs = self.model(carry, batch | {"inputs": self._scaled("input", batch["inputs"])})
-        scaled = outputs.pop("logits").float().view_as(carry.current_data["targets"])
+        carry, outputs = self.model(carry, batch | {"inputs": self._scaled("input", batch["inputs"])}, self.answer_loss)
+        scaled = self._predicted(outputs.pop("logits"), carry.current_data)
         preds = scaled * self.target_std + self.target_mean if self.config.normalize else scaled
         return carry, outputs | {"scaled": scaled, "preds": preds}
+
+    def _predicted(self, logits: Tensor, data: dict[str, Tensor]) -> Tensor:
+        """Predictions in the units of the loss, in the shape of the targets."""
+        return logits.float().view_as(data["targets"])
+
+    def answer_loss(self, outputs: dict[str, Tensor], data: dict[str, Tensor]) -> Tensor:
+        scaled = self._predicted(outputs["logits"], data)
+        return self.answer_losses({"scaled": scaled}, data)[self.ANSWER_LOSS]
 
     def answer_losses(self, outputs: dict[str, Tensor],
                       data: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -4,9 +4,12 @@ A puzzle is worked on for up to N_sup = `halt_max_steps` supervision steps. From
 keeps its latents in the carry. A row that has halted takes the next puzzle and starts from initial latents. Training
 halts a row early where the model trusts its answer (q_halt), so that easy puzzles make room for others. Evaluation runs
 N_sup steps, unless `act_inference` is set.
+
+With `wta_chains` = K > 1, training follows K chains of reasoning a puzzle, and the winner takes all: only the chain
+with the lowest loss learns, and all go on from its answer (arXiv 2601.19085).
 """
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,14 +18,21 @@ import torch
 from torch import Tensor, nn
 
 MASK32 = 0xFFFFFFFF
+MURMUR = 0x85EBCA6B  # an odd number of random bits (A. Appleby's MurmurHash3)
 WEYL = 0x9E3779B9  # 2^32 / golden ratio, odd: its multiples visit every 32-bit number
+
+
+# of outputs of the model, and the puzzles of the rows: the loss (B,) of each answer
+Judge = Callable[[dict[str, Tensor], dict[str, Tensor]], Tensor]
 
 
 @dataclass
 class Carry:
     """The state that passes from one supervision step to the next. Every tensor has one row for each of B puzzles."""
 
-    latents: tuple[Tensor, ...]  # each (B, P+L, D), without gradient; for TRM (z_H, z_L)
+    # each (B, P+L, D), without gradient; for TRM (z_H, z_L). With K chains in training, all but the first are
+    # (B, K, P+L, D)
+    latents: tuple[Tensor, ...]
     steps: Tensor  # (B,) int32, supervision steps taken on the current puzzle
     halted: Tensor  # (B,) bool, whether the row is done with its puzzle and the next step gives it a new one
     noise_key: Tensor  # (B,) int64, state of the row's random numbers
@@ -109,6 +119,16 @@ def where_rows(rows: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.where(rows.view(-1, *[1] * (b.ndim - 1)), a, b)
 
 
+def chain_key(key: Tensor, chain: int) -> Tensor:
+    """The random keys (B,) of a chain of reasoning. The first chain has those of the rows."""
+    return key if chain == 0 else mix32((key + chain * MURMUR) & MASK32)
+
+
+def _as_chains(starts: Sequence[Tensor], like: Tensor) -> Tensor:
+    """The starts of K chains, each (D,) or (B, P+L, D), as (B, K, P+L, D)."""
+    return torch.stack([start.expand_as(like) for start in starts], dim=1)
+
+
 class ACTModel(nn.Module):
     """A model that takes a batch through supervision steps, built as `Class(config: dict)`.
 
@@ -126,6 +146,14 @@ class ACTModel(nn.Module):
         super().__init__()
         self.config = self.Config(**config)
         self.inner = self.Recursion(self.config)
+        if self.config.wta_chains > 1 and len(self.inner.latent_names) < 2:
+            raise ValueError(f"wta_chains={self.config.wta_chains}: chains share the answer and differ in the other "
+                             "latents, and this architecture has one latent; use wta_chains=1")
+
+    @property
+    def chains(self) -> int:
+        """Chains of reasoning a puzzle: `wta_chains` in training, 1 at evaluation."""
+        return self.config.wta_chains if self.training else 1
 
     @property
     def puzzle_embedding(self):
@@ -160,28 +188,61 @@ class ACTModel(nn.Module):
         B, positions = len(inputs), self.inner.P + self.config.seq_len
         empty = torch.zeros(B, positions, self.config.hidden_size, dtype=self.inner.dtype,
                             device=inputs.device)
+        several = empty.expand(self.chains, *empty.shape).transpose(0, 1) if self.chains > 1 else empty
         return Carry(
-            latents=tuple(empty for _ in self.inner.initial_latents()),
+            latents=tuple(several if i else empty for i, _ in enumerate(self.inner.initial_latents())),
             steps=torch.zeros(B, dtype=torch.int32, device=inputs.device),
             halted=torch.ones(B, dtype=torch.bool, device=inputs.device),
             noise_key=noise_keys(seed, torch.arange(first_row, first_row + B, device=inputs.device)),
             current_data={name: torch.zeros_like(value) for name, value in batch.items()})
 
-    def forward(self, carry: Carry, batch: dict[str, Tensor]) -> tuple[Carry, dict[str, Tensor]]:
+    def forward(self, carry: Carry, batch: dict[str, Tensor],
+                judge: Judge | None = None) -> tuple[Carry, dict[str, Tensor]]:
         """Run one supervision step. Returns the carry after it and the outputs: `logits` (B, L, V), `q_halt_logits`
-        and `q_continue_logits` (B,) and, where the continue logit is trained, its `target_q_continue` (B,)."""
+        and `q_continue_logits` (B,) and, where the continue logit is trained, its `target_q_continue` (B,).
+
+        `judge(outputs, puzzles)`: the loss (B,) of an answer, which training with several chains needs.
+        """
         carry = self.refill(carry, batch)
         x = self.inner.embed(carry.current_data)
-        latents, logits, q = self.inner(carry.latents, x, carry.noise_key)
+        if self.chains > 1:
+            start, key, chains = self._winning_chain(carry, x, judge)
+        else:
+            start, key, chains = carry.latents, carry.noise_key, ()
+        latents, logits, q = self.inner(start, x, key)
         outputs = {"logits": logits, "q_halt_logits": q[:, 0], "q_continue_logits": q[:, 1]}
         with torch.no_grad():
             steps = carry.steps + 1
-            after = replace(carry, latents=latents, steps=steps, noise_key=(carry.noise_key + 2 * WEYL) & MASK32,
+            going_on = (latents[0], *chains) if chains else latents
+            after = replace(carry, latents=going_on, steps=steps, noise_key=(carry.noise_key + 2 * WEYL) & MASK32,
                             halted=self._halt(steps, q, carry.noise_key))
             if (self.training and self.TRAINS_CONTINUE and self.config.learns_halting
                     and not self.config.no_ACT_continue and self.config.halt_max_steps > 1):
-                outputs["target_q_continue"] = self._continue_target(after, x)
+                outputs["target_q_continue"] = self._continue_target(replace(after, latents=latents), x)
         return after, outputs
+
+    @torch.no_grad()
+    def _winning_chain(self, carry: Carry, x: Tensor, judge: Judge | None
+                       ) -> tuple[tuple[Tensor, ...], Tensor, tuple[Tensor, ...]]:
+        """Run all chains of each puzzle, without gradient, from the same y and from other latents of their own.
+
+        Returns the latents and the key (B,) that the chain with the lowest loss started from, for each puzzle. The last
+        are the latents (B, K, P+L, D), except y, of all chains after the step.
+        """
+        if judge is None:
+            raise ValueError("wta_chains: the loss chooses among chains, so training needs a judge; "
+                             "call the loss head, or use wta_chains=1")
+        y, *others = carry.latents
+        keys, losses, ends = [], [], []
+        for chain in range(self.chains):
+            keys.append(chain_key(carry.noise_key, chain))
+            after, logits, _ = self.inner((y, *(z[:, chain] for z in others)), x, keys[-1])
+            losses.append(judge({"logits": logits}, carry.current_data))
+            ends.append(after[1:])
+        winner = torch.stack(losses).argmin(0)
+        rows = torch.arange(len(winner), device=winner.device)
+        start = (y, *(z[rows, winner] for z in others))
+        return start, torch.stack(keys)[winner, rows], tuple(torch.stack(z, dim=1) for z in zip(*ends))
 
     @property
     def steps_known(self) -> int | None:
@@ -194,6 +255,9 @@ class ACTModel(nn.Module):
         """Give each halted row its puzzle of the batch, initial latents and a step count of 0."""
         new = carry.halted
         starts = self.inner.initial_latents(carry.noise_key)
+        if self.chains > 1:
+            others = [self.inner.initial_latents(carry.noise_key, chain)[1:] for chain in range(self.chains)]
+            starts = (starts[0], *(_as_chains(z, carry.latents[0]) for z in zip(*others)))
         return replace(
             carry,
             latents=tuple(where_rows(new, start, z) for start, z in zip(starts, carry.latents)),

@@ -80,6 +80,9 @@ class BackboneConfig(BaseModel):
     halt_exploration_prob: float = Field(ge=0, le=1)
     # true: halt when q_halt > 0; false: when q_halt > q_continue, which learns from the next step's Q values
     no_ACT_continue: bool = True
+    # chains of reasoning that a puzzle has in training, from starts of their own; only the one with the lowest loss
+    # learns, and its answer goes on in all (arXiv 2601.19085). Evaluation has one chain
+    wta_chains: int = Field(1, gt=0)
     # let training halt before N_sup steps
     act_enabled: bool = True
     # let evaluation halt before N_sup steps
@@ -207,14 +210,19 @@ class Backbone(nn.Module):
         self.register_buffer(name, truncated_normal_(torch.empty(self.config.hidden_size), std=1.0).to(self.dtype))
         self.latent_names.append(name)
 
-    def initial_latents(self, keys: Tensor | None = None) -> tuple[Tensor, ...]:
-        """The fixed vectors (D,) or, with `initial_state_std`, latents (B, P+L, D) drawn from the rows' keys (B,)."""
+    def initial_latents(self, keys: Tensor | None = None, chain: int = 0) -> tuple[Tensor, ...]:
+        """The fixed vectors (D,) or, with `initial_state_std`, latents (B, P+L, D) drawn from the rows' keys (B,).
+
+        Each of the `wta_chains` chains has its own: the fixed vectors rolled by a part of their length, which makes
+        them nearly orthogonal, or other draws.
+        """
         c = self.config
         if keys is None or not c.initial_state_std:
-            return tuple(getattr(self, name) for name in self.latent_names)
-        scale = c.initial_state_std / STD_OF_TRUNCATED_NORMAL
+            turn = chain * c.hidden_size // c.wta_chains
+            return tuple(getattr(self, name).roll(turn) for name in self.latent_names)
+        scale, first = c.initial_state_std / STD_OF_TRUNCATED_NORMAL, chain * len(self.latent_names)
         # Streams -1, -2, …: the noise of the passes has the streams from 0 on.
-        return tuple(scale * normal(keys, -1 - i, self.P + c.seq_len, c.hidden_size, cut=2.0).to(self.dtype)
+        return tuple(scale * normal(keys, -1 - first - i, self.P + c.seq_len, c.hidden_size, cut=2.0).to(self.dtype)
                      for i in range(len(self.latent_names)))
 
     def stack(self, layers: int) -> "Stack":

@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from helpers import tiny_batch, tiny_config
-from models.act import MASK32, WEYL, kept, mix32, noise_keys, normal, uniform, uniforms
+from losses.classification import ACTLossHead
+from models.act import MASK32, WEYL, chain_key, kept, mix32, noise_keys, normal, uniform, uniforms
 from models.recursive_reasoning.trm import TRM
+from models.recursive_reasoning.trm_singlez import TRMSingleZ
 
 
 def model_with_q(halt: float, go_on: float = -5.0, **changes) -> TRM:
@@ -190,3 +192,51 @@ def test_a_normal_draw_can_be_cut_and_depends_on_nothing_but_its_key_stream_and_
     assert 1.9 < normal(keys, 5, 400, 6, cut=2.0).abs().max() <= 2
     assert torch.equal(whole[4:], normal(keys[4:], 5, 4, 6, cut=2.0))
     assert torch.equal(whole[:, :2], normal(keys, 5, 2, 6, cut=2.0))
+
+
+@pytest.mark.parametrize("changes", [{}, {"initial_state_std": 1.0}, {"noise_scale": 0.1}])
+def test_of_several_chains_the_one_with_the_lowest_loss_learns_and_all_go_on_from_its_answer(changes):
+    """Against chains that are run one by one, over three steps. Each has the weights of a model with one chain."""
+    model, batch = model_with_q(-5.0, wta_chains=3, **changes), tiny_batch()
+    head = ACTLossHead(model, loss_type="softmax_cross_entropy").train()
+    one = model.inner
+    carry = head.initial_carry(batch, seed=5)
+    keys, data = carry.noise_key, batch
+    y = one.initial_latents(keys)[0].expand(4, 7, 8)
+    zs = [one.initial_latents(keys, chain)[1].expand(4, 7, 8) for chain in range(3)]
+    assert all((a - b).abs().max() > 0.5 for a, b in [(zs[0], zs[1]), (zs[1], zs[2]), (zs[0], zs[2])])
+    for _ in range(3):
+        x = one.embed(data)
+        ends = [one((y, z), x, chain_key(keys, chain)) for chain, z in enumerate(zs)]
+        losses = torch.stack([head.answer_loss({"logits": logits}, data) for _, logits, _ in ends])
+        best = losses.argmin(0)
+        y = torch.stack([ends[chain][0][0][row] for row, chain in enumerate(best)])
+        zs = [latents[1] for latents, _, _ in ends]
+        keys = (keys + 2 * WEYL) & MASK32
+        (expected,) = torch.autograd.grad(losses.min(0).values.sum(), one.lm_head.weight)
+
+        carry, outputs = head.step(carry, batch)
+        loss = head.answer_losses(outputs, carry.current_data)["lm_loss"]
+        assert torch.allclose(loss, losses.min(0).values, atol=1e-6)
+        assert torch.allclose(carry.latents[0], y, atol=1e-5)
+        assert torch.allclose(carry.latents[1], torch.stack(zs, 1), atol=1e-5)
+        assert torch.allclose(torch.autograd.grad(loss.sum(), one.lm_head.weight)[0], expected, atol=1e-5)
+
+
+def test_an_evaluation_has_one_chain_that_of_a_model_without_others():
+    batch, outputs = tiny_batch(), []
+    for chains in (1, 4):
+        model = model_with_q(-5.0, wta_chains=chains).eval()
+        carry = model.initial_carry(batch)
+        for _ in range(3):
+            carry, found = model(carry, batch)
+        outputs.append(found["logits"])
+    assert torch.equal(*outputs)
+
+
+def test_chains_need_a_second_latent_and_a_judge():
+    with pytest.raises(ValueError, match="wta_chains=2: .* one latent; use wta_chains=1"):
+        TRMSingleZ(tiny_config(wta_chains=2))
+    model, batch = model_with_q(-5.0, wta_chains=2), tiny_batch()
+    with pytest.raises(ValueError, match="needs a judge; call the loss head"):
+        model(model.initial_carry(batch), batch)

@@ -92,7 +92,8 @@ def stop_in(monkeypatch):
     ["optimizer=muon", "adamw_lr=1e-3", "grad_clip=0.5", "arch.loss.label_smoothing=0.1"],
     ["optimizer=adamw", "weight_decay_on=matrices", "arch.loss.supervision_decay=0.7",
      "depth_curriculum=[{until: 0.3, H_cycles: 1, L_cycles: 1}, {until: 0.6, H_cycles: 2, L_cycles: 2}]",
-     "supervision_curriculum=[{until: 0.4, halt_max_steps: 1}]"]])
+     "supervision_curriculum=[{until: 0.4, halt_max_steps: 1}]"],
+    ["arch.wta_chains=3", "arch.initial_state_std=1.0", "arch.noise_scale=0.1"]])
 def test_a_run_stopped_anywhere_and_resumed_is_the_same_run(data, stop_in, architecture):
     """In the middle of a line and of an epoch (2, 7), where an epoch ends (8), before an evaluation (10), at once again
     (11), and in the last step."""
