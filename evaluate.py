@@ -22,7 +22,7 @@ from config.restored import Restored
 from config.schema import EvaluateConfig
 from config.showing import view
 from config.solver import load_solver
-from config.solving import opened
+from config.solving import Opened, opened
 from dataset.common import EpisodeMetadata
 from dataset.puzzle_dataset import PuzzleDataset
 from evaluators.identifiers import ablate_identifiers
@@ -47,10 +47,14 @@ def score(config: EvaluateConfig, world: World) -> dict[str, float]:
     restored = Restored.read(config.checkpoint, config.trust_code, config.arch_options)
     if config.export == "published":
         refuse_unpublished(restored.settings)
-    puzzles = opened(config, restored, world)
+    with opened(config, restored, world) as puzzles:
+        return score_opened(config, restored, puzzles, world)
+
+
+def score_opened(config: EvaluateConfig, restored: Restored, puzzles: Opened, world: World) -> dict[str, float]:
     data = puzzles.data
-    evaluators = build_evaluators(config.named_evaluators, data, config.trust_code, inspectors(config, data))
-    head = puzzles.head(restored, config, world)
+    evaluators = build_evaluators(puzzles.evaluators, data, config.trust_code, inspectors(config, data))
+    head = puzzles.head()
     if config.puzzle_identifiers != "own" and config.solve is None:
         ablate_identifiers(head, data, config.puzzle_identifiers)
     utils.threads.use_threads(data.local_batch_size * data.metadata.seq_len * head.model.config.hidden_size)
@@ -64,7 +68,7 @@ def score(config: EvaluateConfig, world: World) -> dict[str, float]:
                          strategy=config.build_strategy(), predictions=puzzles.predictions)
     by_step = curve.read() if curve else []
     if world.is_main:
-        tell_what_is_scored(config, restored, data)
+        tell_what_is_scored(config, restored, puzzles.called)
         report(metrics, by_step, config.differences, folder)
         for line in [*doubts(restored), *(line for _, evaluator in evaluators.values()
                                           for line in getattr(evaluator, "told", []))]:
@@ -98,11 +102,11 @@ def output_directory(config: EvaluateConfig, checkpoint: Path) -> Path:
     return folder
 
 
-def tell_what_is_scored(config: EvaluateConfig, restored: Restored, data: PuzzleDataset) -> None:
+def tell_what_is_scored(config: EvaluateConfig, restored: Restored, data: str) -> None:
     """Print which weights are scored, on which data, and which settings differ from training."""
     settings = [f"{key}={value}" for key, value in config.differences.items()]
     told = ", ".join([f"{restored.kind_of_weights(config.use_ema)} weights", *settings])
-    print(f"{restored.file} ({told}) on {data.config.folders}")
+    print(f"{restored.file} ({told}) on {data}")
 
 
 def doubts(restored: Restored) -> list[str]:

@@ -166,7 +166,7 @@ class Restored:
 
         Raises ValueError where weights, architecture and sizes do not fit together.
         """
-        arch = self._arch_for(world)
+        arch = self.arch_for(world)
         if data is None and self.metadata is not None:
             return self._head_as_stored(arch, self.metadata, world, use_ema)
         data = self._data_of_run(world) if data is None else data
@@ -219,7 +219,7 @@ class Restored:
             raise ValueError(f"{self.file} does not tell the sizes of its model, and the data of "
                              f"its run do not either: {error}") from error
 
-    def _arch_for(self, world: World) -> ArchConfig:
+    def arch_for(self, world: World) -> ArchConfig:
         """The architecture for this device. On a CPU it computes in float32, where 16 bits are many times slower."""
         dtype = self.arch.options.get("forward_dtype")
         if world.device.type != "cpu" or dtype not in SLOW_ON_CPU or "forward_dtype" in self.overrides:
@@ -227,7 +227,7 @@ class Restored:
         print(f"notice: computing in float32; the run's {dtype} is many times slower on a CPU")
         return self.arch.with_options({"forward_dtype": "float32"})
 
-    def start(self, head: LossHead, arch: ArchConfig, data: PuzzleDataset, world: World) -> None:
+    def start(self, head: LossHead, arch: ArchConfig, data: PuzzleDataset, world: World, use_ema: bool = True) -> None:
         """Load the weights into the head of a new run, with its architecture and training data.
 
         Puzzle embeddings are found by the names of the puzzles. A notice tells where the architectures differ, since
@@ -239,7 +239,7 @@ class Restored:
                   if key not in same and theirs.get(key, value) != value]
         notices = [f"{self.file} was trained with other settings: {', '.join(unlike)}"] if unlike else []
         tell(notices, world)
-        tell(load_by_name(head, self.weights(), self.payload, self.file, data, trains=True), world)
+        tell(load_by_name(head, self.weights(use_ema), self.payload, self.file, data, trains=True), world)
 
 
 def tell(notices: Sequence[str], world: World) -> None:

@@ -383,6 +383,14 @@ class EvaluateConfig(SharedConfig, TestTimeConfig):
     kind: str | None
     # file for the answers to all puzzles, FILE.csv or FILE.jsonl; null: answers.csv where solve is a file
     predictions: str | None
+    # solve, ARC: steps for which a model is trained on the demonstrations of the tasks before it is asked; null: 200
+    adapt_steps: int | None = Field(ge=0)
+    # solve, ARC: what is trained then: the puzzle embeddings of the tasks alone, or all weights
+    adapt: Literal["embeddings", "all"]
+    # solve, ARC: peak rate of the puzzle embeddings then; null: as in training
+    adapt_lr: float | None = Field(gt=0)
+    # solve, ARC: augmentations of each task, which are trained on and vote; null: 32
+    adapt_augmentations: int | None = Field(ge=0)
     # examples in a batch, over all processes; null: as in training
     global_batch_size: int | None
     # score the averaged weights where the checkpoint has them
@@ -450,9 +458,21 @@ class EvaluateConfig(SharedConfig, TestTimeConfig):
         if self.solve is not None and self.puzzle_identifiers == "shuffled":
             raise ValueError("puzzle_identifiers=shuffled has no effect on puzzles that were not trained on; use own "
                              "or blank")
-        if self.solve is None and self.kind is not None:
-            raise ValueError(f"kind={self.kind} has no effect without solve: data sets tell their kind in dataset.json")
         return self
+
+    def refuse_solving(self) -> None:
+        """Raise ValueError for a setting that has no effect on data sets."""
+        if self.kind is not None:
+            raise ValueError(f"kind={self.kind} has no effect without solve: data sets tell their kind in dataset.json")
+        self.refuse_adaptation("data sets, which are scored as they are")
+
+    def refuse_adaptation(self, what: str) -> None:
+        """Raise ValueError for a setting of adaptation that has no effect on `what`."""
+        for key in ("adapt_steps", "adapt_lr", "adapt_augmentations"):
+            if getattr(self, key) is not None:
+                raise ValueError(f"{key} has no effect on {what}; it is for ARC tasks of solve=…")
+        if self.adapt != "embeddings":
+            raise ValueError(f"adapt={self.adapt} has no effect on {what}; it is for ARC tasks of solve=…")
 
     @model_validator(mode="after")
     def _find_strategy(self):

@@ -8,15 +8,21 @@
 """
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+from config.adapting import adapted, batch_size, tasks_as_dataset
 from config.keywords import settled
 from config.puzzle_kind import kind_of_checkpoint, with_metadata
 from config.restored import Restored
 from config.schema import EvaluateConfig
+from dataset.arc_tasks import Task, task_to_solve
+from dataset.kinds.arc import ARC
+from dataset.kinds.kind import puzzle_metadata
 from dataset.puzzle_dataset import PuzzleDataset
 from dataset.questions import Questions, read_objects
+from evaluators.arc import ARC as Scores
 from evaluators.loop import evaluate
-from evaluators.solutions import Predictions, Solutions, solutions_of
+from evaluators.solutions import Predictions, Solutions, arc_solutions, solutions_of
 from evaluators.traces import Trace, record
 from losses.head import LossHead
 from models.compiled import compile_recursion, should_compile
@@ -34,6 +40,9 @@ class Solver:
         self.restored = with_metadata(restored, config.kind)
         self.config, self.world = config, world
         self.kind, self.metadata = kind_of_checkpoint(self.restored, config.kind, config.trust_code)
+        if isinstance(self.kind, ARC):  # its head is made for each call, with rows for the tasks
+            return
+        config.refuse_adaptation(f"puzzles of the kind {self.kind}")
         self.head: LossHead = self.restored.head_for_new_puzzles(world, config.use_ema).eval()
         if should_compile(config.compile, world.device):
             compile_recursion(self.head)
@@ -76,8 +85,13 @@ class Solver:
         """Answer puzzles. Each is a line of text in the alphabet of the kind; a board, as a list of rows or an array;
         L tokens, as a data set holds them; or {"question": one of these, "answer": the right one}.
 
+        ARC: each is a task, {"train": pairs, "test": pairs}, and there is a solution for each of its tests. The model
+        is first trained on the demonstrations (config/adapting.py).
+
         Raises ValueError for what is none of these.
         """
+        if isinstance(self.kind, ARC):
+            return self._solve_tasks([task_to_solve(f"task{number}", puzzle) for number, puzzle in enumerate(puzzles)])
         questions = self.questions(puzzles)
         return self.answer(questions) if len(questions) else Solutions()
 
@@ -90,6 +104,15 @@ class Solver:
         self.head.eval()
         found = predictions.read()
         return solutions_of(found["puzzles"], self.kind, questions.texts) if found else Solutions()
+
+    def _solve_tasks(self, tasks: list[Task]) -> Solutions:
+        with tasks_as_dataset(tasks, self.config.adapt_augmentations, self.config.seed) as folder:
+            data = self.restored.open_data([folder], "test", self.world, batch_size(self.restored, self.config))
+            (arc_set,) = data.sets.values()
+            arc: Any = Scores(folder, puzzle_metadata(arc_set))
+            head = adapted(self.restored, folder, self.config, self.world)
+            evaluate(head, data, self.world, {"eval/arc": (folder, arc)}, strategy=self.config.build_strategy())
+        return arc_solutions(arc.tasks, arc.answers, self.kind, head.model.config.halt_max_steps)
 
     def trace(self, puzzle: object) -> Trace:
         """What the model holds of one puzzle after each supervision step, in each attempt (evaluators/traces.py)."""

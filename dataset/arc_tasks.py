@@ -10,9 +10,10 @@ task. Check: `pytest tests/test_arc_tasks.py`.
 """
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -94,18 +95,48 @@ def read_tasks(prefix: str, subset: str, for_testing: bool) -> list[Task]:
     A test input without a known answer gets `NO_ANSWER` for testing, and is left out for training. A line is printed
     about such inputs, and about bare lists of pairs, whose last pair became the test.
     """
+    first = source_files(prefix, subset)[0]
+    source = first if first == _challenges(prefix, subset) else first.parent
+    tasks = _read(_puzzles(prefix, subset), source, subset, for_testing)
+    if not tasks:
+        raise ValueError(f"{source} holds no tasks; get the file again, or leave "
+                         f"{subset} out of --subsets")
+    return tasks
+
+
+def read_tasks_to_solve(where: Path) -> list[Task]:
+    """The tasks, for testing, in the file of one task, in a folder of such files, or in a file of challenges, with the
+    solutions beside it where they are known. Raises ValueError where there are none."""
+    subset = where.parent.name if where.is_file() else where.name
+    if where.is_dir():
+        puzzles: list[tuple[str, Any, object, str]] = [
+            (file.stem, read_json(file), [], str(file)) for file in sorted(where.glob("*.json"))]
+    else:
+        content, end = read_json(where), "_challenges.json"
+        beside = where.with_name(where.name.removesuffix(end) + "_solutions.json")
+        answers = _read_object(beside) if where.name.endswith(end) and beside.is_file() else {}
+        many = isinstance(content, dict) and not {*KINDS} & {*content}
+        puzzles = [(name, puzzle, answers.get(name, []), f"{where}, task {name}") for name, puzzle in content.items()] \
+            if many else [(where.stem, content, [], str(where))]
+    if not puzzles:
+        raise ValueError(f"{where} holds no tasks; name the file of a task, a folder of them, or a challenges file")
+    return _read(puzzles, where, subset, for_testing=True)
+
+
+def task_to_solve(name: str, puzzle: object) -> Task:
+    """A task given in Python: {"train": pairs, "test": pairs}, where a test's output may be missing."""
+    return _read([(name, puzzle, [], name)], Path(name), "", for_testing=True)[0]
+
+
+def _read(puzzles: Iterable[tuple[str, Any, object, str]], source: Path, subset: str, for_testing: bool) -> list[Task]:
+    """Check tasks and say what is missing. `puzzles` as in `_puzzles`; `source`: where they stand, for people."""
     tasks, lists, unanswered = [], 0, 0
-    for task, puzzle, answers, where in _puzzles(prefix, subset):
+    for task, puzzle, answers, where in puzzles:
         if isinstance(puzzle, list):
             puzzle, lists = {"train": puzzle[:-1], "test": puzzle[-1:]}, lists + 1
         _check_structure(puzzle, where)
         unanswered += _add_answers(puzzle["test"], answers, where)
         tasks.append(_checked_task(task, subset, puzzle, for_testing, where))
-    first = source_files(prefix, subset)[0]
-    source = first if first == _challenges(prefix, subset) else first.parent
-    if not tasks:
-        raise ValueError(f"{source} holds no tasks; get the file again, or leave "
-                         f"{subset} out of --subsets")
     if lists and for_testing:
         print(f"notice: {lists} tasks of {source} are lists of pairs that do not say what is tested; the last pair of "
               "each is, and the others are its demonstrations", file=sys.stderr)

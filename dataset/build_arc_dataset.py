@@ -285,6 +285,13 @@ def write_dataset(folder: Path, groups: list[Group], args: argparse.Namespace, m
     return counts
 
 
+def write_tasks(folder: Path, tasks: list[Task], num_aug: int, seed: int) -> None:
+    """Write a data set of a few tasks in this process, each with at most `num_aug` augmentations."""
+    folder.mkdir()
+    write_dataset(folder, [draw_group(task, num_aug, seed) for task in tasks],
+                  argparse.Namespace(seed=seed, puzzle_identifiers_start=1), map)
+
+
 def build(args: argparse.Namespace) -> None:
     tasks = without_leaks(read_sources(args), args.on_leak)
     files = [file for subset in args.subsets

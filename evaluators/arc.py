@@ -76,6 +76,8 @@ class ARC:
         self._number_test_inputs()
         self._number_identifiers(names)
         self.votes = Votes()
+        self.answers: list[Answer] = []  # of the last evaluation, on rank 0
+        self.told: list[str] = []  # where its files are
 
     def _unknown_answers(self) -> list[str]:
         """Notices about test inputs without an answer. Removes the answers if all are stand-ins."""
@@ -167,6 +169,7 @@ class ARC:
         starts = np.searchsorted(candidates["question"], np.arange(len(self.question_keys) + 1))
         answers = [self._answer(number, candidates[starts[question]:starts[question + 1]], grids)
                    for number, question in enumerate(self.questions)]
+        self.answers = answers
         metrics = {name: _pass_rate(answers, K) for name, K in self._attempts_of_metrics().items()
                    if self.truth_known.any()}
         if save_path is not None:
@@ -176,6 +179,8 @@ class ARC:
             if self.config.gallery:
                 write_gallery(self.tasks, answers, metrics, self.config.gallery, self.config.submission_K,
                               save_path / "gallery.html")
+            self.told = [f"{file.stem}: {file}" for name in ("submission.json", "arc_tasks.csv", "gallery.html")
+                         if (file := save_path / name).is_file()]
         return metrics
 
     def _answer(self, number: int, candidates: np.ndarray, grids: dict[int, np.ndarray]) -> Answer:

@@ -7,6 +7,7 @@
 """
 import csv
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 
 from dataset.common import IGNORE_LABEL_ID
 from dataset.kinds.kind import Kind
+from evaluators.arc_votes import Answer
 from evaluators.rows import Answers
 from utils.board_html import board_html
 from utils.distributed import gather_objects
@@ -23,6 +25,7 @@ from utils.html import Html, tag
 from utils.strict_json import as_json
 
 FORMATS = (".csv", ".jsonl")
+NO_GRID = [[0]]  # where nothing was predicted
 FIELDS = ("inputs", "labels", "preds", "q", "steps")
 
 
@@ -47,6 +50,8 @@ class Solution:
     # (L,) int32
     answer_tokens: np.ndarray = field(repr=False)
     kind: Kind = field(repr=False)
+    # further answers in their order; of ARC, the second attempt
+    others: tuple[str, ...] = ()
 
     def facts(self) -> dict[str, object]:
         """What is written of it to files. `right` is left out where no answer was given."""
@@ -116,6 +121,19 @@ def solutions_of(found: dict[str, np.ndarray], kind: Kind, texts: Sequence[str] 
                  bool(is_right) if is_asked else None, question, answer, kind)
         for text, question, answer, q, steps, is_valid, is_right, is_asked in zip(
             questions, inputs, preds.astype(np.int32), found["q"], found["steps"], valid, right, asked.any(1)))
+
+
+def arc_solutions(tasks: dict[str, dict], answers: Sequence[Answer], kind: Kind, steps: int) -> Solutions:
+    """The answers to the tests of ARC tasks, each the best candidate of the vote. `steps`: the most of an attempt."""
+    solutions = Solutions()
+    for answer in answers:
+        question = json.dumps(tasks[answer.task]["test"][answer.number]["input"])
+        grids = [json.dumps(attempt.grid) for attempt in answer.attempts] or [json.dumps(NO_GRID)]
+        solutions.append(Solution(
+            question, grids[0], answer.attempts[0].q if answer.attempts else 0.0, steps, None,
+            answer.solved_within(1) if answer.truth_known else None, kind.parse(question), kind.parse(grids[0]), kind,
+            tuple(grids[1:])))
+    return solutions
 
 
 def refuse_answers_file(file: Path) -> None:
