@@ -30,7 +30,7 @@ from evaluators.loop import DepthCurve
 from evaluators.loop import evaluate as metrics_of
 from evaluators.protocol import build_evaluators
 from evaluators.report import report
-from models.compiled import compile_recursion, should_compile
+from models.compiled import speed_up
 from utils.best import best_in_doubt
 from utils.command_line import run_script
 from utils.distributed import World, joined_world
@@ -58,8 +58,8 @@ def score_opened(config: EvaluateConfig, restored: Restored, puzzles: Opened, wo
     if config.puzzle_identifiers != "own" and config.solve is None:
         ablate_identifiers(head, data, config.puzzle_identifiers)
     utils.threads.use_threads(data.local_batch_size * data.metadata.seq_len * head.model.config.hidden_size)
-    if should_compile(config.compile, world.device) and not head.is_compiled:
-        compile_recursion(head)
+    if puzzles.solver is None:
+        speed_up(head, config, world.device)
     if config.viewer is not None:
         return view(config, restored, head, data, world) | puzzles.unread()
     folder = output_directory(config, restored.file)

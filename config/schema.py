@@ -27,6 +27,7 @@ from evaluators.strategies import STRATEGY_PARTS, Single, Strategy
 from evaluators.test_time import TestTime, TestTimeConfig
 from losses.head import LossHead
 from models.act import ACTModel
+from models.compiled import ComputeConfig
 from models.train_state import TrainConfig
 from utils.checkpoint import CheckpointConfig
 from utils.command_line import CONFIG_DIR, describe_validation, flat_keys
@@ -368,7 +369,7 @@ class PretrainConfig(SharedConfig, TrainConfig, LogConfig):
         return self.arch.notices() + own
 
 
-class EvaluateConfig(SharedConfig, TestTimeConfig):
+class EvaluateConfig(SharedConfig, TestTimeConfig, ComputeConfig):
     """`config/cfg_evaluate.yaml`."""
 
     YAML = "cfg_evaluate"
@@ -403,8 +404,6 @@ class EvaluateConfig(SharedConfig, TestTimeConfig):
     halt_max_steps: int | None = Field(gt=0)
     # a strategy of one's own, {name: module@Class, option: value}; null: what the settings of test-time compute say
     strategy: NamedConfig | None
-    # compile the recursion; null: on CUDA. DISABLE_COMPILE=1 in the environment overrules it
-    compile: bool | None
     # also score the answers after each supervision step, which shows accuracy against compute (steps.jsonl)
     per_step: bool
     # write the weights for others: in the published layout, as safetensors, or as safetensors uploaded to the hub

@@ -25,7 +25,7 @@ from evaluators.loop import evaluate
 from evaluators.solutions import Predictions, Solutions, arc_solutions, solutions_of
 from evaluators.traces import Trace, record
 from losses.head import LossHead
-from models.compiled import compile_recursion, should_compile
+from models.compiled import speed_up
 from utils.distributed import World, pick_device
 from utils.threads import use_threads
 
@@ -44,8 +44,7 @@ class Solver:
             return
         config.refuse_adaptation(f"puzzles of the kind {self.kind}")
         self.head: LossHead = self.restored.head_for_new_puzzles(world, config.use_ema).eval()
-        if should_compile(config.compile, world.device):
-            compile_recursion(self.head)
+        speed_up(self.head, config, world.device)
 
     @classmethod
     def of(cls, config: EvaluateConfig, world: World | None = None) -> "Solver":

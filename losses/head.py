@@ -72,8 +72,11 @@ class LossHead(nn.Module):
         """Whether the recursion is compiled, each new shape of a batch being compiled anew."""
         return self.model.is_compiled
 
-    def compile_recursion(self) -> None:
-        self.model.compile_recursion()
+    def compile_recursion(self, scope: str = "recursion", cuda_graphs: bool = False) -> None:
+        """See `models.act.ACTModel.compile_recursion`."""
+        self.model.compile_recursion(scope, cuda_graphs)
+        if scope == "head":
+            self.compile(dynamic=False, options={"triton.cudagraphs": True} if cuda_graphs else None)
 
     def recursing(self, **options: int):
         """See `models.act.ACTModel.recursing`."""

@@ -140,6 +140,7 @@ class ACTModel(nn.Module):
     Recursion: type  # the network, a subclass of `models.backbone.Backbone`
     UNUSED_KEYS: tuple[str, ...] = ()
     is_compiled = False
+    has_cuda_graphs = False
     TRAINS_CONTINUE = True  # whether q_continue gets a target, in architectures that halt when q_halt > q_continue
 
     def __init__(self, config: dict):
@@ -164,10 +165,17 @@ class ACTModel(nn.Module):
         """See `models.backbone.Backbone.matrices`."""
         return self.inner.matrices()
 
-    def compile_recursion(self) -> None:
-        """Compile the recursion, which is nearly all of the computation. Names in the state dict stay as they are."""
-        self.inner.compile(dynamic=False)
-        self.is_compiled = True
+    def compile_recursion(self, scope: str = "recursion", cuda_graphs: bool = False) -> None:
+        """Compile the recursion, which is nearly all of the computation. Names in the state dict stay as they are.
+
+        `scope`: "recursion"; "stack": each pass by itself; "head": the whole supervision step.
+        """
+        options = {"triton.cudagraphs": True} if cuda_graphs else None
+        for part in {"recursion": [self.inner], "stack": self.inner.networks(), "head": [self]}[scope]:
+            part.compile(dynamic=False, options=options)
+        if scope == "head" and self.puzzle_embedding is not None:  # its rows become a leaf of autograd, between graphs
+            self.puzzle_embedding.forward = torch.compiler.disable(self.puzzle_embedding.forward)
+        self.is_compiled, self.has_cuda_graphs = True, cuda_graphs
 
     @contextmanager
     def recursing(self, **options: int) -> Iterator[None]:
@@ -190,7 +198,9 @@ class ACTModel(nn.Module):
                             device=inputs.device)
         several = empty.expand(self.chains, *empty.shape).transpose(0, 1) if self.chains > 1 else empty
         return Carry(
-            latents=tuple(several if i else empty for i, _ in enumerate(self.inner.initial_latents())),
+            # a tensor each: torch.compile makes another graph for two that are one
+            latents=tuple((several if i else empty).clone()
+                          for i, _ in enumerate(self.inner.initial_latents())),
             steps=torch.zeros(B, dtype=torch.int32, device=inputs.device),
             halted=torch.ones(B, dtype=torch.bool, device=inputs.device),
             noise_key=noise_keys(seed, torch.arange(first_row, first_row + B, device=inputs.device)),
@@ -209,7 +219,7 @@ class ACTModel(nn.Module):
             start, key, chains = self._winning_chain(carry, x, judge)
         else:
             start, key, chains = carry.latents, carry.noise_key, ()
-        latents, logits, q = self.inner(start, x, key)
+        latents, logits, q = self._recur(start, x, key)
         outputs = {"logits": logits, "q_halt_logits": q[:, 0], "q_continue_logits": q[:, 1]}
         with torch.no_grad():
             steps = carry.steps + 1
@@ -220,6 +230,15 @@ class ACTModel(nn.Module):
                     and not self.config.no_ACT_continue and self.config.halt_max_steps > 1):
                 outputs["target_q_continue"] = self._continue_target(replace(after, latents=latents), x)
         return after, outputs
+
+    def _recur(self, latents: tuple[Tensor, ...], x: Tensor, keys: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+        """Latents, logits and halting logits after the recursion."""
+        if not self.has_cuda_graphs:
+            return self.inner(latents, x, keys)
+        torch.compiler.cudagraph_mark_step_begin()
+        latents, logits, q = self.inner(latents, x, keys)
+        # Copies: the next step overwrites the memory of a graph's results.
+        return tuple(z.clone() for z in latents), logits.clone(), q.clone()
 
     @torch.no_grad()
     def _winning_chain(self, carry: Carry, x: Tensor, judge: Judge | None
@@ -236,7 +255,7 @@ class ACTModel(nn.Module):
         keys, losses, ends = [], [], []
         for chain in range(self.chains):
             keys.append(chain_key(carry.noise_key, chain))
-            after, logits, _ = self.inner((y, *(z[:, chain] for z in others)), x, keys[-1])
+            after, logits, _ = self._recur((y, *(z[:, chain] for z in others)), x, keys[-1])
             losses.append(judge({"logits": logits}, carry.current_data))
             ends.append(after[1:])
         winner = torch.stack(losses).argmin(0)

@@ -231,6 +231,9 @@ class Backbone(nn.Module):
         return Stack([Block(c.hidden_size, positions, c.num_heads, c.expansion, c.mlp_t, self.SHORT_CONV, c.causal,
                             c.glu_norm) for _ in range(layers)])
 
+    def networks(self) -> list["Stack"]:
+        return [module for module in self.modules() if isinstance(module, Stack)]
+
     def matrices(self) -> list[Tensor]:
         """Weight matrices of the linear maps between the embeddings and the heads, as they are stored.
 

@@ -5,6 +5,7 @@ vocabulary size. A latent is (B, P+L, D). Weights stay in float32 and are cast t
 use, so that the optimizer always works in full precision.
 """
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -63,6 +64,10 @@ class Dropout:
         """Values x (B, …) with some set to 0 and the others divided by 1 − share. `place` numbers the draws of a pass.
         """
         return x * kept(self.keys, place, self.share, *x.shape[1:]) / (1 - self.share)
+
+
+def dropped(x: Tensor, drop: Dropout | None, place: int) -> Tensor:
+    return x if drop is None else drop(x, place)
 
 
 class Linear(nn.Module):
@@ -173,6 +178,8 @@ class SwiGLU(nn.Module):
     (arXiv 2601.19085).
     """
 
+    kernel: Callable[..., Tensor] | None = None  # computes `part` in one go (models/kernels.py)
+
     def __init__(self, width: int, expansion: float, normed: bool = False):
         super().__init__()
         self.normed = normed
@@ -190,6 +197,12 @@ class SwiGLU(nn.Module):
     def along_sequence(self, x: Tensor) -> Tensor:
         """The same along the second dimension of x (B, width, D)."""
         return self.down_proj.along_sequence(self.gated(self.gate_up_proj.along_sequence(x), dim=1))
+
+    def part(self, x: Tensor, dim: int = 2, drop: Dropout | None = None, place: int = 0) -> Tensor:
+        """The residual part of a block: `rms_norm(x + SwiGLU(x))` along a dimension of x (B, P+L, D)."""
+        if self.kernel is not None and drop is None:
+            return self.kernel(x, self.gate_up_proj.weight.to(x.dtype), self.down_proj.weight.to(x.dtype), self.normed)
+        return rms_norm(x + dropped(self(x) if dim == 2 else self.along_sequence(x), drop, place), dim)
 
 
 class ConvSwiGLU(SwiGLU):
@@ -229,11 +242,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, rotary: RotaryPositions | None, drop: Dropout | None = None,
                 number: int = 0) -> Tensor:
         """`drop`: dropout of what each part adds; `number`: of this block in its network."""
-        def added(part: Tensor, place: int) -> Tensor:
-            return part if drop is None else drop(part, 2 * number + place)
-
         if self.mixes_by_mlp:
-            x = rms_norm(x + added(self.mlp_t.along_sequence(x), 0), dim=1)
+            x = self.mlp_t.part(x, 1, drop, 2 * number)
         else:
-            x = rms_norm(x + added(self.self_attn(x, rotary), 0))
-        return rms_norm(x + added(self.mlp(x), 1))
+            x = rms_norm(x + dropped(self.self_attn(x, rotary), drop, 2 * number))
+        return self.mlp.part(x, 2, drop, 2 * number + 1)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dataset.puzzle_dataset import Batch, PuzzleDataset
 from dataset.puzzle_rows import taken_rows
 from models.act import Carry
-from models.compiled import compile_recursion, should_compile
+from models.compiled import ComputeConfig, speed_up
 from models.ema import EMA
 from models.sparse_embedding import SparseSignSGD
 from utils.checkpoint import load_weights, puzzle_table_rows
@@ -32,7 +32,7 @@ from utils.optim import (
 from utils.random_state import random_states, set_random_states
 
 
-class TrainConfig(OptimConfig):
+class TrainConfig(OptimConfig, ComputeConfig):
     """The settings that a training step reads."""
 
     # examples in a step, over all processes
@@ -45,8 +45,6 @@ class TrainConfig(OptimConfig):
     supervision_curriculum: list[SupervisionStage]
     # seed of initial weights, order of the data and exploration
     seed: int = Field(ge=0)
-    # compile the recursion; auto: on CUDA. DISABLE_COMPILE=1 in the environment overrules it
-    compile: bool | None
 
     @property
     def curricula(self) -> tuple[Sequence[Stage], ...]:
@@ -174,8 +172,10 @@ def build_state(config: TrainConfig, head: nn.Module, data: PuzzleDataset,
                          f"(global_batch_size={config.global_batch_size} over {world.size}); "
                          "choose a divisor of them")
     head.requires_grad_(not config.freeze_weights)
-    if should_compile(config.compile, world.device):
-        compile_recursion(head, depths=1 + len(config.depth_curriculum))
+    if config.cuda_graphs and config.micro_batch_size:
+        raise ValueError(f"cuda_graphs=True overwrites the gradient of one part of a batch by that of the next, and "
+                         f"micro_batch_size={config.micro_batch_size} asks for parts; leave one of them out")
+    speed_up(head, config, world.device, depths=1 + len(config.depth_curriculum))
     optimizers: list[torch.optim.Optimizer] = []
     if head.puzzle_embedding is not None:
         optimizers.append(SparseSignSGD(head.puzzle_embedding, config.puzzle_emb_lr,
