@@ -73,14 +73,14 @@ class ACTLossHead(LossHead):
     def answer_losses(self, outputs: dict[str, Tensor],
                       data: dict[str, Tensor]) -> dict[str, Tensor]:
         """`lm_loss` (B,): the mean loss of a row's labelled cells."""
-        cells = _answered(data).sum(-1)
+        cells = labelled(data).sum(-1)
         return {"lm_loss": self.cell_losses(outputs["logits"], data["labels"]).sum(-1) / cells.clamp(min=1)}
 
     def asked(self, data: dict[str, Tensor]) -> Tensor:
-        return _answered(data).any(-1)
+        return labelled(data).any(-1)
 
     def is_right(self, outputs: dict[str, Tensor], data: dict[str, Tensor]) -> Tensor:
-        return (~_answered(data) | (outputs["preds"] == data["labels"])).all(-1)
+        return (~labelled(data) | (outputs["preds"] == data["labels"])).all(-1)
 
     def trained_on(self, data: dict[str, Tensor]) -> Tensor:
         """All rows (B,), since a row without labels still has a halting loss, as published."""
@@ -94,7 +94,7 @@ class ACTLossHead(LossHead):
                counted: Tensor) -> dict[str, Tensor]:
         """Sums over the `counted` rows (B,) that have labels: the rows, the fraction of labelled cells that is right,
         the rows solved, and the rows of which the sign of q_halt tells rightly whether they are solved."""
-        answered = _answered(data)
+        answered = labelled(data)
         right, cells = (answered & (outputs["preds"] == data["labels"])).sum(-1), answered.sum(-1)
         counted, solved = counted & (cells > 0), right == cells
         return {"count": counted.sum(),
@@ -103,6 +103,6 @@ class ACTLossHead(LossHead):
                 "q_halt_accuracy": (counted & ((outputs["q_halt_logits"] >= 0) == solved)).sum()}
 
 
-def _answered(data: dict[str, Tensor]) -> Tensor:
+def labelled(data: dict[str, Tensor]) -> Tensor:
     """Which cells (B, L) have a label."""
     return data["labels"] != IGNORE_LABEL_ID

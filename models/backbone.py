@@ -24,10 +24,10 @@ from models.layers import (
     Block,
     Dropout,
     Embedding,
-    Linear,
     OuterLinear,
     RotaryPositions,
     board_positions,
+    matrices_of,
     truncated_normal_,
 )
 from models.sparse_embedding import SparseEmbedding
@@ -235,13 +235,8 @@ class Backbone(nn.Module):
         return [module for module in self.modules() if isinstance(module, Stack)]
 
     def matrices(self) -> list[Tensor]:
-        """Weight matrices of the linear maps between the embeddings and the heads, as they are stored.
-
-        Muon trains these alone, and weight decay may be restricted to them. Embeddings, heads, biases and short
-        convolutions are not included.
-        """
-        return [module.weight for module in self.modules()
-                if isinstance(module, (Linear, nn.Linear)) and not isinstance(module, OuterLinear)]
+        """See `models.layers.matrices_of`."""
+        return matrices_of(self)
 
     def supervision_step(self, latents: tuple[Tensor, ...], x: Tensor,
                          update: "Passes") -> tuple[Tensor, ...]:

@@ -155,11 +155,11 @@ class RotaryPositions(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention. With `causal`, no position sees later ones."""
 
-    def __init__(self, width: int, heads: int, causal: bool = False):
+    def __init__(self, width: int, heads: int, causal: bool = False, bias: bool = False):
         super().__init__()
         self.heads, self.head_width, self.causal = heads, width // heads, causal
-        self.qkv_proj = Linear(width, 3 * heads * self.head_width)
-        self.o_proj = Linear(heads * self.head_width, width)
+        self.qkv_proj = Linear(width, 3 * heads * self.head_width, bias)
+        self.o_proj = Linear(heads * self.head_width, width, bias)
 
     def forward(self, x: Tensor, rotary: RotaryPositions | None) -> Tensor:
         B, positions, _ = x.shape
@@ -247,3 +247,31 @@ class Block(nn.Module):
         else:
             x = rms_norm(x + dropped(self.self_attn(x, rotary), drop, 2 * number))
         return self.mlp.part(x, 2, drop, 2 * number + 1)
+
+
+class PreNormBlock(nn.Module):
+    """Two residual parts, each of which sees its input normalised (pre-norm): attention across positions, then
+    `down(gelu(up(x)))` within each. Norms have weights, and all linear maps biases."""
+
+    def __init__(self, width: int, heads: int, expansion: float):
+        super().__init__()
+        self.attn_norm, self.self_attn = LayerNorm(width), Attention(width, heads, bias=True)
+        inner = round(expansion * width)
+        self.mlp_norm = LayerNorm(width)
+        self.up_proj, self.down_proj = Linear(width, inner, bias=True), Linear(inner, width, bias=True)
+
+    def forward(self, x: Tensor, rotary: RotaryPositions | None, drop: Dropout | None = None,
+                number: int = 0) -> Tensor:
+        """`drop`: dropout of what each part adds; `number`: of this block in its network."""
+        x = x + dropped(self.self_attn(self.attn_norm(x), rotary), drop, 2 * number)
+        return x + dropped(self.down_proj(F.gelu(self.up_proj(self.mlp_norm(x)))), drop, 2 * number + 1)
+
+
+def matrices_of(network: nn.Module) -> list[Tensor]:
+    """Weight matrices of the linear maps of a network between its embeddings and heads, as they are stored.
+
+    Muon trains these alone, and weight decay may be restricted to them. Embeddings, heads, biases and short
+    convolutions are not included.
+    """
+    return [module.weight for module in network.modules()
+            if isinstance(module, (Linear, nn.Linear)) and not isinstance(module, OuterLinear)]

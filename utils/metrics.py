@@ -13,6 +13,8 @@ from utils.distributed import all_gather_objects
 
 # Sums over all observed targets of a set, by feature, from which `means` makes rmse and r2.
 OVER_SET = ("observed", "squared_error", "target_sum", "target_square")
+# Of a sum that is divided by neither rows nor count: the name of the sum that divides it.
+DIVIDED_BY = {"unsound_deductions": "deductions"}
 Sums = dict[str, Any]  # by name: a float, or for the names in OVER_SET an array of one value a feature
 
 
@@ -101,7 +103,7 @@ def means(sums: Sums) -> dict[str, float]:
 
     A metric without rows is left out, never NaN.
     """
-    divisors = {name: sums["rows" if name.endswith("loss") else "count"]
+    divisors = {name: sums[DIVIDED_BY.get(name, "rows" if name.endswith("loss") else "count")]
                 for name in sums.keys() - {"rows", "count", *OVER_SET}}
     return {name: sums[name] / divisors[name] for name in sums if divisors.get(name)} | _over_set(sums)
 

@@ -1,0 +1,122 @@
+"""The loss of LDT (arXiv 2605.08605), whose model keeps the set of candidates of each cell.
+
+    loss = Σ over rows of the mean over loops of [keep + w_d · digit + w_c · conflict]
+
+keep: the mean over cells and tokens of the binary cross-entropy of the keep logit against "a candidate, and the true
+token", which counts `keep_weight` where that is so and `drop_weight` elsewhere. digit: the mean over the row's cells
+that are not given of the cross-entropy of the true token; 0 for a row that has lost a true token. conflict: the binary
+cross-entropy against "the row has lost a true token". The published code takes the mean of `digit` over all such cells
+of a batch; here it is a mean over a row, so that a row's loss does not depend on the others.
+"""
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from losses.classification import labelled
+from losses.head import HALTING_WEIGHT, LossConfig, LossHead
+from models.act import ACTModel, Carry
+from models.recursive_reasoning.ldt import LDT, holds_truth
+
+
+class LatticeLossConfig(LossConfig):
+    # weight of the keep loss of a candidate that is the true token
+    keep_weight: float = Field(4.0, ge=0)
+    # weight of the keep loss of any other token
+    drop_weight: float = Field(0.5, ge=0)
+    # weight w_d of the digit loss
+    digit_weight: float = Field(0.2, ge=0)
+    # weight w_c of the conflict loss
+    conflict_weight: float = Field(0.1, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.halting_weight != HALTING_WEIGHT:
+            raise ValueError(f"halting_weight={self.halting_weight} has no effect without a halting loss; set "
+                             f"conflict_weight, or halting_weight={HALTING_WEIGHT}")
+        return self
+
+
+class LatticeLossHead(LossHead):
+    """Of an answer that is not complete, `preds` has the likeliest candidate that is left in each cell."""
+
+    Config, TASK, ANSWER_LOSS = LatticeLossConfig, "classification", "lm_loss"
+    BATCH_FIELDS = ("inputs", "labels", "puzzle_identifiers")
+    OUTPUTS = ("preds", "logits", "q_halt_logits", "candidates", "solved")
+    model: LDT
+
+    def __init__(self, model: ACTModel, **loss: Any):
+        super().__init__(model, **loss)
+        if not isinstance(model, LDT):
+            raise ValueError(f"arch.loss.name=losses@LatticeLossHead trains candidates, which {type(model).__name__} "
+                             "does not have; use arch=ldt, or arch.loss.name=losses@ACTLossHead")
+
+    @classmethod
+    def model_options(cls, loss: LossConfig) -> dict[str, Any]:
+        return {"learns_halting": False}
+
+    def step(self, carry: Carry, batch: dict[str, Tensor]) -> tuple[Carry, dict[str, Tensor]]:
+        """Run one supervision step. `deductions` (B,): candidates that deduction has removed since the row began;
+        `unsound` (B,): how many of them were the true token of their cell."""
+        carry, outputs = self.model(carry, batch)
+        preds = outputs["logits"].masked_fill(~outputs["candidates"], -torch.inf).argmax(-1)
+        labels, removed = carry.current_data["labels"], outputs.pop("removed")
+        true = removed.gather(-1, labels.clamp(min=0).long()[..., None])[..., 0] & labelled(carry.current_data)
+        return carry, outputs | {"preds": preds, "deductions": removed.flatten(1).sum(-1).float(),
+                                 "unsound": true.sum(-1).float()}
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return logits.float().softmax(-1)
+
+    def asked(self, data: dict[str, Tensor]) -> Tensor:
+        return labelled(data).any(-1)
+
+    def is_right(self, outputs: dict[str, Tensor], data: dict[str, Tensor]) -> Tensor:
+        return (~labelled(data) | (outputs["preds"] == data["labels"])).all(-1)
+
+    def row_losses(self, outputs: dict[str, Tensor], data: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The three losses (B,), and as `lm_loss` their weighted sum. At evaluation they are those of the last loop."""
+        losses, c = self.answer_losses(outputs, data), self.config
+        return losses | {"lm_loss": losses["keep_loss"] + c.digit_weight * losses["digit_loss"]
+                         + c.conflict_weight * losses["conflict_loss"]}
+
+    def total(self, losses: dict[str, Tensor]) -> Tensor:
+        return losses[self.ANSWER_LOSS]
+
+    def answer_losses(self, outputs: dict[str, Tensor], data: dict[str, Tensor]) -> dict[str, Tensor]:
+        answered, labels, seen = labelled(data), data["labels"].clamp(min=0).long(), outputs["seen"]
+        truth, conflict = seen & F.one_hot(labels, seen.shape[-1]).bool(), ~holds_truth(seen, data["labels"])
+        keep, digit, loops = outputs["keep_logits"], outputs["digit_logits"], outputs["conflict_logits"]
+        weights = torch.where(truth, self.config.keep_weight, self.config.drop_weight)
+        of_candidates = F.binary_cross_entropy_with_logits(keep, truth[:, None].expand_as(keep).to(keep.dtype),
+                                                           weights[:, None].expand_as(keep), reduction="none")
+        tokens = self.model.inner.playable
+        cells = of_candidates.mean(1)[..., tokens].mean(-1)  # (B, L)
+        of_digits = F.cross_entropy(digit.permute(0, 3, 1, 2), labels[:, None].expand(digit.shape[:3]),
+                                    reduction="none").mean(1)
+        open_cells = answered & (data["inputs"] == self.model.config.blank) & ~conflict[:, None]
+        return {"keep_loss": _mean(cells, answered), "digit_loss": _mean(of_digits, open_cells),
+                "conflict_loss": F.binary_cross_entropy_with_logits(
+                    loops, conflict[:, None].expand_as(loops).to(loops.dtype), reduction="none").mean(1)}
+
+    def scores(self, outputs: dict[str, Tensor], data: dict[str, Tensor], counted: Tensor) -> dict[str, Tensor]:
+        """Sums over the `counted` rows (B,) that have labels: the rows, the fraction of labelled cells that is right,
+        the rows solved in truth, those that the model says it has solved (`accepted`) and those of them that are wrong,
+        the rows of which q_halt tells rightly whether the truth is still among the candidates, and deductions."""
+        answered = labelled(data)
+        right, cells = (answered & (outputs["preds"] == data["labels"])).sum(-1), answered.sum(-1)
+        counted, exact, accepted = counted & (cells > 0), right == cells, outputs["solved"]
+        consistent = (outputs["q_halt_logits"] >= 0) == holds_truth(outputs["seen"], data["labels"])
+        return {"count": counted.sum(), "accuracy": (counted * right / cells.clamp(min=1)).sum(),
+                "exact_accuracy": (counted & exact).sum(), "accepted": (counted & accepted).sum(),
+                "accepted_wrong": (counted & accepted & ~exact).sum(),
+                "q_halt_accuracy": (counted & consistent).sum(),
+                "deductions": (counted * outputs["deductions"]).sum(),
+                "unsound_deductions": (counted * outputs["unsound"]).sum()}
+
+
+def _mean(values: Tensor, where: Tensor) -> Tensor:
+    """Means (B,) of values (B, L) over the places that count; 0 for a row without any."""
+    return (values * where).sum(-1) / where.sum(-1).clamp(min=1)

@@ -1,0 +1,297 @@
+"""LDT, the Lattice Deduction Transformer (arXiv 2605.08605): its state is the set of candidates of every cell.
+
+    h₀ = linear(candidates);  `loops` times: h ← LN(h + h₀ + g(h + h₀))      heads at each loop: keep, digit, conflict
+    then, without gradient: drop the candidates whose keep is improbable, and fix one open cell to a drawn digit
+
+g is a pre-norm transformer, which reads the cells and one position more (CLS). Its head says whether the candidates are
+in conflict: some cell no longer holds its true digit. A row ends where each cell has one candidate left (solved), where
+it is in conflict, or after `halt_max_steps` steps. In training, where answers are known, a conflict ends it only if it
+is one in truth. evaluators/chains.py solves by many chains, of which those in conflict start over.
+
+The network sees another symmetric view of the board in every pass (`turns`, `relabel`). All random numbers are drawn
+from the keys of the rows.
+
+    python pretrain.py arch=ldt augment=fresh data_paths="[data/…]"
+"""
+from dataclasses import replace
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+from dataset.common import IGNORE_LABEL_ID
+from dataset.symmetry import dihedral_indices
+from models.act import MASK32, WEYL, ACTModel, Carry, mix32, uniforms, where_rows
+from models.layers import (
+    Dropout,
+    Embedding,
+    LayerNorm,
+    OuterLinear,
+    PreNormBlock,
+    RotaryPositions,
+    board_positions,
+    matrices_of,
+)
+
+# Streams of random numbers of a row's key. A supervision step has up to two passes, of many loops each.
+DROPOUT, VIEWS, RENAMING, CELLS, DIGITS = 1_000, 100, 200, 300, 400
+CLS_STD = 0.02  # of the published code
+
+
+class LDTConfig(BaseModel):
+    """Options of LDT. The last block is not settings: the data and the loss head decide them."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    UNUSED_KEYS: ClassVar[tuple[str, ...]] = ()
+
+    # width D of the cells
+    hidden_size: int = Field(gt=0)
+    # number of attention heads, each of width D / num_heads
+    num_heads: int = Field(gt=0)
+    # inner width of the feed-forward part of a block, as a multiple of D
+    expansion: float = Field(gt=0)
+    # blocks in the network g
+    L_layers: int = Field(gt=0)
+    # loops of a supervision step, each with a loss
+    loops: int = Field(gt=0)
+    # how cells are told apart; learned2d: a learned vector for each row and column; rope2d: attention turns by both
+    pos_encodings: Literal["learned2d", "rope2d"]
+    # token of the cells that an answer fills in; all others are given
+    blank: int = Field(ge=0)
+    # tokens that such a cell may hold; []: all tokens after the blank
+    fills: list[int]
+    # drop candidates whose probability to be kept is below
+    drop_below: float = Field(gt=0, lt=1)
+    # temperature of the distribution that the digit of the fixed cell is drawn from
+    temperature: float = Field(gt=0)
+    # a conflict is seen where its probability is above, in training
+    conflict_above: float = Field(ge=0, le=1)
+    # the same at evaluation
+    eval_conflict_above: float = Field(ge=0, le=1)
+    # draw candidates to drop and the digit to fix from a pass of their own without dropout, as published, which costs a
+    # third more; false: from the last loop of the pass that is trained
+    second_pass: bool
+    # dihedral transforms (numbered in dataset/symmetry.py) of which each pass sees the board by a random one; []: none
+    turns: list[int]
+    # rename the tokens of `fills` at random in each pass
+    relabel: bool
+    # probability that training drops a value which a part of a block adds to its input
+    dropout: float = Field(ge=0, lt=1)
+    # the same at evaluation
+    eval_dropout: float = Field(ge=0, lt=1)
+    # supervision steps that a row gets at most
+    halt_max_steps: int = Field(gt=0)
+    # dtype of activations; auto: bfloat16 on CUDA, float32 elsewhere; float16 is for evaluation only
+    forward_dtype: Literal["auto", "float32", "bfloat16", "float16"]
+
+    # filled from the data and the loss head, as in `models.backbone.BackboneConfig`
+    batch_size: int = 0
+    seq_len: int = 0
+    vocab_size: int = 0
+    latent_dim: int = 0
+    output_dim: int = 0
+    num_puzzle_identifiers: int = 0
+    learns_halting: bool = True
+
+    @model_validator(mode="after")
+    def _check(self):
+        turned = 4 if self.pos_encodings == "rope2d" else 1
+        if self.hidden_size % self.num_heads or self.hidden_size // self.num_heads % turned:
+            raise ValueError(f"hidden_size={self.hidden_size} must be a multiple of num_heads={self.num_heads}"
+                             + (", and each head of width 4, for pos_encodings=rope2d" if turned > 1 else ""))
+        if not {*self.turns} <= {*range(8)}:
+            raise ValueError(f"turns={self.turns}: there are the transforms 0 to 7")
+        if self.latent_dim:
+            raise ValueError("arch.name=recursive_reasoning.ldt@LDT is for puzzles of tokens, and these data hold "
+                             "floats; use arch=trm")
+        foreign = [token for token in (self.blank, *self.fills) if self.vocab_size and token >= self.vocab_size]
+        if foreign:
+            raise ValueError(f"blank={self.blank}, fills={self.fills}: there is no token {foreign[0]} among "
+                             f"{self.vocab_size}")
+        return self
+
+    def notices(self) -> list[str]:
+        """Warnings about settings that work but are probably not meant."""
+        return []
+
+
+class LDTNetwork(nn.Module):
+    """From candidates (B, L, V) to the logits of each loop."""
+
+    P = 0  # there is no position before the cells in the latents
+    fills: Tensor  # (V,) bool, tokens that a cell which is not given may hold
+    playable: Tensor  # (V,) bool, tokens that some cell may hold: all but padding and the blank, which is no answer
+    turned: Tensor  # (turns, L), the cell that stands at each place
+
+    def __init__(self, config: LDTConfig):
+        super().__init__()
+        self.config = c = config
+        self.dtype = getattr(torch, c.forward_dtype)
+        D, V = c.hidden_size, c.vocab_size
+        places = board_positions(1, c.seq_len)  # CLS comes first, and lies apart from the board
+        self.embed_candidates = OuterLinear(V, D, bias=True)
+        self.cls = Embedding(1, D, std=CLS_STD, dtype=self.dtype)
+        self.rotary = RotaryPositions(places, D // c.num_heads) if c.pos_encodings == "rope2d" else None
+        if self.rotary is None:
+            side = int(places.max())
+            self.embed_rows, self.embed_columns = (Embedding(side, D, std=1.0, dtype=self.dtype) for _ in range(2))
+        self.layers = nn.ModuleList(PreNormBlock(D, c.num_heads, c.expansion) for _ in range(c.L_layers))
+        self.loop_norm = LayerNorm(D)
+        self.keep_head, self.digit_head = OuterLinear(D, V, bias=True), OuterLinear(D, V, bias=True)
+        self.conflict_head = OuterLinear(D, 1, bias=True)
+        tokens, fills = torch.arange(V), c.fills or [*range(c.blank + 1, V)]
+        self.register_buffer("fills", torch.isin(tokens, torch.tensor(fills)), persistent=False)
+        self.ways = int(self.fills.sum())  # that a cell can be filled
+        self.register_buffer("playable", self.fills | (tokens > 0) & (tokens != c.blank), persistent=False)
+        self.register_buffer("turned", torch.from_numpy(dihedral_indices(int(places.max())))[c.turns or [0]],
+                             persistent=False)
+
+    def initial_latents(self, keys: Tensor | None = None) -> tuple[Tensor, ...]:
+        """None: the candidates start from the puzzle (`start`)."""
+        return ()
+
+    def matrices(self) -> list[Tensor]:
+        """See `models.layers.matrices_of`."""
+        return matrices_of(self)
+
+    def start(self, inputs: Tensor) -> Tensor:
+        """The candidates (B, L, V) of puzzles (B, L): what is given, and all `fills` in the other cells."""
+        given = F.one_hot(inputs.long(), self.config.vocab_size).bool()
+        return torch.where((inputs == self.config.blank)[..., None], self.fills, given).to(self.dtype)
+
+    def forward(self, candidates: Tensor, keys: Tensor, number: int, dropped: float, every_loop: bool
+                ) -> tuple[Tensor, Tensor, Tensor]:
+        """Keep and digit logits (B, n, L, V) and conflict logits (B, n), float32, of all n loops or the last alone.
+
+        `number`: of the pass in its supervision step; `dropped`: the probability of dropout.
+        """
+        cells, names = self._view(keys, number)
+        seen = _permuted(candidates, cells, names)
+        x = self.embed_candidates(seen)  # h₀ of the paper, (B, L, D)
+        cls = self.cls.embedding_weight.to(self.dtype).expand(len(x), 1, -1)
+        h, found = x, []
+        for loop in range(self.config.loops):
+            drop = Dropout(mix32((keys + (DROPOUT * (number + 1) + loop)) & MASK32), dropped) if dropped else None
+            h, first = self._loop(h + x, cls, drop)
+            if every_loop or loop == self.config.loops - 1:
+                found.append((self.keep_head(h), self.digit_head(h), self.conflict_head(first)[:, 0]))
+        keep, digit, conflict = (torch.stack(parts, 1).float() for parts in zip(*found))
+        back = cells.argsort(1), names.argsort(1)
+        return _permuted(keep, *back), _permuted(digit, *back), conflict
+
+    def _loop(self, h: Tensor, cls: Tensor, drop: Dropout | None) -> tuple[Tensor, Tensor]:
+        """LN(h + g(h)) (B, L, D), and what g makes of CLS (B, D)."""
+        z = torch.cat((cls, h if self.rotary else h + self._positions()), 1)
+        for number, layer in enumerate(self.layers):
+            z = layer(z, self.rotary, drop, number)
+        return self.loop_norm(h + z[:, 1:]), z[:, 0]
+
+    def _positions(self) -> Tensor:
+        """(L, D)"""
+        rows, columns = (table.embedding_weight.to(self.dtype) for table in (self.embed_rows, self.embed_columns))
+        return (rows[:, None] + columns[None]).flatten(0, 1)
+
+    def _view(self, keys: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        """Which own cell stands at each place (B, L), and which own token has each name (B, V), in this pass."""
+        chosen = (uniforms(keys, VIEWS + number, 1)[:, 0] * len(self.turned)).long()
+        names = torch.arange(self.config.vocab_size, device=keys.device).expand(len(keys), -1)
+        if self.config.relabel:
+            draws = uniforms(keys, RENAMING + number, self.config.vocab_size)
+            order = torch.where(self.fills, draws, 2.0).argsort(1)[:, :self.ways]
+            names = names.masked_scatter(self.fills.expand_as(names), order)
+        return self.turned[chosen], names
+
+
+def _permuted(values: Tensor, cells: Tensor, tokens: Tensor) -> Tensor:
+    """Values (B, …, L, V) with the cells (B, L) and the tokens (B, V) at these places."""
+    between = [1] * (values.ndim - 3)
+    values = values.gather(-2, cells.view(len(cells), *between, -1, 1).expand(values.shape))
+    return values.gather(-1, tokens.view(len(tokens), *between, 1, -1).expand(values.shape))
+
+
+class LDT(ACTModel):
+    """Latents of the carry, each (B, L, V) of zeros and ones: the candidates, and those that deduction removed."""
+
+    Config, Recursion = LDTConfig, LDTNetwork
+    config: LDTConfig
+    inner: LDTNetwork
+
+    def __init__(self, config: dict):
+        super().__init__(config)
+        if self.config.learns_halting:
+            raise ValueError("arch.name=recursive_reasoning.ldt@LDT halts by its candidates and learns from its loops; "
+                             "set arch.loss.name=losses@LatticeLossHead")
+
+    @property
+    def steps_known(self) -> None:
+        """Candidates and conflicts decide, in training and at evaluation."""
+        return None
+
+    def initial_carry(self, batch: dict[str, Tensor], seed: int = 0, first_row: int = 0) -> Carry:
+        carry = super().initial_carry(batch, seed, first_row)
+        nothing = torch.zeros_like(self.inner.start(batch["inputs"]))
+        return replace(carry, latents=(nothing, nothing))
+
+    def forward(self, carry: Carry, batch: dict[str, Tensor]) -> tuple[Carry, dict[str, Tensor]]:
+        """Run one supervision step. Of the outputs, `logits` are the last loop's for the digit of each cell (B, L, V),
+        `q_halt_logits` (B,) those for "no conflict", `candidates` (B, L, V) are left after the step, and `solved`
+        (B,) says that each cell has one. The logits of all loops and what they were computed from serve the loss.
+        """
+        carry = self._refill(carry, batch)
+        seen, removed = (latent.bool() for latent in carry.latents)
+        keep, digit, conflict = self.inner(carry.latents[0], carry.noise_key, 0,
+                                           self.config.dropout if self.training else self.config.eval_dropout,
+                                           self.training)
+        outputs = {"keep_logits": keep, "digit_logits": digit, "conflict_logits": conflict, "seen": seen}
+        with torch.no_grad():
+            if self.training and self.config.second_pass:
+                keep, digit, conflict = self.inner(carry.latents[0], carry.noise_key, 1, 0.0, False)
+            keep, digit, conflict = keep[:, -1], digit[:, -1], conflict[:, -1]
+            given = carry.current_data["inputs"] != self.config.blank
+            dropped = seen & (keep.sigmoid() < self.config.drop_below) & ~given[..., None]
+            left = seen & ~dropped
+            limit = self.config.conflict_above if self.training else self.config.eval_conflict_above
+            in_conflict = ~left.any(-1).all(-1) | (conflict.sigmoid() > limit)
+            solved = (left.sum(-1) == 1).all(-1) & ~in_conflict
+            after = torch.where((in_conflict | solved)[:, None, None], left, self._fixed(left, digit, carry.noise_key))
+            steps, removed = carry.steps + 1, removed | dropped
+            carry = replace(carry, latents=tuple(latent.to(self.inner.dtype) for latent in (after, removed)),
+                            steps=steps, noise_key=(carry.noise_key + 2 * WEYL) & MASK32,
+                            halted=self._ended(solved, in_conflict, after, steps, carry))
+        return carry, outputs | {"logits": digit, "q_halt_logits": -conflict, "candidates": after, "removed": removed,
+                                 "solved": solved}
+
+    def _refill(self, carry: Carry, batch: dict[str, Tensor]) -> Carry:
+        new, (candidates, removed) = carry.halted, carry.latents
+        carry = super()._refill(replace(carry, latents=()), batch)
+        start = self.inner.start(carry.current_data["inputs"])
+        return replace(carry, latents=(where_rows(new, start, candidates),
+                                       where_rows(new, torch.zeros_like(removed), removed)))
+
+    def _fixed(self, left: Tensor, digit: Tensor, keys: Tensor) -> Tensor:
+        """The candidates (B, L, V) with one open cell of each row, drawn evenly, fixed to a digit that is drawn by its
+        logits from the cell's candidates."""
+        is_open = left.sum(-1) > 1
+        cell = torch.where(is_open, uniforms(keys, CELLS, left.shape[1]), -1.0).argmax(1)
+        # adding Gumbel noise and taking the greatest draws from the softmax
+        gumbel = -(-uniforms(keys, DIGITS, left.shape[2]).log()).log()
+        rows = torch.arange(len(left), device=left.device)
+        scores = digit[rows, cell] / self.config.temperature + gumbel
+        chosen = scores.masked_fill(~left[rows, cell], -torch.inf).argmax(1)
+        fixed = left.clone()
+        fixed[rows, cell] = F.one_hot(chosen, left.shape[2]).bool()
+        return fixed
+
+    def _ended(self, solved: Tensor, in_conflict: Tensor, after: Tensor, steps: Tensor, carry: Carry) -> Tensor:
+        """Which rows (B,) are done with their puzzle."""
+        if self.training:
+            in_conflict = in_conflict & ~holds_truth(after, carry.current_data["labels"])
+        return solved | in_conflict | (steps >= self.config.halt_max_steps)
+
+
+def holds_truth(candidates: Tensor, labels: Tensor) -> Tensor:
+    """Which rows (B,) still have the true token of each labelled cell among their candidates (B, L, V)."""
+    true = candidates.gather(-1, labels.clamp(min=0).long()[..., None])[..., 0]
+    return ((true != 0) | (labels == IGNORE_LABEL_ID)).all(-1)
