@@ -28,6 +28,8 @@ class LatentNoise:
     def places(self, model: ACTModel) -> list[int]:
         """Which of the carry's latents get noise. Raises ValueError where the architecture has none of that name."""
         names = model.inner.latent_names
+        if not names:
+            raise ValueError(f"noise_on={self.on}: the latents of {type(model).__name__} take no noise; leave it out")
         found = [i for i, name in enumerate(names) if name.startswith(LETTERS[self.on])]
         if not found:
             other, = (which for which in LETTERS if which != self.on)

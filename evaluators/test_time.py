@@ -196,7 +196,10 @@ class TestTime:
             self.noise.places(model)
         if config.early_exit and head.steps_known is None:
             raise ValueError("early_exit=true and arch.act_inference=true both end rows early; leave one of them out")
-        is_random = self.noise is not None or any(
+        if config.augment > 1 and model.GUESSES:
+            raise ValueError(f"augment={config.augment}: {type(model).__name__} sees symmetric views of its own in "
+                             "every pass; leave augment out, or use strategy chains@Chains")
+        is_random = self.noise is not None or model.GUESSES or any(
             getattr(model.config, option) for option in ("initial_state_std", "noise_scale", "eval_dropout"))
         if not is_random and config.attempts > config.augment:
             views = f", or augment={config.attempts}" if config.until else ""

@@ -141,6 +141,7 @@ class ACTModel(nn.Module):
     UNUSED_KEYS: tuple[str, ...] = ()
     is_compiled = False
     has_cuda_graphs = False
+    GUESSES = False  # whether evaluation draws guesses, and symmetric views of its own, whatever the options
     TRAINS_CONTINUE = True  # whether q_continue gets a target, in architectures that halt when q_halt > q_continue
 
     def __init__(self, config: dict):

@@ -8,6 +8,7 @@ from dataset import build_sudoku_dataset, generate_sudoku
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
 from evaluators.chains import Chains
 from evaluators.loop import evaluate
+from evaluators.test_time import build_strategy
 from helpers import pretrain_config
 from losses.head import LossHead
 from test_rows import answers_of
@@ -126,6 +127,22 @@ def test_chains_draw_other_numbers_and_so_do_those_that_start_over(data):
 def test_impossible_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         Chains(**options)
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"augment": 2}, "LDT sees symmetric views of its own"), ({"noise": 0.1, "noise_on": "z_L"}, "take no noise")])
+def test_test_time_compute_that_it_has_no_use_for_is_refused(data, options, message):
+    dataset = dataset_of(data, batch=8)
+    with pytest.raises(ValueError, match=message):
+        evaluate(head_of(dataset, False), dataset, World(), strategy=build_strategy(**options))
+
+
+def test_several_attempts_at_a_puzzle_differ_by_their_guesses(data):
+    dataset = dataset_of(data, batch=8)
+    head = head_of(dataset, True, "arch.eval_dropout=0")
+    one, several = (evaluate(head, dataset, World(), strategy=build_strategy(**options))["val/exact_accuracy"]
+                    for options in ({}, {"trajectories": 8, "select": "valid"}))
+    assert one < several
 
 
 def test_too_few_rows_and_a_model_that_never_says_solved_are_refused(data):

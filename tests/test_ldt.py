@@ -171,7 +171,7 @@ def test_a_row_that_ends_takes_the_next_puzzle_whole():
     carry, _ = head.step(head.initial_carry(batch), batch)
     carry = replace(carry, halted=torch.tensor([True, False, False, True]))
     other = {name: value.flip(0) for name, value in batch.items()}
-    refilled = head.model._refill(carry, other)
+    refilled = head.model.refill(carry, other)
     start = head.model.inner.start(other["inputs"])
     for row in (0, 3):
         assert torch.equal(refilled.latents[0][row], start[row]) and not refilled.latents[1][row].any()

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from dataset.common import IGNORE_LABEL_ID
 from dataset.symmetry import dihedral_indices
-from models.act import MASK32, WEYL, ACTModel, Carry, mix32, uniforms, where_rows
+from models.act import MASK32, WEYL, ACTModel, Carry, Judge, mix32, uniforms, where_rows
 from models.layers import (
     Dropout,
     Embedding,
@@ -45,6 +45,11 @@ class LDTConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
     UNUSED_KEYS: ClassVar[tuple[str, ...]] = ()
+    # what other architectures can be told, and this one is not
+    wta_chains: ClassVar[int] = 1
+    no_ACT_continue: ClassVar[bool] = True
+    initial_state_std: ClassVar[float] = 0.0
+    noise_scale: ClassVar[float] = 0.0
 
     # width D of the cells
     hidden_size: int = Field(gt=0)
@@ -121,6 +126,7 @@ class LDTNetwork(nn.Module):
     """From candidates (B, L, V) to the logits of each loop."""
 
     P = 0  # there is no position before the cells in the latents
+    latent_names: tuple[str, ...] = ()
     fills: Tensor  # (V,) bool, tokens that a cell which is not given may hold
     playable: Tensor  # (V,) bool, tokens that some cell may hold: all but padding and the blank, which is no answer
     turned: Tensor  # (turns, L), the cell that stands at each place
@@ -214,7 +220,7 @@ def _permuted(values: Tensor, cells: Tensor, tokens: Tensor) -> Tensor:
 class LDT(ACTModel):
     """Latents of the carry, each (B, L, V) of zeros and ones: the candidates, and those that deduction removed."""
 
-    Config, Recursion = LDTConfig, LDTNetwork
+    Config, Recursion, GUESSES = LDTConfig, LDTNetwork, True
     config: LDTConfig
     inner: LDTNetwork
 
@@ -234,12 +240,13 @@ class LDT(ACTModel):
         nothing = torch.zeros_like(self.inner.start(batch["inputs"]))
         return replace(carry, latents=(nothing, nothing))
 
-    def forward(self, carry: Carry, batch: dict[str, Tensor]) -> tuple[Carry, dict[str, Tensor]]:
+    def forward(self, carry: Carry, batch: dict[str, Tensor],
+                judge: Judge | None = None) -> tuple[Carry, dict[str, Tensor]]:
         """Run one supervision step. Of the outputs, `logits` are the last loop's for the digit of each cell (B, L, V),
         `q_halt_logits` (B,) those for "no conflict", `candidates` (B, L, V) are left after the step, and `solved`
         (B,) says that each cell has one. The logits of all loops and what they were computed from serve the loss.
         """
-        carry = self._refill(carry, batch)
+        carry = self.refill(carry, batch)
         seen, removed = (latent.bool() for latent in carry.latents)
         keep, digit, conflict = self.inner(carry.latents[0], carry.noise_key, 0,
                                            self.config.dropout if self.training else self.config.eval_dropout,
@@ -263,9 +270,9 @@ class LDT(ACTModel):
         return carry, outputs | {"logits": digit, "q_halt_logits": -conflict, "candidates": after, "removed": removed,
                                  "solved": solved}
 
-    def _refill(self, carry: Carry, batch: dict[str, Tensor]) -> Carry:
+    def refill(self, carry: Carry, batch: dict[str, Tensor]) -> Carry:
         new, (candidates, removed) = carry.halted, carry.latents
-        carry = super()._refill(replace(carry, latents=()), batch)
+        carry = super().refill(replace(carry, latents=()), batch)
         start = self.inner.start(carry.current_data["inputs"])
         return replace(carry, latents=(where_rows(new, start, candidates),
                                        where_rows(new, torch.zeros_like(removed), removed)))
