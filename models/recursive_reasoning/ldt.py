@@ -162,6 +162,10 @@ class LDTNetwork(nn.Module):
         """See `models.layers.matrices_of`."""
         return matrices_of(self)
 
+    def networks(self) -> list[nn.Module]:
+        """What `compile_scope=stack` compiles by itself."""
+        return list(self.layers)
+
     def start(self, inputs: Tensor) -> Tensor:
         """The candidates (B, L, V) of puzzles (B, L): what is given, and all `fills` in the other cells."""
         given = F.one_hot(inputs.long(), self.config.vocab_size).bool()
@@ -234,6 +238,12 @@ class LDT(ACTModel):
     def steps_known(self) -> None:
         """Candidates and conflicts decide, in training and at evaluation."""
         return None
+
+    def compile_recursion(self, scope: str = "recursion", cuda_graphs: bool = False) -> None:
+        """See `ACTModel.compile_recursion`. Raises ValueError for CUDA graphs, which hold one shape of results."""
+        if cuda_graphs:
+            raise ValueError("cuda_graphs=True: LDT's passes give results of two shapes; leave it out")
+        super().compile_recursion(scope)
 
     def initial_carry(self, batch: dict[str, Tensor], seed: int = 0, first_row: int = 0) -> Carry:
         carry = super().initial_carry(batch, seed, first_row)
