@@ -58,7 +58,7 @@ def score_opened(config: EvaluateConfig, restored: Restored, puzzles: Opened, wo
     if config.puzzle_identifiers != "own" and config.solve is None:
         ablate_identifiers(head, data, config.puzzle_identifiers)
     utils.threads.use_threads(data.local_batch_size * data.metadata.seq_len * head.model.config.hidden_size)
-    if puzzles.solver is None:
+    if not head.is_compiled:
         speed_up(head, config, world.device)
     if config.viewer is not None:
         return view(config, restored, head, data, world) | puzzles.unread()
