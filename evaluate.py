@@ -9,6 +9,7 @@
     python evaluate.py checkpoint=… solve=puzzles.csv                           # or one puzzle, or - (docs/solving.md)
     python evaluate.py checkpoint=… export=published                            # or safetensors, or hub
     python evaluate.py checkpoint=… viewer=steps.html                           # see puzzles being solved, in a browser
+    python evaluate.py checkpoint=… serve=true                                  # and type your own (docs/seeing.md)
 """
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from config.help import help_text
 from config.keywords import settled
 from config.restored import Restored
 from config.schema import EvaluateConfig
-from config.showing import view
+from config.showing import serve, view
 from config.solver import load_solver
 from config.solving import Opened, opened
 from dataset.common import EpisodeMetadata
@@ -44,6 +45,8 @@ SOME_UNREAD = 1  # exit status where some of the puzzles to solve could not be r
 
 def score(config: EvaluateConfig, world: World) -> dict[str, float]:
     """Score a checkpoint. Rank 0 prints and writes the metrics, and returns them by name."""
+    if config.serve:
+        return serve(config, world)
     restored = Restored.read(config.checkpoint, config.trust_code, config.arch_options)
     if config.export == "published":
         refuse_unpublished(restored.settings)

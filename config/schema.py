@@ -419,6 +419,10 @@ class EvaluateConfig(SharedConfig, TestTimeConfig, ComputeConfig):
     viewer: str | None
     # the puzzles in it: how many, of the first, or their numbers
     viewer_puzzles: PositiveInt | list[NonNegativeInt] | None
+    # open a local page in which puzzles are typed and seen being solved; nothing is scored then
+    serve: bool
+    # of that page; null: 8000; 0: any free one
+    port: int | None = Field(ge=0, le=65535)
 
     @model_validator(mode="after")
     def _check(self):
@@ -426,8 +430,12 @@ class EvaluateConfig(SharedConfig, TestTimeConfig, ComputeConfig):
             raise ValueError("export=hub and hub_repo=owner/name go together; set both or neither")
         if self.viewer_puzzles is not None and self.viewer is None:
             raise ValueError("viewer_puzzles has no effect without viewer=FILE.html")
+        if self.port is not None and not self.serve:
+            raise ValueError(f"port={self.port} has no effect without serve=true")
         if self.viewer is not None:
             self._refuse_beside("viewer")
+        if self.serve:
+            self._refuse_beside("serve", viewer=self.viewer, solve=self.solve, data_paths=self.data_paths)
         names = {"steps": self.steps, "halt_max_steps": self.halt_max_steps,
                  "arch.halt_max_steps": self.arch.get("halt_max_steps")}
         given = {name: value for name, value in names.items() if value is not None}
@@ -440,11 +448,12 @@ class EvaluateConfig(SharedConfig, TestTimeConfig, ComputeConfig):
             raise ValueError("per_step=true follows one attempt at each puzzle; use curve=true for several")
         return self
 
-    def _refuse_beside(self, key: str) -> None:
-        """Raise ValueError for a setting of scoring that has no effect beside `key`, with which nothing is scored."""
+    def _refuse_beside(self, key: str, **others: object) -> None:
+        """Raise ValueError for a setting that is set and has no effect beside `key`, with which nothing is scored: one
+        of scoring, or of the `others`."""
         scoring = {"per_step": self.per_step, "picture": self.picture is not None, "export": self.export,
                    "eval_save_outputs": self.eval_save_outputs, "evaluators": self.evaluators is not None,
-                   "predictions": self.predictions, "output_dir": self.output_dir}
+                   "predictions": self.predictions, "output_dir": self.output_dir} | others
         for name in (name for name, is_set in scoring.items() if is_set):
             raise ValueError(f"{name} has no effect with {key}={getattr(self, key)}, which scores nothing; leave out "
                              "one of them")
@@ -462,7 +471,8 @@ class EvaluateConfig(SharedConfig, TestTimeConfig, ComputeConfig):
     def refuse_solving(self) -> None:
         """Raise ValueError for a setting that has no effect on data sets."""
         if self.kind is not None:
-            raise ValueError(f"kind={self.kind} has no effect without solve: data sets tell their kind in dataset.json")
+            raise ValueError(f"kind={self.kind} has no effect without solve or serve: data sets tell their kind in "
+                             "dataset.json")
         self.refuse_adaptation("data sets, which are scored as they are")
 
     def refuse_adaptation(self, what: str) -> None:

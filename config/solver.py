@@ -6,9 +6,11 @@
     solutions = solver.solve(["1..4..3.........", "..2.1....4.....3"])
     solutions[0].answer, solutions[0].confidence, solutions[0].valid
 """
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from config.adapting import adapted, batch_size, tasks_as_dataset
 from config.keywords import settled
@@ -23,7 +25,7 @@ from dataset.questions import Questions, read_objects
 from evaluators.arc import ARC as Scores
 from evaluators.loop import evaluate
 from evaluators.solutions import Predictions, Solutions, arc_solutions, solutions_of
-from evaluators.traces import Trace, record
+from evaluators.traces import Trace, record, watch
 from losses.head import LossHead
 from models.compiled import speed_up
 from utils.distributed import World, pick_device
@@ -116,6 +118,14 @@ class Solver:
     def trace(self, puzzle: object) -> Trace:
         """What the model holds of one puzzle after each supervision step, in each attempt (evaluators/traces.py)."""
         return record(self.head, self.data(self.questions([puzzle])), [0], self.config.build_strategy(), self.world)[0]
+
+    def watch(self, puzzle: object) -> Iterator[Trace]:
+        """The trace of one puzzle so far, after each supervision step, as soon as it is computed."""
+        data = self.data(self.questions([puzzle]))
+        example_set, = data.sets.values()
+        use_threads(self.metadata.seq_len * self.head.model.config.hidden_size)
+        for trace, in watch(self.head, data, example_set, np.arange(1), self.config.build_strategy(), self.world):
+            yield trace
 
 
 def load_solver(checkpoint: str | Path, **settings: object) -> Solver:

@@ -69,10 +69,10 @@ def _title(number: int, name: str) -> str:
     return f"example {number}" + f": {name}" * bool(name)
 
 
-def write_viewer(file: Path, kind: Kind, puzzles: Sequence[Shown], title: str) -> None:
-    """Write the page. `title`: what stands above the puzzles, for people."""
+def write_viewer(file: Path, kind: Kind, puzzles: Sequence[Shown], about: str) -> None:
+    """Write the page. `about`: a line for people, such as whose answers these are."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(page(page_data(kind, puzzles, title), ["view.js"]), encoding="utf-8")
+    file.write_text(page(page_data(kind, puzzles, f"{kind}, step by step", about), ["view.js"]), encoding="utf-8")
 
 
 def page(data: dict, scripts: Sequence[str], connects: bool = False) -> str:
@@ -93,14 +93,14 @@ def embedded(data: dict) -> str:
     return as_json(data).replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def page_data(kind: Kind, puzzles: Sequence[Shown], title: str) -> dict:
-    """What the page is told: how boards of this kind look, and the puzzles."""
+def page_data(kind: Kind, puzzles: Sequence[Shown], title: str, about: str) -> dict:
+    """What the page is told: its heading, the line below, how boards of this kind look, and the puzzles."""
     look = kind.look()
     rows, columns = look.shape
     board = {"rows": rows, "columns": columns, "names": list(look.names), "colours": list(look.colours),
              "text": look.as_text or not kind.colours, "box": look.box, "keepsClues": look.keeps_clues,
              "blank": kind.blank, "line": type(kind).shape is Kind.shape and rows != columns}
-    return {"title": title, "kind": str(kind), "cells": kind.seq_len, "board": board, "bytes": _type(kind).itemsize,
+    return {"title": title, "about": about, "cells": kind.seq_len, "board": board, "bytes": _type(kind).itemsize,
             "puzzles": [puzzle_data(kind, puzzle) for puzzle in puzzles]}
 
 

@@ -60,10 +60,10 @@ def opened(browser, tmp_path):
     """Opens a page of these puzzles; at the end there must be no error in it."""
     pages = []
 
-    def open_page(kind, *traces: Trace, where: str = "", title: str = "a run", demonstrations=(), **window):
+    def open_page(kind, *traces: Trace, where: str = "", about: str = "a run", demonstrations=(), **window):
         file = tmp_path / "page.html"
         puzzles = [Shown(trace, f"example {i}", demonstrations) for i, trace in enumerate(traces)]
-        write_viewer(file, kind, puzzles, title)
+        write_viewer(file, kind, puzzles, about)
         page = browser.open(f"file://{file}{where}", **window)
         pages.append(page)
         page.wait("typeof shown !== 'undefined' && shown !== null && !$('main').hidden")
@@ -180,7 +180,7 @@ def test_the_curves_have_a_cursor_on_the_step_and_take_a_click(opened):
 
 def test_without_a_known_answer_the_rules_judge(opened):
     page = opened(Sudoku(16, 6), sudoku_trace(label=False), where="#step=1")
-    assert "not right by the rules: valid" in page.text("#verdict")
+    assert "✗ not valid · " in page.text("#verdict")
     page.press("End")
     assert "✓ right by the rules" in page.text("#verdict")
     assert page.value("cells.some(cell => cell.classList.contains('wrong'))") is False
@@ -236,9 +236,9 @@ def test_arc_shows_demonstrations_and_grids_of_any_size(opened, tmp_path):
 def test_what_files_say_is_text_and_nothing_else(opened):
     kind = Sequence(5, 5, [MARKUP, "left", "<b>right</b>", "push", MARKUP])
     question = np.array([1, 2, 3, 4, 0])
-    page = opened(kind, Trace(0, question, question, 0, [trajectory(0, question)], 0, question), title=MARKUP,
+    page = opened(kind, Trace(0, question, question, 0, [trajectory(0, question)], 0, question), about=MARKUP,
                   where="#step=1")
-    assert page.text("#title") == MARKUP and page.value("document.title") == MARKUP
+    assert page.text("#about") == MARKUP and page.value("document.title") == "Sequence, step by step"
     assert page.value("cells.map(cell => cell.textContent)")[:4] == ["left", "<b>right</b>", "push", MARKUP]
     page.value("cells[3].focus()")
     assert MARKUP in page.text("#cell")

@@ -59,8 +59,15 @@ function tokenAt(track, step, cell) {
 const sureAt = (track, step, cell) =>
   step === 0 ? 1 : track.percent[0][(Math.min(step, track.steps) - 1) * L + cell] / 100;
 const isGiven = cell => board.keepsClues && ![board.blank, NONE, 0].includes(shown.question[cell]);
-const isWrong = (track, step, cell) => step > 0 && shown.labelled && shown.asked[cell] === 1
-  && tokenAt(track, step, cell) !== shown.label[cell];
+
+/** The token that is right in a cell: of a clue the clue itself, also where no answer is known. null: not known. */
+function rightAt(cell) {
+  if (shown.labelled) return shown.asked[cell] === 1 ? shown.label[cell] : null;
+  return isGiven(cell) ? shown.question[cell] : null;
+}
+
+const isWrong = (track, step, cell) =>
+  step > 0 && rightAt(cell) !== null && tokenAt(track, step, cell) !== rightAt(cell);
 
 /** Rows and columns of the part of the board in which any of these planes has a cell. */
 function extentOf(planes) {
@@ -257,7 +264,7 @@ function paintCell(element, cell, track, forward) {
   const says = [nameOf(token)];
   if (given) says.push("given");
   else if (step > 0 && !empty) says.push(`${Math.round(100 * sure)} percent sure`);
-  if (wrong) says.push(`wrong, right is ${nameOf(shown.label[cell])}`);
+  if (wrong) says.push(`wrong, right is ${nameOf(rightAt(cell))}`);
   if (changed) says.push("changed in this step");
   element.setAttribute("aria-label", `${placeOf(cell)}: ${says.join(", ")}`);
 }
@@ -276,8 +283,7 @@ function judged(track, step) {
   if (track.wrong) return track.wrong[at] ? [`${plural(track.wrong[at], "cell")} wrong`, "bad"] : ["✓ solved", "good"];
   if (!track.broken) return ["right or not: not known", ""];
   const broken = track.broken[at].filter((name, _, all) => name !== "solved" || all.length === 1);
-  return broken.length ? [`not right by the rules: ${broken.join(", ").replaceAll("_", " ")}`, "bad"]
-    : ["✓ right by the rules", "good"];
+  return broken.length ? [`✗ not ${broken.join(", not ").replaceAll("_", " ")}`, "bad"] : ["✓ right by the rules", "good"];
 }
 
 function paintVerdict(track) {
@@ -547,6 +553,7 @@ function complain(text) {
 }
 
 function openHash() {
+  if (!data.puzzles.length) return null;
   const asked = new URLSearchParams(location.hash.slice(1)), whole = (name, other) => {
     const value = Number.parseInt(asked.get(name), 10);
     return Number.isNaN(value) ? other : value;
@@ -558,7 +565,7 @@ function openHash() {
 
 function start() {
   document.title = $("title").textContent = data.title;
-  $("about").textContent = data.about || "";
+  $("about").textContent = data.about;
   data.puzzles.forEach((puzzle, i) => $("puzzle").append(make("option", { value: i }, `${puzzle.name}${outcome(puzzle)}`)));
   $("choose").hidden = data.puzzles.length < 2;
   const another = number => { play(false); state.cell = null; open(number); };
@@ -586,7 +593,7 @@ function start() {
     for (const canvas of document.querySelectorAll("canvas.still")) canvas.redraw();
     if (shown) paint();
   });
-  if (data.puzzles.length) openHash();
+  openHash();
 }
 
 start();
