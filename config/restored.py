@@ -220,11 +220,11 @@ class Restored:
                              f"its run do not either: {error}") from error
 
     def arch_for(self, world: World) -> ArchConfig:
-        """The architecture for this device. On a CPU it computes in float32, where 16 bits are many times slower."""
-        dtype = self.arch.options.get("forward_dtype")
-        if world.device.type != "cpu" or dtype not in SLOW_ON_CPU or "forward_dtype" in self.overrides:
+        """The architecture for this device. On a CPU it computes in float32, so that scores are the same on each."""
+        if world.device.type != "cpu" or "forward_dtype" in self.overrides:
             return self.arch
-        print(f"notice: computing in float32; the run's {dtype} is many times slower on a CPU")
+        if (dtype := self.arch.options.get("forward_dtype")) in SLOW_ON_CPU:
+            print(f"notice: computing in float32; the run's {dtype} is many times slower on a CPU")
         return self.arch.with_options({"forward_dtype": "float32"})
 
     def start(self, head: LossHead, arch: ArchConfig, data: PuzzleDataset, world: World, use_ema: bool = True) -> None:

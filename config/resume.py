@@ -92,9 +92,11 @@ def taken_up(config: PretrainConfig, cfg: DictConfig, overrides: Sequence[str]
                                               config.run_directory):
         named += TEXT_LOG
     resumed = _merged(saved, cfg, named, overrides, imports)
+    keep_dtype(resumed, before.arch.options.get("forward_dtype", "auto"))
     resumed.checkpoint.path = config.checkpoint.path or str(config.run_directory or file.parent)
     changed = changes(before, resumed)
     refuse_what_would_be_wrong(changed, file)
+    keep_dtype(resumed, str(payload["carry"]["latents"][0].dtype).removeprefix("torch."))
     return resumed, Resumed(file, payload, changed)
 
 
@@ -171,6 +173,12 @@ def keys_of_file(file: Path) -> list[str]:
             keys += keys_of_file(place / f"{base.strip('/').partition('@')[0]}.yaml")
     of_arch = file.parent.name == "arch" or file.name == "backbone.yaml"
     return keys + [f"arch.{key}" if of_arch else key for key in leaf_keys(content)]
+
+
+def keep_dtype(config: PretrainConfig, before: str) -> None:
+    """Let `forward_dtype=auto` mean the dtype that the run computed in before, whatever this machine would choose."""
+    if config.arch.options.get("forward_dtype", "auto") == "auto" and before != "auto":
+        config.arch = config.arch.with_options({"forward_dtype": before})
 
 
 def changes(saved: PretrainConfig, resumed: PretrainConfig) -> dict[str, tuple]:

@@ -35,6 +35,7 @@ from utils.curriculum import check_order
 from utils.distributed import World
 from utils.hub import REPOSITORY
 from utils.keywords import composed_from
+from utils.precision import auto_dtype
 from utils.quoting import typed
 from utils.resolve import built, is_of, load_class
 from utils.run_log import LogConfig
@@ -202,8 +203,8 @@ class ArchConfig(NamedConfig):
         """Build the model and its loss head, on the device. It draws initial weights, so set the random seed before."""
         self.check_data(data)
         options = self.options
-        if options.get("forward_dtype", "auto") == "auto":  # bfloat16 is many times slower than float32 on a CPU
-            options["forward_dtype"] = "bfloat16" if world.device.type == "cuda" else "float32"
+        if options.get("forward_dtype", "auto") == "auto":
+            options["forward_dtype"] = auto_dtype(world.device)
         for_head = self.head_class.model_options(self.head_class.Config(**self.loss.options))
         model = self.model_class(options | {"batch_size": batch_size} | data.model_sizes() | for_head)
         return self.head_class(model, **self.loss.options).to(world.device)

@@ -142,6 +142,7 @@ class ACTModel(nn.Module):
     is_compiled = False
     has_cuda_graphs = False
     GUESSES = False  # whether evaluation draws guesses, and symmetric views of its own, whatever the options
+    compiled_draw: Callable[[Tensor], tuple[Tensor, ...]] | None = None  # `initial_latents` as one kernel
     TRAINS_CONTINUE = True  # whether q_continue gets a target, in architectures that halt when q_halt > q_continue
 
     def __init__(self, config: dict):
@@ -176,6 +177,9 @@ class ACTModel(nn.Module):
             part.compile(dynamic=False, options=options)
         if scope == "head" and self.puzzle_embedding is not None:  # its rows become a leaf of autograd, between graphs
             self.puzzle_embedding.forward = torch.compiler.disable(self.puzzle_embedding.forward)
+        if scope != "head" and self.inner.draws_initial_latents:
+            # By one kernel, all rows take less time than the host would to hear which of them have halted.
+            self.compiled_draw = torch.compile(self.inner.initial_latents, dynamic=False)
         self.is_compiled, self.has_cuda_graphs = True, cuda_graphs
 
     @contextmanager
@@ -274,17 +278,25 @@ class ACTModel(nn.Module):
     def refill(self, carry: Carry, batch: dict[str, Tensor]) -> Carry:
         """Give each halted row its puzzle of the batch, initial latents and a step count of 0."""
         new = carry.halted
-        starts = self.inner.initial_latents(carry.noise_key)
-        if self.chains > 1:
-            others = [self.inner.initial_latents(carry.noise_key, chain)[1:] for chain in range(self.chains)]
-            starts = (starts[0], *(_as_chains(z, carry.latents[0]) for z in zip(*others)))
         return replace(
             carry,
-            latents=tuple(where_rows(new, start, z) for start, z in zip(starts, carry.latents)),
+            latents=self._restarted(carry),
             steps=carry.steps.masked_fill(new, 0),
             halted=torch.zeros_like(new),
             current_data={name: where_rows(new, batch[name], old)
                           for name, old in carry.current_data.items()})
+
+    def _restarted(self, carry: Carry) -> tuple[Tensor, ...]:
+        """The latents of the carry, in which each halted row has initial ones."""
+        new, keys, on_cpu = carry.halted, carry.noise_key, carry.halted.device.type == "cpu"
+        if on_cpu and self.chains == 1 and self.inner.draws_initial_latents and not torch.compiler.is_compiling():
+            starts = self.inner.initial_latents(keys[new])  # for these rows only: no device is waited for
+            return tuple(z.masked_scatter(new.view(-1, 1, 1), start) for start, z in zip(starts, carry.latents))
+        starts = (self.inner.initial_latents if on_cpu or not self.compiled_draw else self.compiled_draw)(keys)
+        if self.chains > 1:
+            others = [self.inner.initial_latents(keys, chain)[1:] for chain in range(self.chains)]
+            starts = (starts[0], *(_as_chains(z, carry.latents[0]) for z in zip(*others)))
+        return tuple(where_rows(new, start, z) for start, z in zip(starts, carry.latents))
 
     def _halt(self, steps: Tensor, q: Tensor, key: Tensor) -> Tensor:
         """Which rows (B,) halt after this step."""

@@ -71,8 +71,8 @@ class BackboneConfig(BaseModel):
     register_tokens: int = Field(0, ge=0)
     # standard deviation of their initial values in x, where those of tokens have 1
     register_std: float = Field(1.0, gt=0)
-    # dtype of activations; auto: bfloat16 on CUDA, float32 elsewhere; float16 is for evaluating old checkpoints only,
-    # since small gradients vanish in it
+    # dtype of activations; auto: bfloat16 on CUDA and on a CPU with AMX, float32 elsewhere, and what it was where a run
+    # goes on; float16 is for evaluating old checkpoints only, since small gradients vanish in it
     forward_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     # N_sup, the most supervision (ACT) steps that a puzzle gets
     halt_max_steps: int = Field(gt=0)
@@ -210,6 +210,11 @@ class Backbone(nn.Module):
         self.register_buffer(name, truncated_normal_(torch.empty(self.config.hidden_size), std=1.0).to(self.dtype))
         self.latent_names.append(name)
 
+    @property
+    def draws_initial_latents(self) -> bool:
+        """Whether initial latents are drawn for each row, and no fixed vectors."""
+        return self.config.initial_state_std > 0
+
     def initial_latents(self, keys: Tensor | None = None, chain: int = 0) -> tuple[Tensor, ...]:
         """The fixed vectors (D,) or, with `initial_state_std`, latents (B, P+L, D) drawn from the rows' keys (B,).
 
@@ -217,7 +222,7 @@ class Backbone(nn.Module):
         them nearly orthogonal, or other draws.
         """
         c = self.config
-        if keys is None or not c.initial_state_std:
+        if keys is None or not self.draws_initial_latents:
             turn = chain * c.hidden_size // c.wta_chains
             return tuple(getattr(self, name).roll(turn) for name in self.latent_names)
         scale, first = c.initial_state_std / STD_OF_TRUNCATED_NORMAL, chain * len(self.latent_names)

@@ -30,7 +30,7 @@ from utils.distributed import World
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY_ARCH = ["arch.hidden_size=16", "arch.num_heads=2", "arch.H_cycles=2", "arch.L_cycles=1", "arch.L_layers=1",
-             "arch.halt_max_steps=3", "arch.puzzle_emb_len=1"]
+             "arch.halt_max_steps=3", "arch.puzzle_emb_len=1", "arch.forward_dtype=float32"]  # on a CPU with AMX, too
 
 
 def tiny_config(**changes) -> dict:

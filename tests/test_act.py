@@ -1,4 +1,5 @@
 """The carry: which puzzle a row works on, when it halts, and random numbers that ignore the number of ranks."""
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -18,6 +19,29 @@ def model_with_q(halt: float, go_on: float = -5.0, **changes) -> TRM:
     with torch.no_grad():
         model.inner.q_head.bias.copy_(torch.tensor([halt, go_on]))
     return model.train()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_only_rows_that_take_a_puzzle_get_initial_latents_and_those_that_all_rows_would_get(dtype):
+    model = TRM(tiny_config(initial_state_std=1.0, forward_dtype=dtype))
+    batch = tiny_batch()
+    carry = model.initial_carry(batch)
+    latents = tuple(torch.randn_like(z) for z in carry.latents)
+    for halted in ([True] * 4, [False] * 4, [False, True, True, False]):
+        new = torch.tensor(halted)
+        after = model.refill(replace(carry, latents=latents, halted=new), batch).latents
+        for z, old, start in zip(after, latents, model.inner.initial_latents(carry.noise_key), strict=True):
+            assert torch.equal(z, torch.where(new.view(-1, 1, 1), start, old))
+
+
+def test_compiled_draws_of_initial_latents_are_those_of_the_plain_function():
+    if not shutil.which("g++"):
+        pytest.skip("torch.compile needs a C++ compiler on a CPU")
+    model = TRM(tiny_config(initial_state_std=1.0))
+    model.compile_recursion()
+    keys = noise_keys(3, torch.arange(4))
+    for compiled, plain in zip(model.compiled_draw(keys), model.inner.initial_latents(keys), strict=True):
+        assert torch.allclose(compiled, plain, atol=1e-6)
 
 
 def test_the_hash_is_a_bijection():

@@ -5,6 +5,7 @@ import pytest
 
 from helpers import pretrain_config
 from utils.best import best_in_doubt, best_of, out_of_patience
+from utils.run_directory import evaluations
 from utils.strict_json import as_json
 
 # val/loss holds the halting loss, and grows while puzzles get solved
@@ -23,7 +24,7 @@ def write_log(folder, evaluations):
     ("max", [math.nan, -math.inf], None), ("min", [], None)])
 def test_the_best_is_a_number_and_the_first_of_equal_ones(tmp_path, mode, values, best):
     run = write_log(tmp_path, [(step, {"val/x": value}) for step, value in enumerate(values, 1)])
-    assert best_of(run, "val/x", mode) == best and best_of(run, "val/y", mode) is None
+    assert best_of(evaluations(run), "val/x", mode) == best and best_of(evaluations(run), "val/y", mode) is None
 
 
 def test_patience_counts_evaluations_since_the_best(tmp_path):

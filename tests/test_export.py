@@ -60,10 +60,13 @@ def test_the_published_layout_has_published_names(run_dir, tmp_path):
     assert all(name.startswith("_orig_mod.model.inner.") for name in state)
     config = OmegaConf.load(tmp_path / "published" / "all_config.yaml")
     assert config.arch.name == "recursive_reasoning.trm@TinyRecursiveReasoningModel_ACTV1"
-    assert config.arch.forward_dtype == "float32"  # where the run was told auto
+    assert config.arch.forward_dtype == "float32"
     assert "checkpoint" not in config and config.ema_rate == 0.5
     by_kind = Export({}, {"arch": read_checkpoint(run_dir / "best.ckpt")["config"]["arch"] | {
         "forward_dtype": "float32"}, "evaluators": None}, 0, "stored", {}, {}, {})
+    by_kind.settings["arch"]["forward_dtype"] = "auto"
+    by_kind.state["inner.H_init"] = torch.zeros(1, dtype=torch.bfloat16)
+    assert by_kind.published_settings()["arch"]["forward_dtype"] == "bfloat16"  # what `auto` stood for
     assert by_kind.published_settings()["evaluators"] == []  # the published class takes no null
     assert set(config.arch.loss) == {"name", "loss_type"}  # the published class takes no others
 

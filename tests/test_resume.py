@@ -392,3 +392,22 @@ def assert_same_end(end: dict, lines: list[dict], fork: Path) -> None:
     for one, other in zip(lines[-len(forked):], forked, strict=True):
         assert one.keys() == other.keys()
         assert all(one[n] == pytest.approx(other[n], abs=1e-4) for n in one if not n.endswith("_per_s"))
+
+
+@pytest.mark.parametrize("began_on_amx", [True, False])
+def test_a_run_goes_on_in_the_dtype_that_it_began_in(data, monkeypatch, began_on_amx):
+    """`auto` is bfloat16 on a CPU with AMX. The run that moves to a CPU of the other sort is the one that stays."""
+    def on(amx: bool) -> None:
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+
+    for name in ("stays", "moves"):
+        on(began_on_amx)
+        with pytest.raises(Stopped):
+            start(data, name, "arch.forward_dtype=auto", "max_steps=4")
+        on(began_on_amx == (name == "stays"))
+        with pytest.raises(Stopped):
+            resume(data.parent / name, "arch.forward_dtype=auto", "max_steps=7")
+        run = resume(data.parent / name, "arch.forward_dtype=auto")  # from a checkpoint that names the dtype
+    assert_same_run(data.parent / "stays", run)
+    latent = read_checkpoint(run / "step_00000016.ckpt")["carry"]["latents"][0]
+    assert latent.dtype == (torch.bfloat16 if began_on_amx else torch.float32)

@@ -1,5 +1,6 @@
 """Which evaluation of a run is its best: by the metric that `checkpoint.monitor` names, and by others."""
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from utils.checkpoint import CheckpointConfig, improves, step_file
@@ -9,13 +10,16 @@ from utils.run_directory import evaluations
 SCORES = {r"val/exact_accuracy|eval/.+/(accuracy|solved)": "max", r"val/rmse": "min"}
 
 
-def best_of(run: Path, metric: str | None, mode: str) -> tuple[int, float] | None:
-    """Step and value of a run's best evaluation by a metric; of equal ones, the first.
+Logged = Sequence[tuple[int, dict[str, float]]]  # step and metrics of each evaluation
+
+
+def best_of(logged: Logged, metric: str | None, mode: str) -> tuple[int, float] | None:
+    """Step and value of the best evaluation by a metric; of equal ones, the first.
 
     None where no evaluation has a finite value of it.
     """
     best = None
-    for step, metrics in evaluations(run):
+    for step, metrics in logged:
         if metric in metrics and improves(metrics[metric], best and best[1], mode):
             best = step, metrics[metric]
     return best
@@ -23,8 +27,9 @@ def best_of(run: Path, metric: str | None, mode: str) -> tuple[int, float] | Non
 
 def out_of_patience(run: Path, config: CheckpointConfig, patience: int) -> str | None:
     """What to say where the last `patience` evaluations of a run did not improve the monitored metric; else None."""
-    steps = [step for step, metrics in evaluations(run) if config.monitor in metrics]
-    best = best_of(run, config.monitor, config.mode)
+    logged = evaluations(run)
+    steps = [step for step, metrics in logged if config.monitor in metrics]
+    best = best_of(logged, config.monitor, config.mode)
     waited = len([step for step in steps if best is None or step > best[0]])
     if waited < patience:
         return None
@@ -50,7 +55,7 @@ def best_in_doubt(run: Path, monitor: str | None, step: int | None = None,
     others = []
     for metric, value in of_best.items():
         mode = next((mode for pattern, mode in SCORES.items() if re.fullmatch(pattern, metric)), None)
-        best = best_of(run, metric, mode) if mode and metric != monitor else None
+        best = best_of(logged, metric, mode) if mode and metric != monitor else None
         if best and best[1] != value:
             others.append((metric, mode, *best))
     if not others:

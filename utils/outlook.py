@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import torch
 
 from utils.distributed import World
+from utils.precision import told_dtype
 from utils.preemption import Limit
 from utils.threads import told_threads
 
@@ -18,8 +19,7 @@ def outlook(world: World, dtype: torch.dtype, data, test_data, epochs: int,
     first, *others = [step for step in evaluated if step]
     when = f"after step {first:,}, every {others[0] - first:,} steps from there, and " if others else ""
     when = "of the loaded weights, " * (evaluated[0] == 0) + when
-    lines = [f"computing on {device} in {str(dtype).removeprefix('torch.')}, "
-             f"{told_threads()}{shared}",
+    lines = [f"computing on {device} in {told_dtype(world.device, dtype)}, {told_threads()}{shared}",
              f"{data.stream.examples_per_epoch:,g} examples an epoch, {epochs:,} epochs, "
              f"{data.local_batch_size * world.size:,} examples a step: {evaluated[-1]:,} steps",
              f"evaluations on {test_data.num_examples:,} examples {when}at the "

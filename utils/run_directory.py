@@ -148,18 +148,22 @@ def _split_lines(metrics: Path, step: float) -> tuple[list[str], list[str]]:
     """Lines up to a step, and the later ones."""
     kept, later = [], []
     for line in metrics.read_text().splitlines(keepends=True) if metrics.exists() else []:
-        whole = line.endswith("\n") and line.startswith("{")
-        (kept if whole and json.loads(line)["step"] <= step else later).append(line)
+        (kept if _is_whole(line) and json.loads(line)["step"] <= step else later).append(line)
     return kept, later
 
 
+def _is_whole(line: str) -> bool:
+    return line.endswith("\n") and line.startswith("{")
+
+
 def evaluations(directory: Path) -> list[tuple[int, dict[str, float]]]:
-    """Step and metrics of each evaluation in the log of a run."""
+    """Step and metrics of each evaluation in the log of a run. Lines of training, which are many, are not parsed."""
     found = []
-    for line in _split_lines(directory / METRICS, math.inf)[0]:
-        entry = read_metrics(line)
-        metrics = {name: value for name, value in entry.items() if name.startswith(("val/", "eval/"))}
-        if metrics:
+    file = directory / METRICS
+    for line in file.read_text().splitlines(keepends=True) if file.exists() else []:
+        if ('"val/' in line or '"eval/' in line) and _is_whole(line):
+            entry = read_metrics(line)
+            metrics = {name: value for name, value in entry.items() if name.startswith(("val/", "eval/"))}
             found.append((entry["step"], metrics))
     return found
 
