@@ -14,7 +14,8 @@ from benchmarks.speed.workload import fill
 
 
 class Subject:
-    """`spec`: side, workload, device, compiled, `data` (a folder), `weights` (a file of a state dict, or None)."""
+    """`spec`: side, workload, device, compiled, `data` (a folder), `weights` (a file of a state dict, or None),
+    and `strategy` (settings of test-time compute, of our side)."""
 
     def __init__(self, spec: dict):
         self.spec, self.device = spec, torch.device(spec["device"])
@@ -36,12 +37,15 @@ class Subject:
         from benchmarks.speed import ours
         from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
         from evaluators.loop import evaluate
+        from evaluators.test_time import build_strategy
         from utils.distributed import World
 
-        head = ours.prepared(self._loaded(ours.build(sizes, self.device, self.spec)), sizes, self.spec)
+        strategy = build_strategy(**self.spec.get("strategy", {}))
+        spec = self.spec | {"arch": strategy.config.test_time_arch}
+        head = ours.prepared(self._loaded(ours.build(sizes, self.device, spec)), sizes, spec)
         data = PuzzleDataset(PuzzleDatasetConfig(seed=0, dataset_paths=[self.spec["data"]], test_set_mode=True,
                                                  global_batch_size=sizes["rows"]), "test")
-        return lambda: evaluate(head, data, World(device=self.device))["val/exact_accuracy"]
+        return lambda: evaluate(head, data, World(device=self.device), strategy=strategy)["val/exact_accuracy"]
 
     def _published(self, sizes: dict):
         from benchmarks.speed import reference

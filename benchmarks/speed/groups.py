@@ -14,8 +14,8 @@ SAME_LOSS = {"cpu": 1e-3, "cuda": 3e-2}  # relative difference of the first loss
 OURS_EAGER, OURS, REFERENCE_EAGER, REFERENCE = "ours eager", "ours compiled", "reference eager", "reference compiled"
 
 AS_IT_IS = "as it is"
-LEVERS: dict[str, dict] = {  # by what is changed; keys of a spec: "arch" (options), "env" (variables), "compiled"
-    "not compiled": {"compiled": False}}
+LEVERS: dict[str, dict] = {  # by what is changed; keys of a spec: arch, compiled, constants, env
+    "no rows of zeros for tensor cores": {"constants": {"models.layers.ALIGNED_ROWS": 1}}}
 
 
 @dataclass
@@ -135,7 +135,7 @@ def evaluation(name: str, workload: dict, device: str, reference: str | None, fo
             "weights": str(weights) if trained else None, "reference": reference}
     specs = {"ours": base | {"side": "ours"}}
     if trained:
-        specs["ours, early exit"] = base | {"side": "ours", "arch": {"act_inference": True}}
+        specs["ours, early exit"] = base | {"side": "ours", "strategy": {"early_exit": True}}
     if reference:
         specs["reference"] = base | {"side": "reference"}
 

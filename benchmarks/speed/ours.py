@@ -1,5 +1,6 @@
 """This project's side: a loss head, as a training run has it."""
 import utils.threads  # isort: skip  # before PyTorch
+import importlib
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -14,7 +15,11 @@ from utils.distributed import World
 
 
 def build(sizes: dict, device: torch.device, spec: Mapping[str, Any] = MappingProxyType({})) -> LossHead:
-    """The loss head, in training mode. `spec["arch"]` has options of this project alone."""
+    """The loss head, in training mode. Of `spec`, `arch` has options of this project alone, and `constants` values of
+    constants of its modules, as {"models.layers.ALIGNED_ROWS": 1}."""
+    for path, value in spec.get("constants", {}).items():
+        module, _, name = path.rpartition(".")
+        setattr(importlib.import_module(module), name, value)
     data = PuzzleDatasetMetadata(
         pad_id=0, ignore_label_id=0, blank_identifier_id=0, vocab_size=sizes["vocabulary"], seq_len=sizes["tokens"],
         num_puzzle_identifiers=sizes.get("identifiers", 1), total_groups=1, mean_puzzle_examples=1, total_puzzles=1,

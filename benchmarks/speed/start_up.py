@@ -36,3 +36,9 @@ def has_step(metrics: Path) -> bool:
     """Whether the file has a whole line with a training metric."""
     lines = metrics.read_text().split("\n")[:-1] if metrics.exists() else []
     return any("train/loss" in json.loads(line) for line in lines)
+
+
+def seconds_to_load_torch() -> float:
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import torch"], check=True)
+    return time.perf_counter() - started

@@ -19,7 +19,6 @@ from pathlib import Path
 from statistics import median
 
 ROOT = Path(__file__).resolve().parents[2]
-ANSWER_S = 300  # longest that a process may take to be built, or for a turn
 
 
 class Failed(Exception):
@@ -27,10 +26,13 @@ class Failed(Exception):
 
 
 class Worker:
-    """A process of `worker.py`. It reports a failure once and takes no more turns."""
+    """A process of `worker.py`. It reports a failure once and takes no more turns.
 
-    def __init__(self, name: str, spec: dict, log: Path):
-        self.name, self.spec, self.log = name, spec, log
+    `patience_s`: the longest that it may take to be built, or for a turn.
+    """
+
+    def __init__(self, name: str, spec: dict, log: Path, patience_s: float = 300):
+        self.name, self.spec, self.log, self.patience_s = name, spec, log, patience_s
         self.facts: dict = {}
         self.rounds: list[dict[str, float]] = []
         self.failed: str | None = None
@@ -78,11 +80,11 @@ class Worker:
 
     def _answer(self) -> dict:
         """The next line of the process. Raises Failed for a failure, for silence, and where the process has ended."""
-        deadline = time.monotonic() + ANSWER_S
+        deadline = time.monotonic() + self.patience_s
         while b"\n" not in self.received:
             ready, _, _ = select.select([self.answers], [], [], max(0, deadline - time.monotonic()))
             if not ready:
-                raise Failed(f"no answer in {ANSWER_S} s ({self.log})")
+                raise Failed(f"no answer in {self.patience_s:.0f} s ({self.log})")
             part = os.read(self.answers.fileno(), 2**16)
             if not part:
                 raise Failed(f"ended with status {self.process.wait()} ({self.log})")
@@ -95,9 +97,9 @@ class Worker:
 
 
 @contextlib.contextmanager
-def built(group: str, specs: dict[str, dict], building: threading.Semaphore, logs: Path):
+def built(group: str, specs: dict[str, dict], building: threading.Semaphore, logs: Path, patience_s: float = 300):
     """A context with a worker for each spec, by name. `building` limits how many are built at one time."""
-    workers = {name: Worker(name, spec, logs / (re.sub(r"\W+", "-", f"{group} {name}") + ".log"))
+    workers = {name: Worker(name, spec, logs / (re.sub(r"\W+", "-", f"{group} {name}") + ".log"), patience_s)
                for name, spec in specs.items()}
 
     def build(worker: Worker) -> None:
