@@ -46,7 +46,7 @@ class Session:
     def measure_limits(self) -> dict:
         """The machine's limits and the counted products. Raises Failed."""
         spec = {"subject": "limits", "device": self.args.device, "tiny": self.args.tiny,
-                "workloads": sets.counted(self.args.device, self.args.tiny)}
+                "workloads": sets.counted(self.args.set, self.args.tiny)}
         worker = Worker("limits", spec, LOGS / "limits.log")
         worker.build()
         worker.close()
@@ -103,8 +103,8 @@ def side_by_side(session: Session, groups: list[Group], limits: dict) -> None:
 
 def start_up_rows(session: Session, name: str, settings: list[str], targets: dict[str, float],
                   tries: int) -> list[Row]:
-    """Seconds from the command to the first step, the median of `tries`, for each of `targets` in turn; compiled code is
-    kept from one to the next. The ratio is that to loading PyTorch alone, since seconds are the machine's own."""
+    """Seconds from the command to the first step, the median of `tries`, for each of `targets` in turn; compiled code
+    is kept from one to the next. The ratio is that to loading PyTorch alone, since seconds are the machine's own."""
     cache = session.folder / "compiled"
     env = {"TORCHINDUCTOR_CACHE_DIR": str(cache), "TRITON_CACHE_DIR": str(cache / "triton")}
     rows = []
@@ -160,7 +160,7 @@ def run(session: Session) -> None:
 
 def start_up(session: Session) -> None:
     from benchmarks.speed.data import write_random_data
-    sizes = sets.DEMO if session.args.device == "cpu" else sets.PAPER["H100 step, paper size, mlp_t, batch 384"]
+    sizes = sets.DEMO if session.args.device == "cpu" else sets.PAPER[sets.LEVERED]
     data = write_random_data(session.folder / "random", sizes["tokens"], sizes["vocabulary"], 4 * sizes["rows"])
     if session.args.device == "cpu":
         settings = ["experiment=demo_sudoku4", f"data_paths=[{data}]", "device=cpu", "evaluators=[]"]
@@ -206,6 +206,8 @@ def main() -> None:
     args = parser.parse_args()
     args.device = args.device or ("cpu" if args.set == "cpu" else "cuda")
     args.minutes = args.minutes or (13 if args.set == "cpu" else 5)
+    if args.set == "gpu":  # each process starts so many more that compile, and there are some 30
+        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "2")
     args.patience = args.patience or (300 if args.set == "cpu" else 170)
     args.output = args.output or ROOT / "data" / f"bench-{args.set}.json"
     LOGS.mkdir(parents=True, exist_ok=True)

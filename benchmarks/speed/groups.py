@@ -13,8 +13,13 @@ Workers = dict[str, Worker]
 SAME_LOSS = {"cpu": 1e-3, "cuda": 3e-2}  # relative difference of the first losses; bfloat16 on a GPU
 OURS_EAGER, OURS, REFERENCE_EAGER, REFERENCE = "ours eager", "ours compiled", "reference eager", "reference compiled"
 
-AS_IT_IS = "as it is"
-LEVERS: dict[str, dict] = {  # by what is changed; keys of a spec: arch, compiled, constants, env
+KERNELS = "ours with kernels"
+LEVERS: dict[str, dict] = {  # by name, what of the spec of `OURS` is changed
+    "compile_scope=stack": {"compute": {"compile_scope": "stack"}},
+    "compile_scope=head": {"compute": {"compile_scope": "head"}},
+    "cuda_graphs=true": {"compute": {"cuda_graphs": True}},
+    "kernels=true cuda_graphs=true": {"compute": {"kernels": True, "cuda_graphs": True}},
+    "kernels=true compile_scope=stack": {"compute": {"kernels": True, "compile_scope": "stack"}},
     "no rows of zeros for tensor cores": {"constants": {"models.layers.ALIGNED_ROWS": 1}}}
 
 
@@ -89,26 +94,64 @@ def cpu_step(name: str, workload: dict, reference: str | None, targets: tuple[fl
     return Group(name, variants(workload, "cpu", reference, eager), rows, rounds, {"steps": steps})
 
 
-def gpu_step(name: str, workload: dict, reference: str | None, target: float, steps: int, device: str) -> Group:
-    """Rows of the step's time, its share of the matrix peak, and its memory."""
-    def rows(workers: Workers, limits: dict) -> list[Row]:
-        step = compared(f"{name}, {OURS} / {REFERENCE}", workers, OURS, REFERENCE, target, of_peak(limits, name))
-        share = Row(f"{name}, share of the matrix peak", target=0.5)
-        memory = Row(f"{name}, peak memory", target=0.7, at_least=False)
-        try:
-            seconds = workers[OURS].figure("s")
-            share.ours = milliseconds(seconds)
-            share.ratio = total_flops(limits["counted"][name]) / seconds / limits["matrix_flops"]
-            if device == "cuda":
-                memory.ours = f"{workers[OURS].figure('gib'):.1f} GiB"
-            if device == "cuda" and REFERENCE in workers:
-                memory.reference = f"{workers[REFERENCE].figure('gib'):.1f} GiB"
-                memory.ratio = ratio(workers[OURS], workers[REFERENCE], "gib")
-        except Failed as error:
-            share.failed = memory.failed = str(error)
-        return [step, share, memory]
+def gpu_step(name: str, workload: dict, reference: str | None, target: float, steps: int, device: str,
+             levers: bool = False) -> Group:
+    """Rows of the step's time, its share of the matrix peak, and its memory, with the default settings and with
+    `kernels=true`; and, with `levers`, of what each lever gains."""
+    specs = variants(workload, device, reference, eager=False)
+    specs[KERNELS] = specs[OURS] | {"compute": {"kernels": True}}
+    if levers:
+        specs |= {lever: specs[OURS] | change for lever, change in LEVERS.items()}
 
-    return Group(name, variants(workload, device, reference, eager=False), rows, 5, {"steps": steps})
+    def rows(workers: Workers, limits: dict) -> list[Row]:
+        found = []
+        for ours in (OURS, KERNELS):
+            step = compared(f"{name}, {ours} / {REFERENCE}", workers, ours, REFERENCE, target, of_peak(limits, name))
+            found += [step,
+                      share_of_peak(f"{name}, {ours}, share of the matrix peak", workers[ours], limits, name),
+                      memory(f"{name}, {ours}, peak memory", workers, ours)]
+        changed = [KERNELS, *LEVERS] if levers else []
+        return [*found, *(gain(f"{name}, {lever}: what it gains", workers, lever) for lever in changed)]
+
+    return Group(name, specs, rows, 5, {"steps": steps})
+
+
+def share_of_peak(measure: str, worker: Worker, limits: dict, name: str) -> Row:
+    row = Row(measure, target=0.5)
+    try:
+        row.ours = milliseconds(worker.figure("s"))
+        row.ratio = total_flops(limits["counted"][name]) / worker.figure("s") / limits["matrix_flops"]
+    except Failed as error:
+        row.failed = str(error)
+    return row
+
+
+def memory(measure: str, workers: Workers, ours: str) -> Row:
+    """Ours / the reference's. A CPU does not tell it."""
+    row = Row(measure, target=0.7, at_least=False)
+    try:
+        if workers[ours].spec["device"] == "cuda":
+            row.ours = f"{workers[ours].figure('gib'):.1f} GiB"
+            if REFERENCE in workers:
+                row.reference = f"{workers[REFERENCE].figure('gib'):.1f} GiB"
+                row.ratio = ratio(workers[ours], workers[REFERENCE], "gib")
+    except Failed as error:
+        row.failed = str(error)
+    return row
+
+
+def gain(measure: str, workers: Workers, lever: str) -> Row:
+    """The time with the default settings / the time with a lever; a loss is below 1."""
+    row = Row(measure)
+    try:
+        before, after = (milliseconds(workers[key].figure("s")) for key in (OURS, lever))
+        row.ours, row.ratio = f"{after} from {before}", ratio(workers[OURS], workers[lever], "s")
+        row.limit = f"first step after {workers[lever].facts['first_step_s']:.0f} s"
+        if workers[OURS].spec["device"] == "cuda":
+            row.limit += f"; {workers[lever].figure('gib'):.1f} GiB"
+    except Failed as error:
+        row.failed = str(error)
+    return row
 
 
 def whole_run(name: str, workload: dict, device: str, steps: int, rounds: int = 5) -> Group:
@@ -126,11 +169,12 @@ def whole_run(name: str, workload: dict, device: str, steps: int, rounds: int = 
                  rounds, {"steps": steps})
 
 
-def evaluation(name: str, workload: dict, device: str, reference: str | None, folder: Path, steps: int,
-               compiled: bool, trained: bool) -> Group:
-    """Evaluation without and with early exit against the published loop. `trained`: train the network first; else its
-    weights are random, and only the rows without early exit are measured."""
-    data, weights = folder / "sudoku4", folder / "sudoku4-weights.pt"
+def evaluation(name: str, workload: dict, device: str, reference: str | None, folder: Path, compiled: bool,
+               training_steps: int = 0) -> Group:
+    """Evaluation against the published loop. With `training_steps`, of 4×4 Sudokus by a network trained for so many,
+    without and with early exit. Else of random cells by random weights, which never halt."""
+    trained = training_steps > 0
+    data, weights = folder / ("sudoku4" if trained else "random-cells"), folder / "sudoku4-weights.pt"
     base = {"subject": "evaluation", "workload": workload, "device": device, "compiled": compiled, "data": str(data),
             "weights": str(weights) if trained else None, "reference": reference}
     specs = {"ours": base | {"side": "ours"}}
@@ -138,6 +182,13 @@ def evaluation(name: str, workload: dict, device: str, reference: str | None, fo
         specs["ours, early exit"] = base | {"side": "ours", "strategy": {"early_exit": True}}
     if reference:
         specs["reference"] = base | {"side": "reference"}
+
+    def prepare() -> None:
+        if trained:
+            make_sudoku(data, weights, training_steps)
+        else:
+            from benchmarks.speed.data import write_random_data
+            write_random_data(data, workload["tokens"], workload["vocabulary"], 2 * workload["rows"])
 
     def rows(workers: Workers, limits: dict) -> list[Row]:
         targets = {"ours": ("no early exit", 1.5), "ours, early exit": ("early exit", 4.0)}
@@ -157,48 +208,24 @@ def evaluation(name: str, workload: dict, device: str, reference: str | None, fo
             found.append(row)
         return found
 
-    return Group(f"evaluation, {name}", specs, rows, 5, {}, lambda: make_sudoku(data, weights, workload, steps))
+    return Group(f"evaluation, {name}", specs, rows, 5, {}, prepare)
 
 
-def make_sudoku(data: Path, weights: Path, workload: dict, steps: int) -> None:
-    """4×4 Sudokus and, after so many training steps (none where it is 0), the weights of a small network.
+def make_sudoku(data: Path, weights: Path, steps: int) -> None:
+    """4×4 Sudokus, and the weights of a small network after so many training steps.
 
-    It is trained on the CPU, uncompiled, which takes as long whatever the machine has else.
+    It is trained on the CPU, uncompiled, which takes as long whatever else the machine has.
     """
     def python(*arguments: str) -> None:
         done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
         if done.returncode:
             raise Failed(f"{arguments[0]}: {done.stderr.strip()[-200:]}")
 
-    if not data.exists():
-        python("-m", "dataset.generate_sudoku", "--size", "4", "--train", "16000", "--test", "512", "--output-dir",
-               f"{data}-csv", "--overwrite")
-        python("-m", "dataset.build_sudoku_dataset", "--source-dir", f"{data}-csv", "--output-dir", str(data))
-    if steps and not weights.exists():
-        run = weights.with_suffix("")
-        python("pretrain.py", "experiment=demo_sudoku4", f"data_paths=[{data}]", f"epochs={-(-steps // 125)}",
-               "eval_interval=null", f"checkpoint.path={run}", "checkpoint.overwrite=true", "device=cpu",
-               "ema_rate=0.9")
-        python("-c", "import torch; from config.restored import Restored; "
-                     f"torch.save(Restored.read({str(run)!r}).weights(), {str(weights)!r})")
-
-
-def levers(workload: dict, device: str) -> list[Group]:
-    """What each change of the step as it is costs: the time with the change / the time as it is."""
-    base = variants(workload, device, None, eager=False)[OURS]
-    specs = {AS_IT_IS: base} | {name: base | change for name, change in LEVERS.items()}
-
-    def rows(workers: Workers, limits: dict) -> list[Row]:
-        found = []
-        for name in LEVERS:
-            row = Row(f"lever: {name}")
-            try:
-                now, changed = (milliseconds(workers[key].figure("s")) for key in (AS_IT_IS, name))
-                row.ours = f"{now}, and so {changed}"
-                row.ratio = ratio(workers[name], workers[AS_IT_IS], "s")
-            except Failed as error:
-                row.failed = str(error)
-            found.append(row)
-        return found
-
-    return [Group("levers", specs, rows, 5, {"steps": 8})]
+    run = weights.with_suffix("")
+    python("-m", "dataset.generate_sudoku", "--size", "4", "--train", str(128 * steps), "--test", "512",
+           "--output-dir", f"{data}-csv")
+    python("-m", "dataset.build_sudoku_dataset", "--source-dir", f"{data}-csv", "--output-dir", str(data))
+    python("pretrain.py", "experiment=demo_sudoku4", f"data_paths=[{data}]", "epochs=1", f"checkpoint.path={run}",
+           "device=cpu", "ema_rate=0.9", "evaluators=[]")
+    python("-c", "import torch; from config.restored import Restored; "
+                 f"torch.save(Restored.read({str(run)!r}).weights(), {str(weights)!r})")

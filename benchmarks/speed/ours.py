@@ -10,8 +10,10 @@ import torch
 from config.schema import ArchConfig, NamedConfig
 from dataset.common import PuzzleDatasetMetadata
 from losses.head import LossHead
-from models.compiled import compile_recursion
+from models.compiled import ComputeConfig, speed_up
 from utils.distributed import World
+
+AS_A_RUN = {"compile_scope": "recursion", "cuda_graphs": False, "kernels": False}  # the defaults of cfg_pretrain.yaml
 
 
 def build(sizes: dict, device: torch.device, spec: Mapping[str, Any] = MappingProxyType({})) -> LossHead:
@@ -31,11 +33,11 @@ def build(sizes: dict, device: torch.device, spec: Mapping[str, Any] = MappingPr
 
 
 def prepared(head: LossHead, sizes: dict, spec: dict) -> LossHead:
-    """The head with the threads and the compilation of a run."""
+    """The head with the threads of a run, compiled or not, and with the other settings of `spec["compute"]`."""
     positions = sizes["tokens"] + sizes["arch"]["puzzle_emb_len"]
     utils.threads.use_threads(sizes["rows"] * positions * sizes["arch"]["hidden_size"])
-    if spec["compiled"]:
-        compile_recursion(head)
+    settings = AS_A_RUN | spec.get("compute", {}) | {"compile": spec["compiled"]}
+    speed_up(head, ComputeConfig(**settings), torch.device(spec["device"]))
     return head
 
 

@@ -1,7 +1,7 @@
 """The groups of `make bench` and `make bench-gpu`: which sizes, and which targets."""
 from pathlib import Path
 
-from benchmarks.speed.groups import Group, cpu_step, evaluation, gpu_step, levers, whole_run
+from benchmarks.speed.groups import Group, cpu_step, evaluation, gpu_step, whole_run
 from benchmarks.speed.workload import workload
 
 DEMO = workload(128, 16, 6, 64, "mlp_t", T=2, n=2, prefix=1, halt_max_steps=8)
@@ -13,6 +13,7 @@ PAPER = {f"H100 step, paper size, {mix}, batch {rows}": workload(rows, 81, 11, 5
          for mix in ("mlp_t", "attention") for rows in (384, 768)}
 MAZE = {"H100 step, maze of 900 cells, attention, batch 128": workload(128, 900, 6, 512, "attention", T=3, n=4,
                                                                        prefix=16)}
+LEVERED = "H100 step, paper size, mlp_t, batch 384"  # the step at which each lever is tried
 SUDOKU4 = workload(128, 16, 6, 64, "mlp_t", T=2, n=2, prefix=1, halt_max_steps=16)
 SUDOKU4_STEPS = 250  # of training, before it is evaluated
 TINY = dict(rows=8, tokens=16, vocabulary=6, width=32, T=2, n=1, prefix=1, halt_max_steps=4)
@@ -21,28 +22,28 @@ TINY = dict(rows=8, tokens=16, vocabulary=6, width=32, T=2, n=1, prefix=1, halt_
 def cpu_groups(reference: str | None, folder: Path) -> list[Group]:
     groups = [cpu_step(name, sizes, reference, (2.5, 1.7), 3) for name, sizes in SMALL.items()]
     groups += [whole_run("the demo on a CPU", DEMO, "cpu", 10),
-               evaluation("4×4 Sudoku on a CPU, 512 puzzles", SUDOKU4, "cpu", reference, folder, SUDOKU4_STEPS,
-                          compiled=True, trained=True)]
+               evaluation("4×4 Sudoku on a CPU, 512 puzzles", SUDOKU4, "cpu", reference, folder, compiled=True,
+                          training_steps=SUDOKU4_STEPS)]
     return groups + [cpu_step(name, sizes, reference, (None, 1.15), 1, rounds=3) for name, sizes in PAPER_CPU.items()]
 
 
+def sized(sizes: dict, tiny: bool) -> dict:
+    """A workload, or where `tiny` one of the same kind that a CPU rehearses in minutes."""
+    return workload(mix="mlp_t" if sizes["arch"]["mlp_t"] else "attention", **TINY) if tiny else sizes
+
+
 def gpu_groups(reference: str | None, folder: Path, device: str, tiny: bool) -> list[Group]:
-    """`tiny`: the same groups at sizes that a CPU rehearses in minutes."""
-    def sized(sizes: dict) -> dict:
-        return workload(mix="mlp_t" if sizes["arch"]["mlp_t"] else "attention", **TINY) if tiny else sizes
-
-    groups = [gpu_step(name, sized(sizes), reference, 1.7, 8, device) for name, sizes in PAPER.items()]
-    groups += [gpu_step(name, sized(sizes), reference, 1.5, 3, device) for name, sizes in MAZE.items()]
-    first = sized(next(iter(PAPER.values())))
-    return [*groups, *levers(first, device), whole_run("paper size", first, device, 20),
-            evaluation("paper size, random weights", first | {"vocabulary": 6, "tokens": 16}, device, reference, folder,
-                       0, compiled=True, trained=False),
-            evaluation("4×4 Sudoku, 512 puzzles", SUDOKU4, device, reference, folder, SUDOKU4_STEPS, compiled=False,
-                       trained=True)]
+    steps = [gpu_step(name, sized(sizes, tiny), reference, 1.7, 3000 // sizes["rows"], device, levers=name == LEVERED)
+             for name, sizes in PAPER.items()]
+    steps += [gpu_step(name, sized(sizes, tiny), reference, 1.5, 3, device) for name, sizes in MAZE.items()]
+    first = sized(PAPER[LEVERED], tiny)
+    return [*steps, whole_run("paper size", first, device, 20, rounds=3),
+            evaluation("paper size, random weights", first, device, reference, folder, compiled=True),
+            evaluation("4×4 Sudoku, 512 puzzles", SUDOKU4, device, reference, folder, compiled=False,
+                       training_steps=4 if tiny else SUDOKU4_STEPS)]
 
 
-def counted(device: str, tiny: bool) -> dict[str, dict]:
-    """Workloads whose products are counted, by the name of their group."""
-    if device == "cpu" and not tiny:
-        return SMALL | PAPER_CPU
-    return PAPER | MAZE
+def counted(which: str, tiny: bool) -> dict[str, dict]:
+    """Workloads whose products are counted, by the name of their group, of the set `which`."""
+    workloads = SMALL | PAPER_CPU if which == "cpu" else PAPER | MAZE
+    return {name: sized(sizes, tiny) for name, sizes in workloads.items()}
