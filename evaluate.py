@@ -4,7 +4,8 @@
     python evaluate.py checkpoint=…/step_00000312.ckpt data_paths="[data/other]" picture=slowest
     python evaluate.py checkpoint=published/step_550 data_paths="[data/…]"      # with its all_config.yaml beside it
     python evaluate.py checkpoint=… evaluators="[{name: arc@ARC, gallery: 50}]" puzzle_identifiers=blank
-    python evaluate.py checkpoint=… halt_max_steps=64 per_step=true             # deeper than trained; accuracy by depth
+    python evaluate.py checkpoint=… steps=64 per_step=true                      # deeper than trained; accuracy by depth
+    python evaluate.py checkpoint=… +tta=ptrm_sudoku curve=true                 # many attempts; accuracy by compute
     python evaluate.py checkpoint=… arch.act_inference=true arch.H_cycles=4     # any option of the architecture
     python evaluate.py checkpoint=… solve=puzzles.csv                           # or one puzzle, or - (docs/solving.md)
     python evaluate.py checkpoint=… export=published                            # or safetensors, or hub
@@ -66,15 +67,15 @@ def score_opened(config: EvaluateConfig, restored: Restored, puzzles: Opened, wo
     if config.viewer is not None:
         return view(config, restored, head, data, world) | puzzles.unread()
     folder = output_directory(config, restored.file)
-    curve = DepthCurve(head, world) if config.per_step else None
+    curve, strategy = DepthCurve(head, world) if config.per_step else None, config.build_strategy()
     metrics = metrics_of(head, data, world, evaluators, config.eval_save_outputs, folder, curve=curve,
-                         strategy=config.build_strategy(), predictions=puzzles.predictions)
+                         strategy=strategy, predictions=puzzles.predictions)
     by_step = curve.read() if curve else []
     if world.is_main:
         tell_what_is_scored(config, restored, puzzles.called)
         report(metrics, by_step, config.differences, folder)
-        for line in [*doubts(restored), *(line for _, evaluator in evaluators.values()
-                                          for line in getattr(evaluator, "told", []))]:
+        tellers = [*(evaluator for _, evaluator in evaluators.values()), strategy]
+        for line in [*doubts(restored), *(line for teller in tellers for line in getattr(teller, "told", []))]:
             print(line)
         if config.export is not None:
             export(config, restored, data, metrics, folder)

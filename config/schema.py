@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from dataset.common import EpisodeMetadata, PuzzleDatasetMetadata, RegressionMetadata, SplitMetadata
+from evaluators.curve import Curve, Task
 from evaluators.protocol import EVALUATOR_PARTS
 from evaluators.strategies import STRATEGY_PARTS, Single, Strategy
 from evaluators.test_time import TestTime, TestTimeConfig
@@ -405,6 +406,13 @@ class EvaluateConfig(SharedConfig, TestTimeConfig, ComputeConfig):
     halt_max_steps: int | None = Field(gt=0)
     # a strategy of one's own, {name: module@Class, option: value}; null: what the settings of test-time compute say
     strategy: NamedConfig | None
+    # also score what every selection rule would answer with fewer steps and attempts: accuracy against compute
+    # (curve.csv, curve.png), and what q knows (confidence.json)
+    curve: bool
+    # curve.csv of other evaluations, or their folders, to be drawn in the same picture
+    curve_with: list[str]
+    # draw the published scores of a task beside the curve: sudoku-extreme or maze-hard; you know that it is the same
+    published: Task | None
     # also score the answers after each supervision step, which shows accuracy against compute (steps.jsonl)
     per_step: bool
     # write the weights for others: in the published layout, as safetensors, or as safetensors uploaded to the hub
@@ -445,6 +453,8 @@ class EvaluateConfig(SharedConfig, TestTimeConfig, ComputeConfig):
                              "one number, the supervision steps of a puzzle; set one of them")
         if self.init and "initial_state_std" in self.arch:
             raise ValueError(f"init={self.init} sets arch.initial_state_std; set one of them")
+        for name in (name for name in ("curve_with", "published") if getattr(self, name) and not self.curve):
+            raise ValueError(f"{name} has no effect without curve=true; set it")
         if self.per_step and self.attempts > 1:
             raise ValueError("per_step=true follows one attempt at each puzzle; use curve=true for several")
         return self
@@ -492,10 +502,12 @@ class EvaluateConfig(SharedConfig, TestTimeConfig, ComputeConfig):
     def build_strategy(self) -> Strategy:
         """The strategy. Raises ValueError for a class that does not exist, or for options that it does not take."""
         if self.strategy is None:
+            if self.curve:
+                return Curve(self.test_time, self.trust_code, self.curve_with, self.published)
             return TestTime(self.test_time, self.trust_code) if self.attempted_otherwise else Single()
-        if self.attempted_otherwise:
-            raise ValueError(f"{', '.join(self.attempted_otherwise)}: strategy={self.strategy.name} decides itself how "
-                             "puzzles are attempted; set one or the other")
+        if self.attempted_otherwise or self.curve:
+            raise ValueError(f"{', '.join(self.attempted_otherwise) or 'curve'}: strategy={self.strategy.name} decides "
+                             "itself how puzzles are attempted; set one or the other")
         return built(self.strategy.load("evaluators", STRATEGY_PARTS), f"strategy: {self.strategy.name}",
                      self.strategy.options)
 

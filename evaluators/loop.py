@@ -136,7 +136,7 @@ def evaluate(head: LossHead, dataset: PuzzleDataset, world: World,
         metrics = _validation_metrics(sums, prefix) | _evaluator_metrics(evaluators, head, dataset,
                                                                  world, save_path)
     head.train()
-    return _with_strategy(metrics, strategy)
+    return _with_strategy(metrics, strategy, save_path if world.is_main else None)
 
 
 class SavedOutputs:
@@ -180,11 +180,15 @@ def _feed(evaluators: dict[str, tuple[str, Evaluator]], example_set: ExampleSet,
         evaluator.update_batch(answers.data | {"puzzle_identifiers": identifiers}, answers.outputs)
 
 
-def _with_strategy(metrics: dict[str, float], strategy: Strategy) -> dict[str, float]:
-    """The metrics with those of the strategy. Scores of answers that were chosen by their labels are named so."""
+def _with_strategy(metrics: dict[str, float], strategy: Strategy, folder: Path | None) -> dict[str, float]:
+    """The metrics with those of the strategy, which writes its files to `folder`. Scores of answers that were chosen by
+    their labels are named so."""
     if getattr(strategy, "upper_bound", False):
         metrics = {f"upper_bound/{name}": value for name, value in metrics.items()}
-    return metrics | (strategy.metrics() if hasattr(strategy, "metrics") else {})
+    metrics |= strategy.metrics() if hasattr(strategy, "metrics") else {}
+    if folder is not None and hasattr(strategy, "write"):
+        strategy.write(folder)
+    return metrics
 
 
 def _validation_metrics(sums: dict[str, MetricSums], prefix: str) -> dict[str, float]:

@@ -33,7 +33,8 @@ class Strategy(Protocol):
     A strategy may also have, as `Single` does: `noise`, an `evaluators.latent_noise.LatentNoise` that is added to the
     latents before every supervision step; `rows`, the rows of a batch on one rank, in place of those of the data set;
     `upper_bound`, whether it looks at labels, so that metrics are named as upper bounds; `prepare(head, data)`, called
-    before anything is scored; and `metrics()`, more metrics by name, called on every rank at the end.
+    before anything is scored; `metrics()`, more metrics by name, called on every rank at the end; `write(folder)`,
+    after that and on rank 0, to write files; and `told`, lines that `evaluate.py` prints then.
     """
 
     def begin(self, example_set: ExampleSet, numbers: np.ndarray, batch: int) -> None:

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ import torch
 from config.resume import taken_up
 from config.schema import EvaluateConfig, PretrainConfig
 from dataset.common import PuzzleDatasetMetadata, write_split
-from dataset.puzzle_dataset import PuzzleDataset
+from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
 from dataset.regression_dataset import write_regression_dataset
+from losses import ACTLossHead
+from models.recursive_reasoning.trm import TRM
 from models.train_state import TrainState, build_state
 from pretrain import build_head, load_data, train
 from utils.checkpoint import read_checkpoint
@@ -329,3 +332,37 @@ def write_arc_source(folder: Path, subsets: dict[str, dict[str, dict]]) -> str:
         (folder / f"tasks_{subset}_challenges.json").write_text(json.dumps(challenges))
         (folder / f"tasks_{subset}_solutions.json").write_text(json.dumps(solutions))
     return str(folder / "tasks")
+
+
+ALONE = World()
+
+
+def tiny_sudokus(path: Path, count: int = 8) -> Path:
+    """4×4 Sudokus with answers that obey the rules."""
+    random, grid = np.random.default_rng(0), np.array([[1, 2, 3, 4], [3, 4, 1, 2], [2, 1, 4, 3], [4, 3, 2, 1]]).ravel()
+    for split in ("train", "test"):
+        labels = np.stack([np.concatenate([[0], random.permutation(4) + 1])[grid] for _ in range(count)]) + 1
+        arrays = split_arrays([[1]] * count, seq_len=16, vocab_size=6) | {
+            "inputs": np.where(random.random(labels.shape) < 0.5, labels, 1).astype(np.uint8),
+            "labels": labels.astype(np.uint8), "puzzle_identifiers": np.zeros(count, np.int32)}
+        write_split(path / split, arrays, 6, 1, overwrite=True)
+        metadata = json.loads((path / split / "dataset.json").read_text())
+        (path / split / "dataset.json").write_text(json.dumps(metadata | {"kind": "sudoku"}))
+    (path / "identifiers.json").write_text('["<blank>"]')
+    return path
+
+
+def tiny_test_data(path: Path, batch: int) -> PuzzleDataset:
+    return PuzzleDataset(PuzzleDatasetConfig(seed=0, dataset_paths=[str(path)], test_set_mode=True,
+                                             global_batch_size=batch), "test")
+
+
+@cache
+def undecided_head(**options) -> ACTLossHead:
+    """A network for `tiny_sudokus` whose rows halt at different steps, or never. Do not change it."""
+    torch.manual_seed(1)
+    head = ACTLossHead(TRM(tiny_config(**{"num_puzzle_identifiers": 1, "halt_max_steps": 5, "seq_len": 16,
+                                          "vocab_size": 6} | options)), loss_type="softmax_cross_entropy")
+    head.model.inner.q_head.weight.data.normal_(std=3)
+    head.model.inner.q_head.bias.data.fill_(-2)
+    return head.eval()

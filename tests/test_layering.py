@@ -76,7 +76,7 @@ def test_every_source_file_stands_in_the_tree_and_has_a_test():
                      "classification": "losses",
                      "head": "losses", "example_set": "puzzle_dataset", "puzzle_set": "puzzle_dataset",
                      "run_data": "pretrain", "run_parts": "run_directory",
-                     "arc_votes": "evaluator_arc", "arc_gallery": "evaluator_arc"}.get(
+                     "arc_votes": "evaluator_arc", "curve_plots": "curve", "arc_gallery": "evaluator_arc"}.get(
                          file.stem, file.stem)
         if path.startswith("models/recursive_reasoning/") and file.stem != "trm":
             tested_as = "family"

@@ -1,7 +1,6 @@
 """Test-time compute on small networks: what each setting does, that nothing depends on batches or ranks, what is
 refused."""
 import json
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,52 +9,22 @@ import pytest
 import torch
 
 from config.schema import EvaluateConfig
-from dataset.common import write_split
-from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
+from dataset.puzzle_dataset import PuzzleDataset
 from evaluators.loop import evaluate
 from evaluators.rows import Result, row_steps, supervision_steps
 from evaluators.selection import RULES, choose
 from evaluators.strategies import Single
 from evaluators.test_time import TestTime, build_strategy, preset_settings
-from helpers import ROOT, evaluate_config, split_arrays, tiny_config
+from helpers import ALONE, ROOT, evaluate_config, tiny_sudokus, tiny_test_data, undecided_head
 from losses import ACTLossHead
-from models.recursive_reasoning.trm import TRM
-from utils.distributed import World
 
-ALONE = World()
 EXAMPLES = 8
 NOISE = {"noise": 0.5, "noise_on": "z_L"}
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory) -> Path:
-    """Eight 4×4 Sudokus with labels that obey the rules."""
-    random, grid = np.random.default_rng(0), np.array([[1, 2, 3, 4], [3, 4, 1, 2], [2, 1, 4, 3], [4, 3, 2, 1]]).ravel()
-    found = tmp_path_factory.mktemp("tta") / "data"
-    for split in ("train", "test"):
-        arrays = split_arrays([[1]] * EXAMPLES, seq_len=16, vocab_size=6)
-        labels = np.stack([np.concatenate([[0], random.permutation(4) + 1])[grid] for _ in range(EXAMPLES)]) + 1
-        arrays |= {"labels": labels.astype(np.uint8), "inputs": np.where(random.random(labels.shape) < 0.5, labels, 1)
-                   .astype(np.uint8), "puzzle_identifiers": np.zeros(EXAMPLES, np.int32)}
-        write_split(found / split, arrays, 6, 1, overwrite=True)
-    (found / "identifiers.json").write_text('["<blank>"]')
-    return found
-
-
-def dataset_of(path: Path, batch: int) -> PuzzleDataset:
-    return PuzzleDataset(PuzzleDatasetConfig(seed=0, dataset_paths=[str(path)], test_set_mode=True,
-                                             global_batch_size=batch), "test")
-
-
-@cache
-def head_of(model: type = TRM, **options) -> ACTLossHead:
-    """A network whose rows halt at different steps, or never."""
-    torch.manual_seed(1)
-    head = ACTLossHead(model(tiny_config(**{"num_puzzle_identifiers": 1, "halt_max_steps": 5, "seq_len": 16,
-                                            "vocab_size": 6} | options)), loss_type="softmax_cross_entropy")
-    head.model.inner.q_head.weight.data.normal_(std=3)
-    head.model.inner.q_head.bias.data.fill_(-2)
-    return head.eval()
+    return tiny_sudokus(tmp_path_factory.mktemp("tta") / "data")
 
 
 def results_of(head: ACTLossHead, data: PuzzleDataset, strategy: TestTime) -> dict[int, Result]:
@@ -85,12 +54,12 @@ SETTINGS = [NOISE | {"trajectories": 3}, NOISE | {"trajectories": 2, "augment": 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_results_do_not_depend_on_the_batch(path, settings):
-    found = [results_of(head_of(), dataset_of(path, batch), build_strategy(**settings)) for batch in (3, 64)]
+    found = [results_of(undecided_head(), tiny_test_data(path, batch), build_strategy(**settings)) for batch in (3, 64)]
     assert list(found[0]) == list(range(EXAMPLES)) and same(*found)
 
 
 def test_one_attempt_is_what_a_plain_evaluation_gives(path):
-    head, data = head_of(), dataset_of(path, 3)
+    head, data = undecided_head(), tiny_test_data(path, 3)
     plain, other = (evaluate(head, data, ALONE, strategy=strategy) for strategy in (Single(), build_strategy()))
     assert other.pop("compute/row_steps") == 5 and other.pop("compute/attempts") == 1
     assert plain == pytest.approx(other, rel=1e-6)
@@ -98,7 +67,7 @@ def test_one_attempt_is_what_a_plain_evaluation_gives(path):
 
 def test_the_first_attempts_of_many_are_those_of_few(path):
     """Each puzzle's result with K attempts is the rule's choice among the first K of eight."""
-    head, data, seen = head_of(), dataset_of(path, 5), {}
+    head, data, seen = undecided_head(), tiny_test_data(path, 5), {}
     strategy = build_strategy(trajectories=4, augment=2, **NOISE)
     strategy.watch = lambda rows: seen.update({(n, a): (rows.outputs["preds"][i].numpy(), float(q)) for i, (n, a, q) in
                                                enumerate(zip(rows.numbers, rows.attempts, rows.score))})
@@ -124,7 +93,7 @@ def traced(head, data, strategy) -> dict[tuple[int, int], list]:
 
 
 def test_early_exit_is_the_whole_evaluation_up_to_the_exit(path):
-    head, data = head_of(), dataset_of(path, 3)
+    head, data = undecided_head(), tiny_test_data(path, 3)
     whole = traced(head, data, build_strategy())
     for settings in ({}, {"patience": 1}, {"patience": 2, "halt_threshold": 3.0}, {"halt_threshold": -1.0}):
         left = results_of(head, data, strategy := build_strategy(early_exit=True, **settings))
@@ -141,7 +110,7 @@ def test_early_exit_is_the_whole_evaluation_up_to_the_exit(path):
 
 
 def test_a_residual_is_the_mean_change_of_the_last_three_steps(path):
-    head, data = head_of(), dataset_of(path, 3)
+    head, data = undecided_head(), tiny_test_data(path, 3)
     found = traced(head, data, build_strategy())
     for number in range(EXAMPLES):
         batch, latents = data.examples([number]), []
@@ -156,7 +125,7 @@ def test_a_residual_is_the_mean_change_of_the_last_three_steps(path):
 
 
 def test_a_view_is_shown_and_its_answer_mapped_back(path):
-    head, data, strategy = head_of(), dataset_of(path, 3), build_strategy(augment=3)
+    head, data, strategy = undecided_head(), tiny_test_data(path, 3), build_strategy(augment=3)
     example_set, = data.sets.values()
     seen = traced(head, data, strategy)
     for number in range(EXAMPLES):
@@ -173,7 +142,7 @@ def test_a_view_is_shown_and_its_answer_mapped_back(path):
 
 def test_further_attempts_are_for_what_the_rules_reject(path):
     """With a rule that accepts every third answer or so, the attempts stop at the first one accepted."""
-    head, data = head_of(), dataset_of(path, 3)
+    head, data = undecided_head(), tiny_test_data(path, 3)
     kinds = {}
 
     class Accepting(TestTime):
@@ -199,7 +168,7 @@ def test_further_attempts_are_for_what_the_rules_reject(path):
 @pytest.mark.parametrize("rule", RULES)
 def test_every_rule_is_applied_to_what_the_attempts_come_to(path, rule, monkeypatch):
     """The arrays that the rule is given are those of each attempt by itself."""
-    head, data = head_of(), dataset_of(path, 3)
+    head, data = undecided_head(), tiny_test_data(path, 3)
     given = []
     monkeypatch.setattr("evaluators.test_time.choose", lambda rule, of: given.append((rule, of)) or choose(rule, of))
     results_of(head, data, build_strategy(trajectories=3, select=rule, **NOISE))
@@ -226,10 +195,10 @@ def exit_of(steps: list, rule: str):
 
 
 def test_an_upper_bound_is_named_so(path):
-    metrics = evaluate(head_of(), dataset_of(path, 4), ALONE, strategy=build_strategy(
+    metrics = evaluate(undecided_head(), tiny_test_data(path, 4), ALONE, strategy=build_strategy(
         trajectories=3, select="best_of", **NOISE))
     assert {name.split("/")[0] for name in metrics} == {"upper_bound", "compute"}
-    plain = evaluate(head_of(), dataset_of(path, 4), ALONE, strategy=build_strategy(trajectories=3, **NOISE))
+    plain = evaluate(undecided_head(), tiny_test_data(path, 4), ALONE, strategy=build_strategy(trajectories=3, **NOISE))
     assert {name.split("/")[0] for name in plain} == {"val", "compute"}
 
 
@@ -253,10 +222,10 @@ def test_settings_without_effect_are_refused(settings, said):
     ({"augment": 2, "until": "valid", "budget": 4}, "or augment=4")])
 def test_settings_that_mean_nothing_for_the_model_are_refused(path, settings, said):
     with pytest.raises(ValueError, match=said):
-        build_strategy(**settings).prepare(head_of(), dataset_of(path, 4))
-    build_strategy(**settings).prepare(head_of(initial_state_std=1.0), dataset_of(path, 4))
+        build_strategy(**settings).prepare(undecided_head(), tiny_test_data(path, 4))
+    build_strategy(**settings).prepare(undecided_head(initial_state_std=1.0), tiny_test_data(path, 4))
     with pytest.raises(ValueError, match="both end rows early"):
-        build_strategy(early_exit=True).prepare(head_of(act_inference=True), dataset_of(path, 4))
+        build_strategy(early_exit=True).prepare(undecided_head(act_inference=True), tiny_test_data(path, 4))
 
 
 PRESETS = sorted(file.stem for file in (ROOT / "config" / "tta").glob("*.yaml"))
