@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dataset.example_set import ExampleSet
+from dataset.example_set import ExampleSet, say_once
 from dataset.kinds.kind import Kind, Symmetry, kind_of
+from dataset.kinds.sudoku import Sudoku
 from dataset.puzzle_set import PuzzleSet
 
 SALT = 0xA06  # so that these random numbers differ from those of the order of the examples
@@ -31,6 +32,9 @@ class FreshSymmetries:
             self.kind.symmetries(1, np.random.default_rng(seed))
         except ValueError as error:
             raise ValueError(f"augment=fresh: {error}; use augment=null") from error
+        if isinstance(self.kind, Sudoku) and self.kind.size == 4:
+            say_once("notice: augment=fresh on 4×4 Sudokus shows the test's solution grids in training, since all 288 "
+                     "form two orbits; use augment=null for a fair score")
 
     @staticmethod
     def _kind_of(sets: Sequence[ExampleSet], trust_code: bool) -> Kind:

@@ -8,6 +8,7 @@ import torch
 
 from dataset.augmentation import FreshSymmetries
 from dataset.common import write_split
+from dataset.example_set import say_once
 from dataset.kinds.arc import ARC
 from dataset.kinds.kind import Kind
 from dataset.kinds.maze import Maze
@@ -87,6 +88,14 @@ def test_data_without_symmetries_are_refused(tmp_path):
                                         if "floats" in path.name else [])), World())
     with pytest.raises(ValueError, match="augment=.*should be 'fresh'"):
         pretrain_config("augment=stale")
+
+
+def test_4x4_sudokus_get_a_notice_that_symmetries_show_the_test_grids(tmp_path, capsys):
+    say_once.cache_clear()
+    stream_of(write(tmp_path / "a", Sudoku(36, 8), "sudoku"))
+    assert "solution grids" not in capsys.readouterr().out
+    stream_of(write(tmp_path / "b", Sudoku(16, 6), "sudoku"))
+    assert "augment=fresh on 4×4 Sudokus shows the test's solution grids" in capsys.readouterr().out
 
 
 def test_sets_of_two_kinds_are_refused(tmp_path):

@@ -265,7 +265,7 @@ class LDT(ACTModel):
         with torch.no_grad():
             if self.training and self.config.second_pass:
                 keep, digit, conflict = self.inner(carry.latents[0], carry.noise_key, 1, 0.0, False)
-            keep, digit, conflict = keep[:, -1], digit[:, -1], conflict[:, -1]
+            keep, digit, conflict = (every.detach()[:, -1] for every in (keep, digit, conflict))
             given = carry.current_data["inputs"] != self.config.blank
             dropped = seen & (keep.sigmoid() < self.config.drop_below) & ~given[..., None]
             left = seen & ~dropped
