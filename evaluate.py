@@ -9,8 +9,7 @@
     python evaluate.py checkpoint=… arch.act_inference=true arch.H_cycles=4     # any option of the architecture
     python evaluate.py checkpoint=… solve=puzzles.csv                           # or one puzzle, or - (docs/solving.md)
     python evaluate.py checkpoint=… export=published                            # or safetensors, or hub
-    python evaluate.py checkpoint=… viewer=steps.html                           # see puzzles being solved, in a browser
-    python evaluate.py checkpoint=… serve=true                                  # and type your own (docs/seeing.md)
+    python evaluate.py checkpoint=… viewer=steps.html            # see puzzles being solved; serve=true: type your own
 """
 import sys
 from pathlib import Path
@@ -85,9 +84,10 @@ def score_opened(config: EvaluateConfig, restored: Restored, puzzles: Opened, wo
 def inspectors(config: EvaluateConfig, data: PuzzleDataset) -> list[dict]:
     """The evaluators that are added to the configured ones: rollouts for latent episodes, and for other data a picture
     if one is asked for."""
-    if isinstance(data.metadata, EpisodeMetadata):
+    if isinstance(data.metadata, EpisodeMetadata) and not config.animation:  # which pictures refuse
         return [{"name": "rollout@Rollouts", "example": config.picture if isinstance(config.picture, int) else 0}]
-    return [] if config.picture is None else [{"name": "pictures@Pictures", "example": config.picture}]
+    return [] if config.picture is None else [{"name": "pictures@Pictures", "example": config.picture,
+                                               "animation": config.animation}]
 
 
 def output_directory(config: EvaluateConfig, checkpoint: Path) -> Path:

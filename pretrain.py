@@ -196,6 +196,8 @@ class Run(RunParts):
             if self.held_out is not None and not logged:
                 validation |= evaluate(state.head, self.held_out, self.world, before_round=self.stop_if_asked,
                                        prefix=HELD_OUT_METRICS)
+            if not logged:
+                self.log_example(self.log)
         train_loss = state.meter.read_loss_since_evaluation()
         if self.world.is_main:
             if not logged:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from config.resume import Resumed
 from config.schema import PretrainConfig
 from dataset.puzzle_dataset import PuzzleDataset
 from dataset.puzzle_rows import row_notices
+from evaluators.pictures import draw_first_example
 from evaluators.protocol import Evaluator
 from models.train_state import TrainState
 from utils.checkpoint import Checkpoints
@@ -41,6 +43,14 @@ class RunParts:
     total_steps: int
     limit: Limit
     facts: dict  # what a checkpoint stores besides the state
+
+    def log_example(self, log: RunLog) -> None:
+        """Log a picture of the first test example, as the model answers it now, where the log takes pictures."""
+        if log.takes_pictures:
+            with TemporaryDirectory() as folder:
+                picture = draw_first_example(self.state.head, self.test_data, self.world, Path(folder),
+                                             self.config.trust_code)
+                log.log_picture(self.state.step, "val/first_example", picture)
 
     @contextmanager
     def claimed(self, resumed: Resumed | None) -> Iterator[None]:

@@ -424,6 +424,8 @@ class EvaluateConfig(SharedConfig, TestTimeConfig, ComputeConfig):
     # number of a test example to draw step by step, or of a rollout of latent episodes; slowest: the example that takes
     # most steps, or the first rollout; null: no picture
     picture: int | Literal["slowest"] | None
+    # also write that picture as an animated GIF
+    animation: bool
     # an HTML file to write, in which test puzzles are seen being solved; nothing is scored then; null: none
     viewer: str | None
     # the puzzles in it: how many, of the first, or their numbers
@@ -439,6 +441,8 @@ class EvaluateConfig(SharedConfig, TestTimeConfig, ComputeConfig):
             raise ValueError("export=hub and hub_repo=owner/name go together; set both or neither")
         if self.viewer_puzzles is not None and self.viewer is None:
             raise ValueError("viewer_puzzles has no effect without viewer=FILE.html")
+        if self.animation and self.picture is None:
+            raise ValueError("animation=true has no effect without picture; add picture=slowest")
         if self.port is not None and not self.serve:
             raise ValueError(f"port={self.port} has no effect without serve=true")
         if self.viewer is not None:
@@ -462,7 +466,7 @@ class EvaluateConfig(SharedConfig, TestTimeConfig, ComputeConfig):
     def _refuse_beside(self, key: str, **others: object) -> None:
         """Raise ValueError for a setting that is set and has no effect beside `key`, with which nothing is scored: one
         of scoring, or of the `others`."""
-        scoring = {"per_step": self.per_step, "picture": self.picture is not None, "export": self.export,
+        scoring = {"per_step": self.per_step, "curve": self.curve, "picture": self.picture is not None, "export": self.export,
                    "eval_save_outputs": self.eval_save_outputs, "evaluators": self.evaluators is not None,
                    "predictions": self.predictions, "output_dir": self.output_dir} | others
         for name in (name for name, is_set in scoring.items() if is_set):

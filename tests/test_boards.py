@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
+from PIL import Image
 
 from dataset.kinds.arc import ARC
 from dataset.kinds.maze import TOKEN_NAMES, Maze
@@ -10,11 +11,14 @@ from dataset.kinds.sudoku import Sudoku
 from helpers import is_picture
 from utils.boards import (
     CAPTION,
+    FRAME_MS,
+    LAST_FRAME_MS,
     OF_CLUES,
     OF_TEXT,
     RIGHT,
     WRONG,
     Look,
+    animate_solution_steps,
     default_colours,
     last_change,
     plot_solution_steps,
@@ -163,3 +167,21 @@ def test_many_steps_fill_rows(tmp_path, drawn):
     look = Look((4, 4), ["", "", "a", "b"], ["#000000"] * 4, as_text=True)
     plot_solution_steps(grid, steps, grid, [0.5] * 16, tmp_path / "picture.png", look)
     assert sum(bool(axis.get_title()) for axis in drawn[0].axes) == 18 and len(drawn[0].axes) == 18
+
+
+def test_an_animation_shows_the_puzzle_and_each_step_that_changes_something(tmp_path):
+    question, answer = cells("1.34341221434321"), cells(SOLVED)
+    step = answer.copy()
+    step[1] = 4
+    animate_solution_steps(question, np.stack([step, answer, answer]), answer, [0.25, 0.9, 0.99],
+                           tmp_path / "new" / "steps.gif", SUDOKU)
+    with Image.open(tmp_path / "new" / "steps.gif") as animation:
+        frames = []
+        for number in range(animation.n_frames):
+            animation.seek(number)
+            frames.append((np.asarray(animation.convert("RGB")), animation.info["duration"]))
+        assert animation.info["loop"] == 0 and animation.format == "GIF"
+    assert [duration for _, duration in frames] == [FRAME_MS, FRAME_MS, LAST_FRAME_MS]
+    red, green = ([(np.abs(frame.astype(int) - rgb).max(-1) < 30).any() for frame, _ in frames]
+                  for rgb in ((214, 39, 40), (44, 160, 44)))
+    assert red == [False, True, False] and green == [False, False, True]

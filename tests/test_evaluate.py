@@ -231,7 +231,16 @@ def test_the_slowest_puzzle_is_the_one_that_is_solved_in_the_end_after_most_step
     assert np.array_equal(drawn[0][0], inputs[5])
 
 
+def test_a_picture_moves_if_asked_to(fresh, capsys):
+    scored(fresh, "picture=0", "animation=true")
+    folder = fresh / "evaluation"
+    assert (folder / "solution_steps.gif").read_bytes()[:6] == b"GIF89a" and (folder / "solution_steps.png").is_file()
+    assert f"animation: {folder / 'solution_steps.gif'}" in capsys.readouterr().out
+
+
 def test_pictures_that_cannot_be_are_refused_before_scoring(fresh):
+    with pytest.raises(ValueError, match="animation=true has no effect without picture"):
+        scored(fresh, "animation=true")
     shutil.rmtree(fresh / "evaluation", ignore_errors=True)
     with pytest.raises(ValueError, match="there is no example 10: the test split .* has 10, numbered from 0"):
         scored(fresh, "picture=10")

@@ -16,10 +16,12 @@ import torch.nn.functional as F
 import pretrain
 from config.schema import PretrainConfig
 from dataset.common import RegressionMetadata, dataset_fingerprint
+from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
 from dataset.puzzle_rows import unpacked
 from dataset.regression_dataset import feature_statistics
 from documents import examples, printed, write_examples
-from evaluate import score
+from evaluate import inspectors, score
+from evaluators.protocol import build_evaluators
 from helpers import (
     REGRESSION,
     ROOT,
@@ -534,3 +536,12 @@ def test_the_example_of_the_page_runs_as_printed(tmp_path):
     metrics = score(evaluate_config(*words["evaluate.py"], f"checkpoint={run_dir}"), World())
     assert metrics["eval/ridge/ridge_rmse"] > 0.1 and metrics["val/r2"] > 0.2
     assert (run_dir / "evaluation" / "solution_steps.png").is_file()
+
+
+def test_floats_are_not_animated(tmp_path):
+    for data in (write_tiny_regression(tmp_path / "floats"), write_tiny_episodes(tmp_path / "episodes")):
+        dataset = PuzzleDataset(PuzzleDatasetConfig(seed=0, dataset_paths=[str(data)], test_set_mode=True,
+                                                    global_batch_size=2), "test")
+        config = evaluate_config("checkpoint=run", "picture=0", "animation=true")
+        with pytest.raises(ValueError, match="animation=true shows puzzles being solved, and .* holds"):
+            build_evaluators([], dataset, others=inspectors(config, dataset))

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from wandb.proto import wandb_internal_pb2
 
-from helpers import ROOT, TINY_ARCH, metric_lines, run_script, write_tiny_dataset
+from helpers import ROOT, TINY_ARCH, is_picture, metric_lines, run_script, write_tiny_dataset
 from utils.checkpoint import read_checkpoint
 from utils.run_log import append_lines, unique_run_name
 
@@ -191,6 +191,19 @@ def test_an_offline_run_holds_names_config_parameters_history_and_code(folder):
     sources = {path.relative_to(ROOT).as_posix() for folder in folders for suffix in ("py", "yaml")
                for path in (ROOT / folder).rglob(f"*.{suffix}")}
     assert code.type == "code" and {entry.path for entry in code.manifest.contents} == sources | scripts
+
+
+def test_each_evaluation_of_an_offline_run_has_a_picture_of_a_puzzle_being_solved(folder):
+    shown = {}
+    for record in wandb_records(folder / "wandb"):
+        items = {tuple(i.nested_key) or (i.key,): json.loads(i.value_json) for i in record.history.item}
+        if any(key[0] == "val/first_example" for key in items):
+            shown[items["_step",]] = {key[-1]: value for key, value in items.items() if len(key) == 2}
+    assert list(shown) == [4, 8] and all(picture["_type"] == "image-file" for picture in shown.values())
+    media, = (folder / "wandb" / "run" / "wandb").glob("offline-run-*/files")
+    assert all(is_picture(media / picture["path"]) for picture in shown.values())
+    assert shown[4]["sha256"] != shown[8]["sha256"]  # the model has learned something between
+    assert not list((folder / "text" / "run").rglob("solution_steps.png"))
 
 
 def test_names_are_readable_and_unique():

@@ -16,6 +16,8 @@ CAPTION = "confidence: sigmoid(q_halt), how sure the model is that the whole puz
 OF_TEXT = "green: right, red: wrong"
 OF_CLUES = "bold: given in the puzzle, "
 WRONG, RIGHT, NOT_ASKED = "#d62728", "#2ca02c", "#7f7f7f"  # colours of cells that are text
+FRAME_MS, LAST_FRAME_MS = 700, 2500  # how long an animation shows a step, and the last one
+LARGER = 2  # times as large as in a picture of several boards
 MOST_COLUMNS = 6  # boards beside one another
 
 
@@ -54,11 +56,7 @@ def plot_solution_steps(question: np.ndarray, steps: np.ndarray, answer: np.ndar
     is known and none is drawn. Steps at the end that repeat the one before them are left out, and the caption says so.
     """
     asked, last = answer >= 0, last_change(steps)
-    boards = [("puzzle", question)]
-    for number, (step, sure) in enumerate(zip(steps[:last], confidence), start=1):
-        wrong = int((asked & (step != answer)).sum())
-        verdict = "no answer known" if not asked.any() else f"{wrong} wrong" if wrong else "solved"
-        boards.append((f"step {number}: {verdict}\nconfidence {sure:.2f}", step))
+    boards = _titled(question, steps[:last], answer, confidence)
     if asked.any():
         boards.append(("answer", answer))
     figure, axes = _axes(len(boards), look)
@@ -75,6 +73,42 @@ def plot_solution_steps(question: np.ndarray, steps: np.ndarray, answer: np.ndar
     if not look.as_text:
         _add_legend(figure, np.concatenate([board for _, board in boards]), look)
     save(figure, picture)
+
+
+def animate_solution_steps(question: np.ndarray, steps: np.ndarray, answer: np.ndarray,
+                           confidence: Sequence[float], file: Path, look: Look) -> None:
+    """Write a GIF of the puzzle and the answer after each step, as `plot_solution_steps` draws them."""
+    from PIL import Image
+
+    boards = _titled(question, steps[:last_change(steps)], answer, confidence)
+    asked, frames = answer >= 0, []
+    for i, (title, board) in enumerate(boards):
+        figure, (axis,) = _axes(1, look, larger=LARGER)
+        axis.set_title(title if i else f"{title}\n ", fontsize=12)
+        draw_board(axis, board, look, None if i == 0 else question, asked & (board != answer) & (i > 0),
+                   asked | (i == 0))
+        for text in axis.texts:
+            text.set_fontsize(LARGER * text.get_fontsize())
+        for mark in axis.lines:
+            mark.set_markersize(LARGER * mark.get_markersize())
+        figure.canvas.draw()
+        frames.append(Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3]).quantize(64))
+        pyplot().close(figure)
+    lasts = [FRAME_MS] * (len(frames) - 1) + [LAST_FRAME_MS]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    frames[0].save(file, save_all=True, append_images=frames[1:], duration=lasts, loop=0, optimize=False)
+
+
+def _titled(question: np.ndarray, steps: np.ndarray, answer: np.ndarray,
+            confidence: Sequence[float]) -> list[tuple[str, np.ndarray]]:
+    """The boards of a puzzle and of its answers step by step, with what is said of each."""
+    asked = answer >= 0
+    boards = [("puzzle", question)]
+    for number, (step, sure) in enumerate(zip(steps, confidence), start=1):
+        wrong = int((asked & (step != answer)).sum())
+        verdict = "no answer known" if not asked.any() else f"{wrong} wrong" if wrong else "solved"
+        boards.append((f"step {number}: {verdict}\nconfidence {sure:.2f}", step))
+    return boards
 
 
 def last_change(steps: np.ndarray) -> int:
@@ -103,14 +137,14 @@ def draw_board(axis, board: np.ndarray, look: Look, question: np.ndarray | None,
         axis.vlines(range(0, columns + 1, width), 0, rows, **lines)
 
 
-def _axes(count: int, look: Look):
+def _axes(count: int, look: Look, larger: float = 1):
     """A figure and its `count` axes, in rows. Long sequences that are text stand below one another."""
     rows, columns = look.shape
     wide = columns > 2 * rows
     cell = (0.4 if look.as_text else 0.1) if wide else 2.4 / max(rows, columns)  # inches
     beside = min(count, 1 if wide and look.as_text else MOST_COLUMNS)
     lines = -(-count // beside)
-    size = max(cell * columns, 2.4) * beside, (cell * rows + 0.6) * lines
+    size = larger * max(cell * columns, 2.4) * beside, (larger * cell * rows + 0.6) * lines
     figure, grid = pyplot().subplots(lines, beside, squeeze=False, figsize=size,
                                     layout="constrained")
     for axis in grid.flat:

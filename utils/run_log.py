@@ -104,6 +104,17 @@ class RunLog:
                                   for name, value in line.items()))
         self._show(step, epoch, metrics)
 
+    @property
+    def takes_pictures(self) -> bool:
+        return self.wandb is not None
+
+    def log_picture(self, step: int, name: str, file: Path) -> None:
+        """Log a picture to Weights & Biases, which copies the file."""
+        import wandb
+
+        assert self.wandb is not None
+        self.wandb.log({name: wandb.Image(str(file))}, step=step)
+
     def _show(self, step: int, epoch: int, metrics: dict[str, float]) -> None:
         """Show metrics: evaluations on a line, training beside the bar, or on a line too where there is no terminal."""
         trained = {name: metrics[f"train/{name}"] for name in ON_BAR if f"train/{name}" in metrics}
