@@ -466,9 +466,10 @@ class EvaluateConfig(SharedConfig, TestTimeConfig, ComputeConfig):
     def _refuse_beside(self, key: str, **others: object) -> None:
         """Raise ValueError for a setting that is set and has no effect beside `key`, with which nothing is scored: one
         of scoring, or of the `others`."""
-        scoring = {"per_step": self.per_step, "curve": self.curve, "picture": self.picture is not None, "export": self.export,
-                   "eval_save_outputs": self.eval_save_outputs, "evaluators": self.evaluators is not None,
-                   "predictions": self.predictions, "output_dir": self.output_dir} | others
+        scoring = {"per_step": self.per_step, "curve": self.curve, "picture": self.picture is not None,
+                   "export": self.export, "eval_save_outputs": self.eval_save_outputs,
+                   "evaluators": self.evaluators is not None, "predictions": self.predictions,
+                   "output_dir": self.output_dir} | others
         for name in (name for name, is_set in scoring.items() if is_set):
             raise ValueError(f"{name} has no effect with {key}={getattr(self, key)}, which scores nothing; leave out "
                              "one of them")
