@@ -127,6 +127,7 @@ class LDTNetwork(nn.Module):
 
     P = 0  # there is no position before the cells in the latents
     latent_names: tuple[str, ...] = ()
+    draws_initial_latents = False
     fills: Tensor  # (V,) bool, tokens that a cell which is not given may hold
     playable: Tensor  # (V,) bool, tokens that some cell may hold: all but padding and the blank, which is no answer
     turned: Tensor  # (turns, L), the cell that stands at each place
@@ -248,7 +249,7 @@ class LDT(ACTModel):
     def initial_carry(self, batch: dict[str, Tensor], seed: int = 0, first_row: int = 0) -> Carry:
         carry = super().initial_carry(batch, seed, first_row)
         nothing = torch.zeros_like(self.inner.start(batch["inputs"]))
-        return replace(carry, latents=(nothing, nothing))
+        return replace(carry, latents=(nothing, nothing.clone()))
 
     def forward(self, carry: Carry, batch: dict[str, Tensor],
                 judge: Judge | None = None) -> tuple[Carry, dict[str, Tensor]]:
