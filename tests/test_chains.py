@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dataset import build_sudoku_dataset, generate_sudoku
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
@@ -11,29 +11,24 @@ from evaluators.loop import evaluate
 from evaluators.test_time import build_strategy
 from helpers import pretrain_config
 from losses.head import LossHead
+from models.recursive_reasoning.ldt import LDTConfig, LDTNetwork
 from test_rows import answers_of
 from utils.distributed import World
 
 SIDE, TOKENS = 4, 6
 
 
-class Rules(nn.Module):
+class Rules(LDTNetwork):
     """Keeps a digit of an open cell unless a cell of its row, column or box that has one candidate left has that digit.
     Sees a conflict where two such cells share a digit."""
 
-    P, dtype = 0, torch.float32
-
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        self.start, self.playable = network.start, network.playable
+    def __init__(self, config: LDTConfig):
+        super().__init__(config)
         cells = torch.arange(SIDE**2)
         r, c = cells // SIDE, cells % SIDE
         box = r // 2 * 2 + c // 2
         together = (r[:, None] == r) | (c[:, None] == c) | (box[:, None] == box)
         self.peers = (together & ~torch.eye(SIDE**2, dtype=torch.bool)).float()
-
-    def initial_latents(self, keys=None):
-        return ()
 
     def forward(self, candidates: Tensor, *_):
         single = candidates * (candidates.sum(-1, keepdim=True) == 1)
@@ -62,7 +57,7 @@ def head_of(data: PuzzleDataset, perfect: bool, *words: str) -> LossHead:
                              *words)
     head = config.arch.build_head(data.metadata, batch_size=8, world=World()).eval()
     if perfect:
-        head.model.inner = Rules(head.model.inner)
+        head.model.inner = Rules(head.model.config)
     return head
 
 

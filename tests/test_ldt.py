@@ -3,13 +3,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dataset.kinds.sudoku import Sudoku
 from helpers import pretrain_config, tiny_metadata
 from losses import ACTLossHead
 from models.recursive_reasoning import ldt
-from models.recursive_reasoning.ldt import LDT, holds_truth
+from models.recursive_reasoning.ldt import LDT, LDTConfig, LDTNetwork, holds_truth
 from test_kinds import puzzles
 from utils.distributed import World
 
@@ -28,18 +28,12 @@ def batch_of(rows: int = 4) -> dict[str, Tensor]:
             "puzzle_identifiers": torch.zeros(rows, dtype=torch.int32)}
 
 
-class Saying(nn.Module):
+class Saying(LDTNetwork):
     """In place of the network: given logits, so that the rest can be followed by hand."""
 
-    P, dtype = 0, torch.float32
-
-    def __init__(self, network, keep: Tensor, digit: Tensor, conflict: Tensor):
-        super().__init__()
-        self.said, self.start, self.playable = (keep[:, None], digit[:, None], conflict[:, None]), network.start, \
-            network.playable
-
-    def initial_latents(self, keys=None):
-        return ()
+    def __init__(self, config: LDTConfig, keep: Tensor, digit: Tensor, conflict: Tensor):
+        super().__init__(config)
+        self.said = keep[:, None], digit[:, None], conflict[:, None]
 
     def forward(self, *_):
         return self.said
@@ -47,7 +41,7 @@ class Saying(nn.Module):
 
 def model_saying(keep: Tensor, digit: Tensor, conflict: Tensor, *words: str) -> LDT:
     model = head_of(*words).model
-    model.inner = Saying(model.inner, keep, digit, conflict)
+    model.inner = Saying(model.config, keep, digit, conflict)
     return model
 
 
