@@ -22,7 +22,8 @@ TINY = workload(rows=2, tokens=4, vocabulary=5, width=8, mix="mlp_t", T=2, n=1, 
 
 def measured(name: str, seconds: list[float], loss: float = 1.0, failed: str | None = None) -> Worker:
     worker = Worker(name, {"device": "cpu"}, log=None)
-    worker.rounds, worker.facts, worker.failed = [{"s": s} for s in seconds], {"loss": loss}, failed
+    worker.rounds, worker.failed = [{"s": s} for s in seconds], failed
+    worker.facts = {"loss": loss, "dtype": "torch.float32"}
     return worker
 
 

@@ -3,7 +3,7 @@
     python -m benchmarks.speed cpu --reference CHECKOUT     # `make bench`: 12 minutes on two idle cores
     python -m benchmarks.speed gpu --reference CHECKOUT     # `make bench-gpu`: 6 minutes of one card
     python -m benchmarks.speed gpu --device cpu --tiny      # a rehearsal of that without a card
-    python -m benchmarks.speed cpu --profile demo           # where the time of a step goes
+    python -m benchmarks.speed cpu --profile "D 64"         # where the time of a step goes
 
 CHECKOUT is a folder with https://github.com/SamsungSAILMontreal/TinyRecursiveModels, which is only run. A process that
 fails costs its own rows, which say why; its errors are in data/bench-logs/. What begins after `--minutes` is left out.
@@ -20,11 +20,12 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.speed import sets
-from benchmarks.speed.groups import Group
+from benchmarks.speed.groups import KERNELS, OURS, OURS_EAGER, REFERENCE, REFERENCE_EAGER, Group
 from benchmarks.speed.rows import Row, markdown, milliseconds, write
 from benchmarks.speed.start_up import seconds_to_first_step, seconds_to_load_torch
 from benchmarks.speed.workers import ROOT, Failed, Worker, built, take_turns
 
+PROFILED = (OURS_EAGER, OURS, KERNELS, REFERENCE_EAGER, REFERENCE)
 LOGS = ROOT / "data" / "bench-logs"
 
 
@@ -178,12 +179,15 @@ def chosen(groups: list[Group], only: str | None) -> list[Group]:
 
 
 def profile(session: Session) -> None:
-    """Print where the time of our step goes, for each group whose name holds `--profile`."""
+    """Print where the time of a step goes, for each side and each group whose name holds `--profile`."""
     args = session.args
     groups = (sets.cpu_groups(args.reference, session.folder) if args.set == "cpu" else
               sets.gpu_groups(args.reference, session.folder, args.device, args.tiny))
     for group in chosen(groups, args.profile):
-        steps = {name: spec for name, spec in group.specs.items() if spec["subject"] == "step"}
+        kernels_told = {"env": {"TORCHINDUCTOR_CPP_ENABLE_KERNEL_PROFILE": "1"}}
+        steps = {name: spec | kernels_told for name, spec in group.specs.items() if name in PROFILED}
+        if not steps:
+            continue
         with built(group.name, steps, session.building, LOGS) as workers:
             for name, worker in workers.items():
                 worker.turn(steps=3, profiled=True)
@@ -206,8 +210,6 @@ def main() -> None:
     args = parser.parse_args()
     args.device = args.device or ("cpu" if args.set == "cpu" else "cuda")
     args.minutes = args.minutes or (13 if args.set == "cpu" else 5)
-    if args.set == "gpu":  # each process starts so many more that compile, and there are some 30
-        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "2")
     args.patience = args.patience or (300 if args.set == "cpu" else 170)
     args.output = args.output or ROOT / "data" / f"bench-{args.set}.json"
     LOGS.mkdir(parents=True, exist_ok=True)

@@ -10,10 +10,10 @@ from benchmarks.speed.rows import Row, milliseconds
 from benchmarks.speed.workers import ROOT, Failed, Worker, ratio
 
 Workers = dict[str, Worker]
-SAME_LOSS = {"cpu": 1e-3, "cuda": 3e-2}  # relative difference of the first losses; bfloat16 on a GPU
+SAME_LOSS = {"torch.float32": 1e-3, "torch.bfloat16": 3e-2}  # relative difference of the first losses, by our dtype
 OURS_EAGER, OURS, REFERENCE_EAGER, REFERENCE = "ours eager", "ours compiled", "reference eager", "reference compiled"
 
-KERNELS = "ours with kernels"
+OURS_SHORT, KERNELS = "ours compiled in bfloat16", "ours with kernels"
 LEVERS: dict[str, dict] = {  # by name, what of the spec of `OURS` is changed
     "compile_scope=stack": {"compute": {"compile_scope": "stack"}},
     "compile_scope=head": {"compute": {"compile_scope": "head"}},
@@ -49,7 +49,7 @@ def refuse_other_loss(ours: Worker, theirs: Worker) -> None:
     ours.refuse_failed()
     theirs.refuse_failed()
     a, b = ours.facts["loss"], theirs.facts["loss"]
-    if abs(a - b) > SAME_LOSS[ours.spec["device"]] * abs(b):
+    if abs(a - b) > SAME_LOSS[ours.facts["dtype"]] * abs(b):
         raise Failed(f"{ours.name} has loss {a:.5f} and {theirs.name} {b:.5f} on the same weights and batch")
 
 
@@ -81,17 +81,31 @@ def of_peak(limits: dict, name: str) -> Callable[[float], str]:
     return told
 
 
-def cpu_step(name: str, workload: dict, reference: str | None, targets: tuple[float | None, float | None],
-             steps: int, rounds: int = 5) -> Group:
-    """Rows against the reference eager and compiled. `targets` of the two; None for eager leaves the eager ones out."""
-    eager = targets[0] is not None
+def cpu_step(name: str, workload: dict, reference: str | None, steps: int, eager: float | None, compiled: float,
+             with_amx: float | None = None, rounds: int = 5) -> Group:
+    """Rows against the reference eager and compiled, with these targets. `eager=None` leaves the eager ones out;
+    `with_amx` is that of the compiled one where the processor has AMX."""
 
     def rows(workers: Workers, limits: dict) -> list[Row]:
-        pairs = [(OURS, REFERENCE_EAGER, targets[0]), (OURS_EAGER, REFERENCE_EAGER, None)] if eager else []
+        pairs = [(OURS, REFERENCE_EAGER, eager), (OURS_EAGER, REFERENCE_EAGER, None)] if eager else []
+        target = with_amx if with_amx and limits["amx"] else compiled
+        pairs.append((OURS, REFERENCE, target))
+        if OURS_SHORT in workers:
+            pairs.append((OURS_SHORT, REFERENCE, None))
         return [compared(f"{name}, {ours} / {theirs}", workers, ours, theirs, target, of_peak(limits, name))
-                for ours, theirs, target in [*pairs, (OURS, REFERENCE, targets[1])]]
+                for ours, theirs, target in pairs]
 
-    return Group(name, variants(workload, "cpu", reference, eager), rows, rounds, {"steps": steps})
+    specs = variants(workload, "cpu", reference, eager is not None)
+    if multiplies_bfloat16():
+        specs[OURS_SHORT] = specs[OURS] | {"arch": {"forward_dtype": "bfloat16"}}
+    return Group(name, specs, rows, rounds, {"steps": steps})
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for products of bfloat16, without AMX, which takes them by default."""
+    file = Path("/proc/cpuinfo")
+    flags = file.read_text() if file.exists() else ""
+    return "avx512_bf16" in flags and "amx_bf16" not in flags
 
 
 def gpu_step(name: str, workload: dict, reference: str | None, target: float, steps: int, device: str,

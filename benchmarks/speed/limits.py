@@ -15,6 +15,7 @@ from torch.utils.flop_counter import flop_registry
 
 from benchmarks.speed import ours
 from benchmarks.speed.workload import batch
+from utils.precision import auto_dtype
 
 
 class Subject:
@@ -22,8 +23,9 @@ class Subject:
 
     def __init__(self, spec: dict):
         device = torch.device(spec["device"])
-        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        dtype = getattr(torch, auto_dtype(device))
         self.facts = {"device": machine(device), "torch": torch.__version__, "dtype": str(dtype),
+                      "amx": torch.cpu._is_amx_tile_supported(),
                       "matrix_flops": matrix_peak(device, dtype, spec["tiny"]),
                       "copy_bytes": copy_bandwidth(device, spec["tiny"]),
                       "counted": {name: count_products(sizes, dtype) for name, sizes in spec["workloads"].items()}}

@@ -41,6 +41,11 @@ def prepared(head: LossHead, sizes: dict, spec: dict) -> LossHead:
     return head
 
 
+def dtype_of(head: LossHead) -> str:
+    """Of the activations."""
+    return str(head.model.inner.dtype)
+
+
 def forget_gradients(head: LossHead) -> None:
     head.zero_grad(set_to_none=True)
     head.puzzle_embedding.looked_up = []

@@ -52,6 +52,11 @@ def prepared(head: Any, sizes: dict, spec: dict) -> Any:
     return torch.compile(head) if spec["compiled"] else head
 
 
+def dtype_of(head: Any) -> str:
+    """Of the activations."""
+    return str(head.model.inner.forward_dtype)
+
+
 def forget_gradients(head: nn.Module) -> None:
     head.zero_grad(set_to_none=True)
     for buffer in head.buffers():

@@ -20,11 +20,12 @@ TINY = dict(rows=8, tokens=16, vocabulary=6, width=32, T=2, n=1, prefix=1, halt_
 
 
 def cpu_groups(reference: str | None, folder: Path) -> list[Group]:
-    groups = [cpu_step(name, sizes, reference, (2.5, 1.7), 3) for name, sizes in SMALL.items()]
+    groups = [cpu_step(name, sizes, reference, 3, eager=2.5, compiled=1.7) for name, sizes in SMALL.items()]
     groups += [whole_run("the demo on a CPU", DEMO, "cpu", 10),
                evaluation("4×4 Sudoku on a CPU, 512 puzzles", SUDOKU4, "cpu", reference, folder, compiled=True,
                           training_steps=SUDOKU4_STEPS)]
-    return groups + [cpu_step(name, sizes, reference, (None, 1.15), 1, rounds=3) for name, sizes in PAPER_CPU.items()]
+    return groups + [cpu_step(name, sizes, reference, 1, eager=None, compiled=1.15, with_amx=4.0, rounds=3)
+                     for name, sizes in PAPER_CPU.items()]
 
 
 def sized(sizes: dict, tiny: bool) -> dict:

@@ -25,7 +25,7 @@ class Subject:
         started = time.perf_counter()
         loss = self._first_step()
         self.facts = {"first_step_s": time.perf_counter() - started, "loss": loss / self.rows,
-                      "threads": torch.get_num_threads()}
+                      "threads": torch.get_num_threads(), "dtype": self.side.dtype_of(head)}
         self._leave_memory()
 
     def step(self) -> torch.Tensor:

@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import median
 
 ROOT = Path(__file__).resolve().parents[2]
+COMPILING = {"TORCHINDUCTOR_COMPILE_THREADS": "2"}  # of each process, since some 30 may compile at one time
 
 
 class Failed(Exception):
@@ -38,7 +39,7 @@ class Worker:
         self.failed: str | None = None
 
     def build(self) -> None:
-        environment = os.environ | self.spec.get("env", {})
+        environment = os.environ | COMPILING | self.spec.get("env", {})
         with open(self.log, "w") as errors:
             process = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.speed.worker", json.dumps(self.spec)], stdin=subprocess.PIPE,
@@ -56,10 +57,20 @@ class Worker:
                 self.asks.flush()
                 self.rounds.append(self._answer())
 
+    def hang_up(self) -> None:
+        """Let the process end, and remove its temporary files. `close` waits for it."""
+        if hasattr(self, "asks"):
+            with contextlib.suppress(BrokenPipeError):
+                self.asks.close()
+
     def close(self) -> None:
+        self.hang_up()
         if hasattr(self, "process"):
-            self.process.kill()
-            self.process.wait()
+            try:
+                self.process.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
 
     def figure(self, key: str) -> float:
         """The median over the rounds. Raises Failed where the process failed."""
@@ -111,6 +122,8 @@ def built(group: str, specs: dict[str, dict], building: threading.Semaphore, log
             list(pool.map(build, workers.values()))
         yield workers
     finally:
+        for worker in workers.values():
+            worker.hang_up()
         for worker in workers.values():
             worker.close()
 
