@@ -560,6 +560,7 @@ function openHash() {
   };
   const number = Math.max(0, Math.min(whole("puzzle", 1) - 1, data.puzzles.length - 1));
   const track = asked.has("trajectory") ? whole("trajectory", 1) - 1 : null;
+  if (asked.has("cell")) state.cell = whole("cell", 1) - 1;
   return open(number, whole("step", 0), track);
 }
 
