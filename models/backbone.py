@@ -11,19 +11,23 @@ would be the same number.
 An architecture subclasses `Backbone` and adds its networks and its recursion. An example is in docs/your-own-model.md.
 """
 import math
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from models import float8
 from models.act import MASK32, mix32, normal
 from models.layers import (
     STD_OF_TRUNCATED_NORMAL,
     Block,
     Dropout,
     Embedding,
+    Linear,
     OuterLinear,
     RotaryPositions,
     board_positions,
@@ -97,6 +101,11 @@ class BackboneConfig(BaseModel):
     dropout: float = Field(0.0, ge=0, lt=1)
     # the same at evaluation
     eval_dropout: float = Field(0.0, ge=0, lt=1)
+    # compute passes that have a gradient again in backward, which takes their time once more and saves their memory
+    checkpoint_passes: bool = False
+    # in training, multiply by weights in float8 in passes without gradient, but along the sequence (models/float8.py);
+    # float8_emulated: the same numbers on any device, slowly
+    no_grad_dtype: Literal["same", "float8", "float8_emulated"] = "same"
 
     # filled from the data: rows of a batch on one rank, sequence length L, tokens V, rows of the embedding table
     batch_size: int = 0
@@ -126,6 +135,9 @@ class BackboneConfig(BaseModel):
             raise ValueError("act_inference=True halts by the whole sequence, so with "
                              "causal=True an early prediction would depend on later inputs; "
                              "use act_inference=False")
+        if self.no_grad_dtype != "same" and self.hidden_size % float8.MULTIPLE:
+            raise ValueError(f"no_grad_dtype={self.no_grad_dtype} needs a hidden_size that is a multiple of "
+                             f"{float8.MULTIPLE}, and it is {self.hidden_size}")
         rope, turned = self.pos_encodings, {"rope": 2, "rope2d": 4}.get(self.pos_encodings)
         if turned and self.mlp_t:
             raise ValueError(f"pos_encodings={rope} has no effect with mlp_t=True; "
@@ -233,8 +245,11 @@ class Backbone(nn.Module):
     def stack(self, layers: int) -> "Stack":
         c = self.config
         positions = self.P + c.seq_len
-        return Stack([Block(c.hidden_size, positions, c.num_heads, c.expansion, c.mlp_t, self.SHORT_CONV, c.causal,
+        stack = Stack([Block(c.hidden_size, positions, c.num_heads, c.expansion, c.mlp_t, self.SHORT_CONV, c.causal,
                             c.glu_norm) for _ in range(layers)])
+        if c.no_grad_dtype != "same":
+            stack.multiply_without_gradient_by(float8.PRODUCTS[c.no_grad_dtype])
+        return stack
 
     def networks(self) -> list["Stack"]:
         return [module for module in self.modules() if isinstance(module, Stack)]
@@ -306,13 +321,23 @@ class Passes:
         config = self.config
         drop = () if self.keys is None or not self.dropped else (
             Dropout(mix32((self.keys + (DROPOUT + self.number)) & MASK32), self.dropped),)
-        after = network(z, injection, self.rotary, *drop)
+        after = self._after(network, z, injection, drop)
         if config.relaxation != 1:
             after = torch.lerp(z, after, config.relaxation)
         if config.noise_scale:
             after = after + config.noise_scale * normal(self.keys, self.number, *z.shape[1:]).to(z.dtype)
         self.number += 1
         return after
+
+    def _after(self, network: "Stack", z: Tensor, injection: Tensor | int, drop: tuple[Dropout, ...]) -> Tensor:
+        """f(z + injection)."""
+        def f(z: Tensor, injection: Tensor | int) -> Tensor:
+            return network(z, injection, self.rotary, *drop)
+
+        if self.config.checkpoint_passes and torch.is_grad_enabled():
+            # The random numbers of a pass are functions of keys: no generator's state need be kept for backward.
+            return checkpoint(f, z, injection, use_reentrant=False, preserve_rng_state=False)
+        return f(z, injection)
 
 
 class Stack(nn.Module):
@@ -321,6 +346,12 @@ class Stack(nn.Module):
     def __init__(self, layers: list[Block]):
         super().__init__()
         self.layers = nn.ModuleList(layers)
+
+    def multiply_without_gradient_by(self, product: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """Let `product` compute the linear maps in training's passes without gradient."""
+        for module in self.modules():
+            if isinstance(module, Linear):
+                module.product_without_gradient = product
 
     def forward(self, z: Tensor, injection: Tensor | int, rotary: RotaryPositions | None,
                 drop: Dropout | None = None) -> Tensor:

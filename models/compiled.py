@@ -80,6 +80,9 @@ def compile_recursion(head: Any, depths: int = 1, scope: str = "recursion",
 def use_kernels(head: Any, device: torch.device) -> None:
     """Let each SwiGLU for which there is a kernel be computed by it. Raises ValueError where there is none."""
     dtype, config = head.model.inner.dtype, head.model.config
+    if config.no_grad_dtype != "same":
+        raise ValueError(f"kernels=True computes in bfloat16 what arch.no_grad_dtype={config.no_grad_dtype} asks "
+                         "for in float8; leave one of them out")
     if config.dropout or config.eval_dropout:
         raise ValueError("kernels=True has no effect with arch.dropout or arch.eval_dropout, which come between what "
                          "the kernels compute as one; leave one of them out")

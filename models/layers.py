@@ -79,7 +79,12 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(initial)
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
 
+    # of x (…, in) and the weight, in float8 (models/float8.py); for training's passes without gradient
+    product_without_gradient: Callable[[Tensor, Tensor], Tensor] | None = None
+
     def forward(self, x: Tensor) -> Tensor:
+        if self.product_without_gradient and self.training and not torch.is_grad_enabled():
+            return self.product_without_gradient(x, self.weight)
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.weight.to(x.dtype), bias)
 

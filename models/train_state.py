@@ -16,6 +16,7 @@ from dataset.puzzle_rows import taken_rows
 from models.act import Carry
 from models.compiled import ComputeConfig, speed_up
 from models.ema import EMA
+from models.float8 import refuse_without_float8
 from models.sparse_embedding import SparseSignSGD
 from utils.checkpoint import load_weights, puzzle_table_rows
 from utils.curriculum import DepthStage, Stage, SupervisionStage, options_at
@@ -175,6 +176,8 @@ def build_state(config: TrainConfig, head: nn.Module, data: PuzzleDataset,
     if config.cuda_graphs and config.micro_batch_size:
         raise ValueError(f"cuda_graphs=True overwrites the gradient of one part of a batch by that of the next, and "
                          f"micro_batch_size={config.micro_batch_size} asks for parts; leave one of them out")
+    model: Any = head.model
+    refuse_without_float8(model.config.no_grad_dtype, model.inner.dtype, world.device)
     speed_up(head, config, world.device, depths=1 + len(config.depth_curriculum))
     optimizers: list[torch.optim.Optimizer] = []
     if head.puzzle_embedding is not None:

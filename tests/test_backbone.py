@@ -6,7 +6,13 @@ import torch
 from pydantic import ValidationError
 
 from helpers import tiny_batch, tiny_config
+from models.act import noise_keys
+from models.recursive_reasoning.eqr import EqR
+from models.recursive_reasoning.hrm import HRM
+from models.recursive_reasoning.transformers_baseline import TransformersBaseline
 from models.recursive_reasoning.trm import TRM, TRMConfig
+from models.recursive_reasoning.trm_hier6 import TRMHier6
+from models.recursive_reasoning.urm import URM
 
 
 def backbone(**changes):
@@ -91,3 +97,35 @@ def test_initial_latents_are_saved_and_not_trained():
 def test_options_that_make_no_sense_are_named(changes, message):
     with pytest.raises(ValidationError, match=message):
         TRM(tiny_config(**changes))
+
+
+NOISY = {"noise_scale": 0.1, "dropout": 0.1, "initial_state_std": 1.0, "relaxation": 0.9}
+
+
+@pytest.mark.parametrize("model, changes, compiled", [
+    (TRM, {"L_cycles": 4}, False), (TRM, {"mlp_t": True, "pos_encodings": "none"}, False), (TRMHier6, {}, False),
+    (URM, {}, False), (EqR, {}, False), (HRM, {"H_layers": 1}, False),
+    (TransformersBaseline, {"H_cycles": 1, "H_layers": 3}, False), (TRM, {}, True)])
+def test_a_pass_that_is_computed_again_in_backward_saves_less_and_has_the_same_gradients(model, changes, compiled):
+    found = {}
+    for again in (False, True):
+        torch.manual_seed(0)
+        inner, batch = model(tiny_config(checkpoint_passes=again, **NOISY, **changes)).inner.train(), tiny_batch()
+        if compiled:
+            torch.compiler.reset()
+            inner.compile(backend="aot_eager", fullgraph=True, dynamic=False)
+        keys, saved = noise_keys(3, torch.arange(4)), []
+
+        def keep(tensor: torch.Tensor, saved: list = saved) -> torch.Tensor:
+            saved.append(tensor)
+            return tensor
+
+        x = inner.embed(batch)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            _, logits, _ = inner(inner.initial_latents(keys), x, keys)
+        logits.square().sum().backward()
+        gradients = torch.cat([p.grad.flatten() for p in inner.parameters() if p.grad is not None])
+        found[again] = logits.detach(), gradients, len({tensor.data_ptr(): 0 for tensor in saved})
+    for own, other in zip(found[True][:2], found[False][:2]):
+        assert torch.allclose(own, other, rtol=1e-6, atol=1e-6 * other.abs().max().item())
+    assert compiled or found[True][2] < 0.5 * found[False][2]
