@@ -23,11 +23,8 @@ depend only on --seed, its subset and its id. So the result depends neither on t
 import argparse
 import hashlib
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,7 +38,7 @@ from tqdm import tqdm
 from dataset.arc import COLOURS, SIDE, VOCAB_SIZE, augmentation_names, encode_recoloured
 from dataset.arc_content import augmented_keys, canonical_key, colour_sums, find_leaks
 from dataset.arc_tasks import Task, read_tasks, source_files
-from dataset.builder import Parser, add_test_fraction, at_least, building, run
+from dataset.builder import Parser, add_test_fraction, at_least, building, run, workers
 from dataset.common import BLANK_IDENTIFIER, field_path, open_field, write_json, write_split
 from dataset.splitting import joined, rows_for_testing
 from dataset.symmetry import dihedral
@@ -133,21 +130,6 @@ def write_group(folder: Path, seed: int, job: tuple[Group, dict[str, int]]) -> N
         outputs = [np.load(field_path(folder / split, "all", field), mmap_mode="r+")[first:last].reshape(shape)
                    for field in TOKEN_FIELDS]
         encode_group(group, split, seed, outputs)
-
-
-@contextmanager
-def workers(count: int) -> Iterator[Callable]:
-    """A context that gives a `map` function with `count` processes, which keeps the order. 1 is this process itself."""
-    if count == 1:
-        yield map
-        return
-    # they ignore an interrupt from the keyboard, which reaches them too: this process ends them after their task
-    pool = ProcessPoolExecutor(count, initializer=signal.signal,
-                               initargs=(signal.SIGINT, signal.SIG_IGN))
-    try:
-        yield pool.map
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def read_sources(args: argparse.Namespace) -> list[Task]:

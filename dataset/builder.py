@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -88,3 +89,18 @@ def building(builder: str, args: argparse.Namespace, files: Iterable[Path], need
     for split, count in counts.items():
         print(f"{split}: " + ", ".join(f"{number} {what}" for what, number in count.items()))
     print(f"{args.output_dir}: fingerprint {dataset_fingerprint(args.output_dir)}")
+
+
+@contextmanager
+def workers(count: int) -> Iterator[Callable]:
+    """A context that gives a `map` function with `count` processes, which keeps the order. 1 is this process itself."""
+    if count == 1:
+        yield map
+        return
+    # they ignore an interrupt from the keyboard, which reaches them too: this process ends them after their task
+    pool = ProcessPoolExecutor(count, initializer=signal.signal,
+                               initargs=(signal.SIGINT, signal.SIG_IGN))
+    try:
+        yield pool.map
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,21 +1,24 @@
 """Generate Sudoku puzzles (4×4, 6×6 or 9×9) with a proven unique solution, as train.csv and test.csv.
 
     python -m dataset.generate_sudoku --size 4 --train 4000 --test 512 --output-dir data/sudoku4-csv
+    python -m dataset.generate_sudoku --size 9 --train 1000 --test 500 --min-guesses 5 --output-dir data/hard9-csv
 
 A puzzle is a solution grid from which digits were taken away in random order while the solution stays unique, down to
 a number of clues drawn for it from a range (CLUES) or given by --clues; where no digit can go, more remain. The rating
-is the number of blanks.
+is the number of blanks. With --min-guesses, no digit more can go, unless --clues says so, and the rating is the guesses
+that a search takes (dataset/sudoku_guesses.py); such puzzles are made on all cores, and a stopped command goes on.
 
 Questions are distinct, and train and test share no solution grid. For 6×6 and 9×9 they share none up to symmetry
 either: grids with the same invariant, `orbit_key`, stay in one split. The 288 grids of 4×4 form only two orbits, so
 they are dealt out one by one, 256 to train and 32 to test.
 """
 import argparse
+import os
 import random
 import sys
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import combinations, islice
 from math import isqrt
 from pathlib import Path
@@ -23,8 +26,9 @@ from pathlib import Path
 if not __package__:  # run as a script: imports start at the project root
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from dataset.builder import at_least, run
+from dataset.builder import at_least, run, workers
 from dataset.source_csv import generator_parser, write_generated
+from dataset.sudoku_guesses import Row, hard_puzzles
 from dataset.symmetry import BOXES
 
 CLUES = {4: (4, 9), 6: (8, 20), 9: (26, 40)}  # fewest and most clues that a puzzle of this size aims at
@@ -192,13 +196,39 @@ def make_puzzles(grids: list[Grid], count: int, clues: int | None,
             for question, solution in rows.items()]
 
 
+def sparse_puzzle(grids: list[Grid], clues: int, rng: random.Random) -> tuple[Grid, Grid]:
+    """A question with `clues` clues, or more where none of them can be spared, and its one solution."""
+    solution = rng.choice(grids)
+    return remove_clues(solution, clues, rng), solution
+
+
+def make_hard_puzzles(grids: dict[str, list[Grid]], args: argparse.Namespace) -> dict[str, list[Row]]:
+    """The rows of each split, of puzzles that take --min-guesses. Unfinished ones lie in <output-dir>.part."""
+    folder = Path(f"{args.output_dir}.part")
+    seed = f"seed {args.seed}, size {args.size}, {args.train} + {args.test}, clues {args.clues or 0}"
+    with workers(args.num_workers) as map_tasks:
+        splits = {split: hard_puzzles(partial(sparse_puzzle, grids[split], args.clues or 0), getattr(args, split),
+                                      args.min_guesses, f"{seed}, {split}", folder / f"{split}.txt", map_tasks)
+                  for split in grids}
+    for split in grids:
+        (folder / f"{split}.txt").unlink()
+    folder.rmdir()
+    return splits
+
+
 def generate(args: argparse.Namespace) -> None:
+    if args.min_guesses and args.size < 9:
+        raise ValueError(f"--min-guesses {args.min_guesses}: {args.size}×{args.size} puzzles take hardly any guess; "
+                         "use --size 9")
+    if args.num_workers and not args.min_guesses:
+        raise ValueError("--num-workers has no effect without --min-guesses; leave it out")
+    args.num_workers = args.num_workers or os.cpu_count()
     if args.clues and args.clues >= args.size ** 2:
         raise ValueError(f"--clues {args.clues} leaves no blank; choose 1 to {args.size ** 2 - 1}")
     rng = random.Random(args.seed)
     grids = divide_grids(args.size, args.train, args.test, rng)
-    splits = {split: make_puzzles(grids[split], getattr(args, split), args.clues, rng)
-              for split in grids}
+    splits = make_hard_puzzles(grids, args) if args.min_guesses else {
+        split: make_puzzles(grids[split], getattr(args, split), args.clues, rng) for split in grids}
     write_generated(args, f"generated_{args.size}x{args.size}", splits,
                     "dataset.build_sudoku_dataset")
 
@@ -209,6 +239,10 @@ def main(argv: list[str] | None = None) -> None:
                         help="number of digits (default: 4)")
     parser.add_argument("--clues", type=at_least(1), help="fewest clues of every puzzle "
                                                           "(default: drawn for each)")
+    parser.add_argument("--min-guesses", type=at_least(1),
+                        help="only puzzles for which a search tries at least so many digits (default: all)")
+    parser.add_argument("--num-workers", type=at_least(1),
+                        help="processes for --min-guesses (default: one for each core)")
     generate(parser.parse_args(argv))
 
 
