@@ -97,8 +97,7 @@ class Curve(TestTime):
                  published: Task | None = None):
         super().__init__(config, trust_code)
         refuse_shortened(config)
-        self.others = {_name_of(Path(file)): read_points(Path(file)) for file in others}
-        self.published = published
+        self.others, self.published = others, published
         self.watch, self.watches_residual = self.see, True
         self.told: list[str] = []
 
@@ -110,6 +109,7 @@ class Curve(TestTime):
         if self.published and PUBLISHED[self.published][0] != data.metadata.seq_len:
             raise ValueError(f"published={self.published}: its puzzles have {PUBLISHED[self.published][0]} cells, and "
                              f"those of {data.config.folders} have {data.metadata.seq_len}; leave it out")
+        self.other_curves = {_name_of(Path(file)): read_points(Path(file)) for file in self.others}
         self.depth = int(head.steps_known)
         self.breadths = [*_powers_of_two(self.config.attempts)]
         self.flop = flop_of_row_step(head, data)
@@ -214,7 +214,7 @@ class Curve(TestTime):
             return
         write_rows(folder / "curve.csv", [asdict(point) for point in self.points])
         published = PUBLISHED[self.published][1] if self.published else []
-        plot_curves({folder.name: self.points} | self.others, published, folder / "curve.png")
+        plot_curves({folder.name: self.points} | self.other_curves, published, folder / "curve.png")
         bins = reliability(self.courses)
         (folder / "confidence.json").write_text(as_json({
             "halting": halting(self.courses), "reliability": bins, "calibration_error": calibration_error(bins),

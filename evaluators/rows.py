@@ -5,7 +5,8 @@
 
 If every puzzle gets the same number of steps, rows end together, and the host does not wait for the device between
 steps. A compiled model always gets a whole batch, so that one graph serves all steps: rows without a puzzle compute as
-well. Any other model gets a smaller batch where all rows are free and fewer puzzles are left.
+well. Any other model gets a smaller batch where all rows are free and fewer puzzles are left or, with a strategy that
+knows of it (`keep_rows`), where half of the rows are free.
 """
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -95,7 +96,8 @@ class Rows:
         self.head, self.example_set, self.device = head, example_set, device
         self.numbers, self.attempts = np.full(B, NOBODY), np.zeros(B, int)
         self.steps, self.begins = np.zeros(B, int), np.zeros(B, bool)
-        self.batch = {name: value[:B].to(device) for name, value in dataset.padding_batch().items()}
+        self.batch = {name: value[:1].repeat_interleave(B, 0).to(device)
+                      for name, value in dataset.padding_batch().items()}
         self.carry = head.initial_carry(self.batch)
 
     @property
@@ -139,6 +141,14 @@ class Rows:
         """Free the rows for which `ended` (B,) is true."""
         self.numbers[ended] = NOBODY
 
+    def keep(self, rows: np.ndarray) -> None:
+        """Go on with these rows alone, given by number."""
+        places = torch.from_numpy(rows).to(self.device)
+        self.numbers, self.attempts, self.steps, self.begins = (
+            values[rows] for values in (self.numbers, self.attempts, self.steps, self.begins))
+        self.batch = {name: value[places] for name, value in self.batch.items()}
+        self.carry = self.carry.map(lambda tensor: tensor[places])
+
 
 def row_steps(head: LossHead, dataset: PuzzleDataset, example_set: ExampleSet,
               strategy: Strategy, world: World,
@@ -160,6 +170,10 @@ def row_steps(head: LossHead, dataset: PuzzleDataset, example_set: ExampleSet,
         rows.place(attempts, strategy)
         if not any_rank(not rows.free.all())[0]:
             return
+        if hasattr(strategy, "keep_rows") and 0 < 2 * (~rows.free).sum() <= len(rows.free) and not head.is_compiled:
+            busy = np.flatnonzero(~rows.free)
+            rows.keep(busy)
+            strategy.keep_rows(busy)
         before_round()
         while not rows.free.all():
             step = rows.step(noise)

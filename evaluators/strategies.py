@@ -34,7 +34,8 @@ class Strategy(Protocol):
     latents before every supervision step; `rows`, the rows of a batch on one rank, in place of those of the data set;
     `upper_bound`, whether it looks at labels, so that metrics are named as upper bounds; `prepare(head, data)`, called
     before anything is scored; `metrics()`, more metrics by name, called on every rank at the end; `write(folder)`,
-    after that and on rank 0, to write files; and `told`, lines that `evaluate.py` prints then.
+    after that and on rank 0, to write files; `told`, lines that `evaluate.py` prints then; and `keep_rows(rows)`, told
+    that from now on there are only these rows of the batch, by number: without it, rows keep their places.
     """
 
     def begin(self, example_set: ExampleSet, numbers: np.ndarray, batch: int) -> None:

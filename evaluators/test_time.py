@@ -30,6 +30,7 @@ from dataset.kinds.arc import ARC
 from dataset.kinds.kind import Kind, kind_of
 from dataset.puzzle_dataset import PuzzleDataset
 from evaluators.latent_noise import LatentNoise
+from evaluators.memory import rows_within
 from evaluators.rows import Answers, Result, RowStep
 from evaluators.selection import UPPER_BOUND, Rule, Trajectories, choose, confidence, is_confident
 from evaluators.strategies import Attempts
@@ -165,6 +166,15 @@ class RowMemory:
     latents: tuple[Tensor, ...] = ()  # after the step before
     changes: list[Tensor] = field(default_factory=list)  # (B,) ‖z_t − z_{t−1}‖, of the last steps
 
+    def of_rows(self, rows: np.ndarray) -> "RowMemory":
+        """What is remembered of some of the rows, by number."""
+        def of(value: Tensor) -> Tensor:
+            return value[torch.from_numpy(rows).to(value.device)]
+
+        return RowMemory(None if self.preds is None else of(self.preds),
+                         None if self.unchanged is None else of(self.unchanged),
+                         tuple(of(z) for z in self.latents), [of(change) for change in self.changes])
+
 
 class TestTime:
     """The strategy that the settings make; its parts are described in evaluators/strategies.py."""
@@ -212,6 +222,8 @@ class TestTime:
             raise ValueError(f"{asked} needs answers of tokens, and these data are floats; leave it out")
         for example_set in data.sets.values() if head.TASK == "classification" else ():
             self._check_kind(kind_of(example_set, self.trust_code))
+        if config.memory_gb is not None:
+            self.rows = rows_within(head, data, config.memory_gb)
 
     def _check_kind(self, kind: Kind) -> None:
         config = self.config
@@ -265,6 +277,9 @@ class TestTime:
             for boards in shown.values():
                 boards[row:row + 1] = view.apply(boards[row:row + 1])
         return fields | shown
+
+    def keep_rows(self, rows: np.ndarray) -> None:
+        self.memory = self.memory.of_rows(rows)
 
     def take(self, step: RowStep) -> list[Answers]:
         self.row_steps += int(step.busy.sum())

@@ -96,16 +96,20 @@ def test_files_say_the_same_as_the_metrics(drawn, data):
 def test_several_curves_and_published_scores_stand_in_one_picture(drawn, data, tmp_path):
     _, _, folder = drawn
     curve = Curve(TestTimeConfig(), others=[str(folder), str(folder / "curve.csv")])
-    assert list(curve.others) == ["run/evaluation"]
-    plot_curves({"this": read_points(folder)} | curve.others, [("TRM", 16, 0.874)], tmp_path / "both.png")
+    curve.prepare(undecided_head(), data)
+    assert list(curve.other_curves) == ["run/evaluation"]
+    plot_curves({"this": read_points(folder)} | curve.other_curves, [("TRM", 16, 0.874)], tmp_path / "both.png")
     assert is_picture(tmp_path / "both.png")
+
+
+def test_what_cannot_be_drawn_beside_a_curve_is_refused_at_the_start(data, tmp_path):
     with pytest.raises(ValueError, match=r"published=maze-hard: its puzzles have 900 cells, and those of .* have 16"):
         Curve(TestTimeConfig(), published="maze-hard").prepare(undecided_head(), data)
     with pytest.raises(ValueError, match="curve_with: there is no"):
-        Curve(TestTimeConfig(), others=[str(tmp_path)])
+        Curve(TestTimeConfig(), others=[str(tmp_path)]).prepare(undecided_head(), data)
     (tmp_path / "curve.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match=r"is no curve\.csv"):
-        Curve(TestTimeConfig(), others=[str(tmp_path)])
+        Curve(TestTimeConfig(), others=[str(tmp_path)]).prepare(undecided_head(), data)
 
 
 def test_a_row_step_costs_what_its_matrix_products_cost(data):

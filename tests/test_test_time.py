@@ -1,6 +1,7 @@
 """Test-time compute on small networks: what each setting does, that nothing depends on batches or ranks, what is
 refused."""
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,13 +11,25 @@ import torch
 
 from config.schema import EvaluateConfig
 from dataset.puzzle_dataset import PuzzleDataset
+from evaluators.curve import read_points
 from evaluators.loop import evaluate
 from evaluators.rows import Result, row_steps, supervision_steps
 from evaluators.selection import RULES, choose
 from evaluators.strategies import Single
 from evaluators.test_time import TestTime, build_strategy, preset_settings
-from helpers import ALONE, ROOT, evaluate_config, tiny_sudokus, tiny_test_data, undecided_head
+from helpers import (
+    ALONE,
+    ROOT,
+    TINY_ARCH,
+    evaluate_config,
+    pretrain_config,
+    run_script,
+    tiny_sudokus,
+    tiny_test_data,
+    undecided_head,
+)
 from losses import ACTLossHead
+from pretrain import train
 
 EXAMPLES = 8
 NOISE = {"noise": 0.5, "noise_on": "z_L"}
@@ -261,3 +274,72 @@ def test_where_latents_start_is_an_option_of_the_architecture():
         EvaluateConfig.of(checkpoint="x", augment=2, per_step=True)
     with pytest.raises(ValueError, match="decides itself how"):
         evaluate_config("checkpoint=x", "augment=2", "strategy={name: strategies@Single}")
+
+
+def test_a_memory_budget_sets_the_number_of_rows_and_no_result(path):
+    head, data = undecided_head(), tiny_test_data(path, 2)
+    sizes = []
+    for gigabytes in (1e-3, 4e-4):
+        strategy = build_strategy(trajectories=3, memory_gb=gigabytes, **NOISE)
+        strategy.watch = lambda rows: sizes.append(len(rows.numbers))
+        found = results_of(head, data, strategy)
+        assert max(sizes) == min(strategy.rows, 3 * EXAMPLES) and same(found, results_of(
+            head, data, build_strategy(trajectories=3, **NOISE)))
+        sizes.clear()
+
+
+def test_rows_that_nobody_needs_any_more_are_not_computed(path):
+    head, data, strategy = undecided_head(), tiny_test_data(path, 8), build_strategy(early_exit=True, patience=3)
+    strategy.prepare(head.eval(), data)
+    example_set, = data.sets.values()
+    strategy.begin(example_set, np.arange(EXAMPLES), 8)
+    with torch.no_grad():
+        computed = [(len(step.numbers), strategy.take(step), int(step.busy.sum()))
+                    for step in row_steps(head, data, example_set, strategy, ALONE)]
+    assert computed[0][0] == EXAMPLES and all(rows <= 2 * busy for rows, _, busy in computed)
+    assert computed[-1][0] < EXAMPLES
+
+
+def test_evaluators_get_one_answer_for_each_puzzle_the_chosen_one(path):
+    """So it is with ARC: each augmentation, a puzzle of its own there, gives one vote, its surest trajectory's."""
+    class Votes:
+        required_outputs = {"preds", "q_halt_logits"}
+
+        def begin_eval(self):
+            self.given = []
+
+        def update_batch(self, batch, outputs):
+            self.given += zip(batch["inputs"].numpy(), outputs["preds"].numpy(), outputs["q_halt_logits"].tolist())
+
+        def result(self, save_path, rank, world_size, group):
+            return {}
+
+    head, data, votes = undecided_head(), tiny_test_data(path, 3), Votes()
+    evaluate(head, data, ALONE, {"eval/votes": (str(path), votes)}, strategy=build_strategy(trajectories=3, **NOISE))
+    whole = traced(head, data, build_strategy(trajectories=3, **NOISE))
+    assert len(votes.given) == EXAMPLES
+    for inputs, preds, q in votes.given:
+        number, = (n for n in range(EXAMPLES) if np.array_equal(data.examples([n])["inputs"][0], inputs))
+        ends = [whole[number, attempt][-1] for attempt in range(3)]
+        best = max(ends, key=lambda end: end[1])
+        assert np.array_equal(preds, best[0]) and q == pytest.approx(best[1], abs=1e-4)
+
+
+def test_two_processes_answer_as_one(path, tmp_path):
+    run = train(pretrain_config(
+        f"data_paths=[{path}]", f"checkpoint.path={tmp_path / 'run'}", *TINY_ARCH, f"log_dir={tmp_path}",
+        "global_batch_size=4", "epochs=1", "lr=1e-2", "lr_warmup_steps=0", "use_wandb=false", "evaluators=[]"), ALONE)
+    found = []
+    for ranks in (1, 2):
+        done = run_script("evaluate.py", f"checkpoint={run}", f"output_dir=out{ranks}", "global_batch_size=4",
+                          "eval_save_outputs=[preds]", "trajectories=2", "augment=2", "noise=0.5", "noise_on=z_H",
+                          "curve=true", cwd=tmp_path, ranks=ranks, OMP_NUM_THREADS="1")
+        assert done.returncode == 0, done.stderr
+        metrics = json.loads((tmp_path / f"out{ranks}" / "metrics.json").read_text())
+        points = [replace(point, seconds=0) for point in read_points(tmp_path / f"out{ranks}")]
+        assert metrics.pop("noise_on") == "z_H"
+        found.append((metrics, points, (tmp_path / f"out{ranks}" / "oscillation.csv").read_text()))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-4) and found[0][1:] == found[1][1:]
+    alone = torch.load(tmp_path / "out1" / "outputs.rank0.pt", weights_only=True)["preds"]
+    parts = [torch.load(tmp_path / "out2" / f"outputs.rank{rank}.pt", weights_only=True)["preds"] for rank in (0, 1)]
+    assert torch.equal(torch.cat([parts[0][:2], parts[1][:2], parts[0][2:], parts[1][2:]]), alone)
