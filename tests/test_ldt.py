@@ -193,6 +193,15 @@ def test_what_the_data_or_the_loss_do_not_fit_is_refused():
         LDT(pretrain_config(*SMALL).arch.options | SUDOKU4.model_sizes() | {"forward_dtype": "float32"})
 
 
+def test_options_of_other_architectures_are_off_and_unknown_ones_no_options():
+    config = head_of().model.config
+    assert (config.wta_chains, config.no_ACT_continue, config.noise_scale, config.relaxation) == (1, True, 0, 1)
+    for unknown in ("hidden_sice", "pos", "puzzle_emb_ndim"):
+        with pytest.raises(AttributeError):
+            getattr(config, unknown)
+    assert "wta_chains" not in config.model_dump()
+
+
 def test_its_loss_is_for_it_alone():
     with pytest.raises(ValueError, match="trains candidates, which TRM does not have"):
         pretrain_config("arch=trm", "arch.loss.name=losses@LatticeLossHead").arch.build_head(SUDOKU4, 4, World())

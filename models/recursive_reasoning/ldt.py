@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from dataset.common import IGNORE_LABEL_ID
 from dataset.symmetry import dihedral_indices
 from models.act import MASK32, WEYL, ACTModel, Carry, Judge, mix32, uniforms, where_rows
+from models.backbone import BackboneConfig
 from models.layers import (
     Dropout,
     Embedding,
@@ -45,11 +46,6 @@ class LDTConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
     UNUSED_KEYS: ClassVar[tuple[str, ...]] = ()
-    # what other architectures can be told, and this one is not
-    wta_chains: ClassVar[int] = 1
-    no_ACT_continue: ClassVar[bool] = True
-    initial_state_std: ClassVar[float] = 0.0
-    noise_scale: ClassVar[float] = 0.0
 
     # width D of the cells
     hidden_size: int = Field(gt=0)
@@ -116,6 +112,13 @@ class LDTConfig(BaseModel):
             raise ValueError(f"blank={self.blank}, fills={self.fills}: there is no token {foreign[0]} among "
                              f"{self.vocab_size}")
         return self
+
+    def __getattr__(self, name: str):
+        """An option of other architectures that this one cannot be told has the value at which it is off."""
+        option = BackboneConfig.model_fields.get(name)
+        if option is None or option.is_required():
+            return super().__getattr__(name)  # type: ignore[misc]  # pydantic hides it from type checkers
+        return option.default
 
     def notices(self) -> list[str]:
         """Warnings about settings that work but are probably not meant."""
