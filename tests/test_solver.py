@@ -229,3 +229,21 @@ def test_own_files_of_the_run_stay(tiny, tmp_path):
     metrics = evaluate(checkpoint=tiny, solve="1 2 3", device="cpu")
     assert (tiny / "solved" / "metrics.json").is_file() and "solve/unread" not in metrics
     assert (tiny / "best.ckpt").read_bytes() == before
+
+
+@pytest.mark.parametrize("settings", [
+    {"trajectories": 2, "noise": 0.3, "noise_on": "z_L", "select": "vote"}, {"augment": 3, "select": "residual"},
+    {"early_exit": True, "patience": 2}, {"until": "valid", "budget": 3, "noise": 0.3, "noise_on": "z_H"},
+    {"steps": 12, "init": "random", "trajectories": 2, "select": "valid"}, {"per_step": True},
+    {"trajectories": 2, "noise": 0.2, "noise_on": "z_L", "curve": True}])
+def test_settings_of_test_time_compute_work_on_own_puzzles(settings, sudoku4, tmp_path):
+    (tmp_path / "a.txt").write_text(f"{PUZZLE}\n0301040000100234\n")
+    file = tmp_path / "answers.csv"
+    evaluate(checkpoint=sudoku4 / "checkpoint", solve=str(tmp_path / "a.txt"), device="cpu", predictions=str(file),
+             output_dir=str(tmp_path / "out"), **settings)
+    assert len(file.read_text().splitlines()) == 3
+    if "curve" not in settings and "per_step" not in settings:
+        (solution,) = load_solver(sudoku4 / "checkpoint", device="cpu", **settings).solve([PUZZLE])
+        with open(file, newline="") as lines:
+            first = next(csv.DictReader(lines))
+        assert (first["answer"], int(first["steps"])) == (solution.answer, solution.steps)
