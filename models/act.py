@@ -17,6 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dataset.common import IGNORE_LABEL_ID
+
+ANCHORS = 1_000  # number of the first draw, and of the first stream, of a row's key for anchors
 MASK32 = 0xFFFFFFFF
 MURMUR = 0x85EBCA6B  # an odd number of random bits (A. Appleby's MurmurHash3)
 WEYL = 0x9E3779B9  # 2^32 / golden ratio, odd: its multiples visit every 32-bit number
@@ -119,6 +122,13 @@ def where_rows(rows: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.where(rows.view(-1, *[1] * (b.ndim - 1)), a, b)
 
 
+def relative_change(z: Tensor, before: Tensor) -> Tensor:
+    """How much a latent (B, …, D) moved, (B,): at each position the largest change of an entry, as a share of the
+    largest entry there, and of these shares the largest (arXiv 2606.18206, the residual)."""
+    moved, size = (z - before).abs().amax(-1).float(), z.abs().amax(-1).float()
+    return (moved / (size + 1e-8)).flatten(1).amax(-1)
+
+
 def chain_key(key: Tensor, chain: int) -> Tensor:
     """The random keys (B,) of a chain of reasoning. The first chain has those of the rows."""
     return key if chain == 0 else mix32((key + chain * MURMUR) & MASK32)
@@ -198,9 +208,8 @@ class ACTModel(nn.Module):
         `first_row`: number of this rank's first row in the global batch, on which its random numbers depend.
         """
         inputs = batch["inputs"]
-        B, positions = len(inputs), self.inner.P + self.config.seq_len
-        empty = torch.zeros(B, positions, self.config.hidden_size, dtype=self.inner.dtype,
-                            device=inputs.device)
+        B = len(inputs)
+        empty = torch.zeros(B, *self.inner.latent_shape, dtype=self.inner.dtype, device=inputs.device)
         several = empty.expand(self.chains, *empty.shape).transpose(0, 1) if self.chains > 1 else empty
         return Carry(
             # a tensor each: torch.compile makes another graph for two that are one
@@ -230,7 +239,7 @@ class ACTModel(nn.Module):
             steps = carry.steps + 1
             going_on = (latents[0], *chains) if chains else latents
             after = replace(carry, latents=going_on, steps=steps, noise_key=(carry.noise_key + 2 * WEYL) & MASK32,
-                            halted=self._halt(steps, q, carry.noise_key))
+                            halted=self._halt(steps, self._sure(q, carry.latents[0], latents[0]), carry.noise_key))
             if (self.training and self.TRAINS_CONTINUE and self.config.learns_halting
                     and not self.config.no_ACT_continue and self.config.halt_max_steps > 1):
                 outputs["target_q_continue"] = self._continue_target(replace(after, latents=latents), x)
@@ -276,43 +285,67 @@ class ACTModel(nn.Module):
         return self.config.halt_max_steps
 
     def refill(self, carry: Carry, batch: dict[str, Tensor]) -> Carry:
-        """Give each halted row its puzzle of the batch, initial latents and a step count of 0."""
-        new = carry.halted
+        """Give each halted row its puzzle of the batch, the latents that this starts from, and a step count of 0."""
+        puzzles = {name: where_rows(carry.halted, batch[name], old) for name, old in carry.current_data.items()}
         return replace(
-            carry,
-            latents=self._restarted(carry),
-            steps=carry.steps.masked_fill(new, 0),
-            halted=torch.zeros_like(new),
-            current_data={name: where_rows(new, batch[name], old)
-                          for name, old in carry.current_data.items()})
+            carry, latents=self.restarted(carry, puzzles), steps=carry.steps.masked_fill(carry.halted, 0),
+            halted=torch.zeros_like(carry.halted), current_data=puzzles)
 
-    def _restarted(self, carry: Carry) -> tuple[Tensor, ...]:
+    def restarted(self, carry: Carry, puzzles: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """The latents of the carry, in which each halted row has those that its puzzle starts from."""
+        new, latents = carry.halted, self._with_initial_latents(carry)
+        if not (self.training and self.config.anchor_fraction):
+            return latents
+        anchored, answers = self._anchors(puzzles, carry.noise_key)
+        return where_rows(new & anchored, answers, latents[0]), *latents[1:]
+
+    def _with_initial_latents(self, carry: Carry) -> tuple[Tensor, ...]:
         """The latents of the carry, in which each halted row has initial ones."""
         new, keys, on_cpu = carry.halted, carry.noise_key, carry.halted.device.type == "cpu"
         if on_cpu and self.chains == 1 and self.inner.draws_initial_latents and not torch.compiler.is_compiling():
             starts = self.inner.initial_latents(keys[new])  # for these rows only: no device is waited for
-            return tuple(z.masked_scatter(new.view(-1, 1, 1), start) for start, z in zip(starts, carry.latents))
+            return tuple(z.masked_scatter(new.view(-1, *[1] * (z.ndim - 1)), start)
+                         for start, z in zip(starts, carry.latents))
         starts = (self.inner.initial_latents if on_cpu or not self.compiled_draw else self.compiled_draw)(keys)
         if self.chains > 1:
             others = [self.inner.initial_latents(keys, chain)[1:] for chain in range(self.chains)]
             starts = (starts[0], *(_as_chains(z, carry.latents[0]) for z in zip(*others)))
         return tuple(where_rows(new, start, z) for start, z in zip(starts, carry.latents))
 
-    def _halt(self, steps: Tensor, q: Tensor, key: Tensor) -> Tensor:
-        """Which rows (B,) halt after this step."""
+    @torch.no_grad()
+    def _anchors(self, puzzles: dict[str, Tensor], keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Which rows (B,) start from an answer with errors, and these answers (B, …), embedded as questions are.
+
+        A wrong cell has the token of another cell of the answer. Unlabelled cells have that of the question.
+        """
+        answer, inputs = puzzles["labels"], puzzles["inputs"]
+        answer = torch.where(answer == IGNORE_LABEL_ID, inputs, answer)
+        share = self.config.anchor_corruption * uniform(keys, ANCHORS)[:, None]
+        wrong = uniforms(keys, ANCHORS, answer.shape[1]) < share
+        others = answer.gather(1, (uniforms(keys, ANCHORS + 1, answer.shape[1]) * answer.shape[1]).long())
+        embedded = self.inner.embed(puzzles | {"inputs": torch.where(wrong, others, answer)})
+        return uniform(keys, ANCHORS + 1) < self.config.anchor_fraction, embedded.to(self.inner.dtype)
+
+    def _sure(self, q: Tensor, before: Tensor, y: Tensor) -> Tensor:
+        """Which rows (B,) may halt, by their halting logits q (B, 2) or by how y (B, …) moved in this step."""
+        if self.config.halt_on == "residual":
+            return relative_change(y, before) < self.config.halt_below
+        return q[:, 0] > (0 if self.config.no_ACT_continue else q[:, 1])
+
+    def _halt(self, steps: Tensor, sure: Tensor, key: Tensor) -> Tensor:
+        """Which rows (B,) halt after this step. `sure` (B,): those that may halt before their last step."""
         config = self.config
         last = steps >= config.halt_max_steps
-        in_training = config.act_enabled and config.learns_halting
+        in_training = config.act_enabled and (config.learns_halting or config.halt_on == "residual")
         adaptive = in_training if self.training else config.act_inference
         if not adaptive or config.halt_max_steps == 1:
             return last
-        confident = q[:, 0] > (0 if config.no_ACT_continue else q[:, 1])
         if not self.training:
-            return last | confident
+            return last | sure
         # Exploration: some rows must take a random minimum of 2…N_sup steps, so that q_halt also learns of late steps.
         explore = uniform(key, 0) < config.halt_exploration_prob
         minimum = 2 + (uniform(key, 1) * (config.halt_max_steps - 1)).int()
-        return last | confident & (~explore | (steps >= minimum))
+        return last | sure & (~explore | (steps >= minimum))
 
     def _continue_target(self, after: Carry, x: Tensor) -> Tensor:
         """Target (B,) of q_continue, as in Q-learning: the greater of the two Q values of one more step. Where the last

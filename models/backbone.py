@@ -11,7 +11,7 @@ would be the same number.
 An architecture subclasses `Backbone` and adds its networks and its recursion. An example is in docs/your-own-model.md.
 """
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import ClassVar, Literal
 
 import torch
@@ -87,6 +87,15 @@ class BackboneConfig(BaseModel):
     # chains of reasoning that a puzzle has in training, from starts of their own; only the one with the lowest loss
     # learns, and its answer goes on in all (arXiv 2601.19085). Evaluation has one chain
     wta_chains: int = Field(1, gt=0)
+    # share of training's puzzles that start from an answer with errors, in place of the first latent (DEC's anchors)
+    anchor_fraction: float = Field(0.0, ge=0, le=1)
+    # the largest share of wrong cells in such an answer; each has a share of its own, drawn evenly from 0 on
+    anchor_corruption: float = Field(0.0, ge=0, le=1)
+    # what halts a puzzle before N_sup steps: q: its halting logit (`no_ACT_continue`); residual: its answer latent y
+    # moves less than `halt_below` in a step, as a share of its largest entry (arXiv 2606.18206)
+    halt_on: Literal["q", "residual"] = "q"
+    # relative movement below which y counts as fixed, for halt_on: residual
+    halt_below: float = Field(0.1, gt=0)
     # let training halt before N_sup steps
     act_enabled: bool = True
     # let evaluation halt before N_sup steps
@@ -154,6 +163,15 @@ class BackboneConfig(BaseModel):
         if self.register_tokens and (self.puzzle_emb_ndim or self.puzzle_emb_len):
             raise ValueError(f"register_tokens={self.register_tokens} stands in place of a puzzle embedding; "
                              "set puzzle_emb_ndim=0 and puzzle_emb_len=0, or register_tokens=0")
+        if self.halt_on == "q" and self.halt_below != 0.1:
+            raise ValueError(f"halt_below={self.halt_below} has no effect with halt_on=q; use halt_on=residual, "
+                             "or remove it")
+        if self.anchor_corruption and not self.anchor_fraction:
+            raise ValueError(f"anchor_corruption={self.anchor_corruption} has no effect with anchor_fraction=0; "
+                             "set anchor_fraction, or remove it")
+        if self.anchor_fraction and self.latent_dim:
+            raise ValueError(f"anchor_fraction={self.anchor_fraction}: puzzles start from answers of tokens, and these "
+                             "data hold floats; use anchor_fraction=0")
         if not self.register_tokens and self.register_std != 1:
             raise ValueError(f"register_std={self.register_std} has no effect with register_tokens=0; "
                              "set register_tokens, or remove it")
@@ -178,6 +196,14 @@ class BackboneConfig(BaseModel):
         return self.register_tokens or self.puzzle_emb_len or -(-self.puzzle_emb_ndim // self.hidden_size)
 
 
+def q_head(width: int) -> OuterLinear:
+    """From a latent (D,) to the two halting logits, which say at first that the answer is almost surely wrong."""
+    head = OuterLinear(width, 2, bias=True)
+    nn.init.zeros_(head.weight)
+    nn.init.constant_(head.bias, Q_HEAD_BIAS)
+    return head
+
+
 class Backbone(nn.Module):
     """The network of an architecture. Subclasses add their networks and `supervision_step`."""
 
@@ -186,9 +212,18 @@ class Backbone(nn.Module):
     def __init__(self, config: BackboneConfig):
         super().__init__()
         self.config = config
-        D, P, positions = config.hidden_size, config.prefix_len, config.prefix_len + config.seq_len
+        self.P = config.prefix_len
         self.dtype = getattr(torch, config.forward_dtype)
-        self.scale = math.sqrt(D)
+        self.scale = math.sqrt(config.hidden_size)
+        self.build_ends()
+        self.rotary = None
+        if config.pos_encodings in ("rope", "rope2d"):
+            self.rotary = RotaryPositions(self.places(), config.head_width)
+        self.latent_names: list[str] = []
+
+    def build_ends(self) -> None:
+        """Build what `embed` and `heads` need."""
+        config, D = self.config, self.config.hidden_size
         if config.latent_dim:
             self.embed_tokens: nn.Module = OuterLinear(config.latent_dim, D, bias=True)
             with torch.no_grad():
@@ -198,21 +233,23 @@ class Backbone(nn.Module):
             self.embed_tokens = Embedding(config.vocab_size, D, std=1 / self.scale,
                                           dtype=self.dtype)
             self.lm_head = OuterLinear(D, config.vocab_size)
-        self.q_head = OuterLinear(D, 2, bias=True)
-        nn.init.zeros_(self.q_head.weight)
-        nn.init.constant_(self.q_head.bias, Q_HEAD_BIAS)
+        self.q_head = q_head(D)
         if config.puzzle_emb_ndim:
             self.puzzle_emb = SparseEmbedding(config.num_puzzle_identifiers, config.puzzle_emb_ndim)
         if config.register_tokens:
-            self.registers = Embedding(P, D, std=config.register_std / self.scale, dtype=self.dtype)
+            self.registers = Embedding(self.P, D, std=config.register_std / self.scale, dtype=self.dtype)
         if config.pos_encodings == "learned":
-            self.embed_pos = Embedding(positions, D, std=1 / self.scale, dtype=self.dtype)
-        self.rotary = None
-        if config.pos_encodings in ("rope", "rope2d"):
-            places = board_positions(P, config.seq_len) if config.pos_encodings == "rope2d" else positions
-            self.rotary = RotaryPositions(places, config.head_width)
-        self.P = P
-        self.latent_names: list[str] = []
+            self.embed_pos = Embedding(self.P + config.seq_len, D, std=1 / self.scale, dtype=self.dtype)
+
+    def places(self) -> int | Tensor:
+        """Where the positions are that rotary encodings tell apart, as `RotaryPositions` takes it."""
+        config = self.config
+        return board_positions(self.P, config.seq_len) if config.pos_encodings == "rope2d" else self.P + config.seq_len
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Of a latent of one puzzle: (P+L, D)."""
+        return self.P + self.config.seq_len, self.config.hidden_size
 
     def add_initial_latent(self, name: str) -> None:
         """Draw the fixed vector (D,) that a latent starts from. It is saved with the weights and not trained.
@@ -239,7 +276,7 @@ class Backbone(nn.Module):
             return tuple(getattr(self, name).roll(turn) for name in self.latent_names)
         scale, first = c.initial_state_std / STD_OF_TRUNCATED_NORMAL, chain * len(self.latent_names)
         # Streams -1, -2, …: the noise of the passes has the streams from 0 on.
-        return tuple(scale * normal(keys, -1 - first - i, self.P + c.seq_len, c.hidden_size, cut=2.0).to(self.dtype)
+        return tuple(scale * normal(keys, -1 - first - i, *self.latent_shape, cut=2.0).to(self.dtype)
                      for i in range(len(self.latent_names)))
 
     def stack(self, layers: int) -> "Stack":
@@ -343,7 +380,7 @@ class Passes:
 class Stack(nn.Module):
     """A network f: it adds the injection to the latent and passes the sum through its blocks."""
 
-    def __init__(self, layers: list[Block]):
+    def __init__(self, layers: Iterable[nn.Module]):
         super().__init__()
         self.layers = nn.ModuleList(layers)
 

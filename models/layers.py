@@ -158,11 +158,12 @@ class RotaryPositions(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention. With `causal`, no position sees later ones."""
+    """Multi-head self-attention. With `causal`, no position sees later ones. `head_width`: by default width / heads."""
 
-    def __init__(self, width: int, heads: int, causal: bool = False, bias: bool = False):
+    def __init__(self, width: int, heads: int, causal: bool = False, bias: bool = False,
+                 head_width: int | None = None):
         super().__init__()
-        self.heads, self.head_width, self.causal = heads, width // heads, causal
+        self.heads, self.head_width, self.causal = heads, head_width or width // heads, causal
         self.qkv_proj = Linear(width, 3 * heads * self.head_width, bias)
         self.o_proj = Linear(heads * self.head_width, width, bias)
 

@@ -158,6 +158,11 @@ class LDTNetwork(nn.Module):
         self.register_buffer("turned", torch.from_numpy(dihedral_indices(int(places.max())))[c.turns or [0]],
                              persistent=False)
 
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Of a latent of one puzzle: (L, V)."""
+        return self.config.seq_len, self.config.vocab_size
+
     def initial_latents(self, keys: Tensor | None = None) -> tuple[Tensor, ...]:
         """None: the candidates start from the puzzle (`start`)."""
         return ()
@@ -284,12 +289,10 @@ class LDT(ACTModel):
         return carry, outputs | {"logits": digit, "q_halt_logits": -conflict, "candidates": after, "removed": removed,
                                  "solved": solved}
 
-    def refill(self, carry: Carry, batch: dict[str, Tensor]) -> Carry:
-        new, (candidates, removed) = carry.halted, carry.latents
-        carry = super().refill(replace(carry, latents=()), batch)
-        start = self.inner.start(carry.current_data["inputs"])
-        return replace(carry, latents=(where_rows(new, start, candidates),
-                                       where_rows(new, torch.zeros_like(removed), removed)))
+    def restarted(self, carry: Carry, puzzles: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        candidates, removed = carry.latents
+        return (where_rows(carry.halted, self.inner.start(puzzles["inputs"]), candidates),
+                where_rows(carry.halted, torch.zeros_like(removed), removed))
 
     def _fixed(self, left: Tensor, digit: Tensor, keys: Tensor) -> Tensor:
         """The candidates (B, L, V) with one open cell of each row, drawn evenly, fixed to a digit that is drawn by its

@@ -5,6 +5,8 @@ The words of the paper: y = z_H is the answer latent, z = z_L the reasoning late
 
     python pretrain.py experiment=demo_sudoku4      # minutes on a CPU, after `make demo` has made its data
 """
+from typing import ClassVar
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -21,7 +23,7 @@ class TRMConfig(BackboneConfig):
     # published key that TRM does not use
     H_layers: int = 0
 
-    UNUSED_KEYS = ("H_layers",)
+    UNUSED_KEYS: ClassVar[tuple[str, ...]] = ("H_layers",)
 
 
 class TRMRecursion(Backbone):
