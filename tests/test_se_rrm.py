@@ -1,0 +1,100 @@
+"""SE-RRM: renamed symbols give renamed answers, the recursion by hand, and boards of other sizes."""
+import pytest
+import torch
+
+from helpers import pretrain_config, tiny_batch
+from losses.classification import ACTLossHead
+from models.recursive_reasoning.se_rrm import SERRM
+
+CONFIG = {"batch_size": 4, "seq_len": 9, "vocab_size": 6, "num_puzzle_identifiers": 3, "puzzle_emb_ndim": 0,
+          "puzzle_emb_len": 0, "H_cycles": 1, "L_cycles": 2, "L_layers": 2, "hidden_size": 16, "expansion": 2,
+          "num_heads": 2, "num_heads_t": 3, "head_dim": 4, "halt_max_steps": 4, "halt_exploration_prob": 0.3,
+          "pos_encodings": "rope2d", "forward_dtype": "float32", "special": [0, 1]}
+
+
+def se_rrm(**changes) -> SERRM:
+    torch.manual_seed(0)
+    return SERRM(CONFIG | changes)
+
+
+@pytest.mark.parametrize("changes", [{}, {"pos_encodings": "learned"}, {"register_tokens": 3}, {"puzzle_emb_ndim": 1},
+                                     {"special": [4]}, {"special": []}])
+def test_renamed_symbols_give_the_renamed_answer(changes):
+    model = se_rrm(**changes).eval()
+    batch = tiny_batch(seq_len=9, vocab_size=6, identifiers=3)
+    plain = [token for token in range(6) if token not in model.config.special]
+    renamed = torch.arange(6)
+    renamed[plain] = torch.tensor(plain).roll(1)
+    if model.puzzle_embedding is not None:  # tells the symbols of a task apart, so these are renamed with them
+        table = model.puzzle_embedding.weights
+        table.normal_()
+    results = []
+    for puzzle in (batch, batch | {"inputs": renamed[batch["inputs"].long()].int()}):
+        if results and model.puzzle_embedding is not None:
+            table[:, 16 + renamed] = table[:, 16:].clone()
+        results.append(model(model.initial_carry(puzzle), puzzle)[1])
+    assert (results[1]["logits"] - results[0]["logits"]).abs().max() > 0.01
+    assert torch.allclose(results[1]["logits"][..., renamed], results[0]["logits"], atol=1e-5)
+    assert torch.allclose(results[1]["q_halt_logits"], results[0]["q_halt_logits"], atol=1e-4)
+
+
+def test_a_pass_by_hand():
+    """One block, one pass: each symbol apart over positions, each position apart over symbols, in loops."""
+    model, batch = se_rrm(L_layers=1, L_cycles=1, register_tokens=2), tiny_batch(seq_len=9, vocab_size=6)
+    inner, block = model.inner, model.inner.L_level.layers[0]
+
+    def normed(x: torch.Tensor) -> torch.Tensor:
+        return x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+
+    vectors, registers = inner.embed_tokens.embedding_weight, inner.registers.embedding_weight.view(3, 2, 16)
+    for row in range(4):
+        kind = [0, 1, 2, 2, 2, 2]
+        x = torch.stack([torch.cat((registers[kind[v]], torch.stack(
+            [vectors[kind[v]] * 6**0.5 if batch["inputs"][row, cell] == v else torch.zeros(16) for cell in range(9)])))
+            for v in range(6)])
+        assert torch.allclose(inner.embed(batch)[row], x, atol=1e-5)
+        z = x + inner.Z_init
+        z = torch.stack([normed(z[v] + block.attn(z[None, v], inner.rotary)[0]) for v in range(6)])
+        z = torch.stack([normed(z[:, p] + block.attn_t(z[None, :, p], None)[0]) for p in range(11)], 1)
+        z = normed(z + block.mlp(z))
+        logits = (z[:, 2:] @ inner.lm_head.weight[0]).T
+        _, outputs = model.eval()(model.initial_carry(batch), batch)
+        assert torch.allclose(outputs["logits"][row], logits, atol=1e-5)
+        weakest = logits.softmax(-1).max(-1).values.min()
+        assert outputs["q_halt_logits"][row].sigmoid().item() == pytest.approx(weakest.item(), abs=1e-5)
+
+
+def test_weights_of_one_size_compute_another():
+    """And what they compute of a board does not depend on symbols that do not occur, beyond their attention."""
+    small, large = se_rrm(register_tokens=1), se_rrm(register_tokens=1, seq_len=16, vocab_size=9)
+    large.load_state_dict(small.state_dict())
+    batch = tiny_batch(seq_len=16, vocab_size=9)
+    _, outputs = large.eval()(large.initial_carry(batch), batch)
+    assert outputs["logits"].shape == (4, 16, 9) and outputs["logits"].isfinite().all()
+
+
+def test_training_halts_at_random_and_q_is_not_learned():
+    model = se_rrm(halt_max_steps=50)
+    head = ACTLossHead(model, loss_type="stablemax_cross_entropy").train()
+    batch = {name: value.repeat(500, *[1] * (value.ndim - 1)) for name, value in
+             tiny_batch(rows=1, seq_len=9, vocab_size=6).items()}
+    carry, loss, *_ = head(carry=head.initial_carry(batch, seed=1), batch=batch, return_keys=())
+    assert carry.halted.float().mean().item() == pytest.approx(0.3, abs=0.06)
+    loss.backward()
+    assert all(p.grad is not None and p.grad.any() for p in model.parameters())
+    assert not any("q_head" in name for name, _ in model.named_parameters())
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"special": [6]}, "there is no token 6 among 6"), ({"puzzle_emb_ndim": 16}, "puzzle_emb_ndim"),
+    ({"latent_dim": 3}, "for puzzles of tokens"), ({"mlp_t": True}, "mlp_t")])
+def test_what_it_cannot_be_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        se_rrm(**changes)
+
+
+def test_its_config_has_the_published_sizes():
+    arch = pretrain_config("arch=se_rrm").arch
+    sizes = {"batch_size": 1, "seq_len": 81, "vocab_size": 11, "forward_dtype": "float32"}
+    model = arch.model_class(arch.options | sizes)
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(2e6, rel=0.15)
