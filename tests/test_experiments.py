@@ -28,7 +28,8 @@ PUBLISHED = {"sudoku_mlp": "adam_atan2", "sudoku_att": "adam_atan2", "maze": "ad
              "arc2": "adam_atan2", "hrm_sudoku": "adam_atan2", "urm_sudoku": "adam_atan2", "urm_arc1": "adam_atan2",
              "urm_arc2": "muon", "eqr_sudoku": "adam_atan2", "sic_sudoku": "muon",
              "sic_wta_sudoku": "muon", "cgar_sudoku": "adam_atan2",
-             "ldt_sudoku": "adamw"}
+             "ldt_sudoku": "adamw", "dec_sudoku": "adam_atan2", "se_rrm_sudoku": "adam_atan2",
+             "se_rrm_arc1": "adam_atan2", "fprm_sudoku": "adamw"}
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -59,7 +60,7 @@ def test_every_experiment_builds_and_takes_a_step(experiment, tmp_path):
     config = pretrain_config(f"experiment={experiment}")
     data = write_data_for(config, tmp_path / "data")
     smaller = [f"data_paths=[{data}]", "global_batch_size=1", "arch.halt_max_steps=2",
-               f"arch.hidden_size={8 * config.arch.options['num_heads']}",
+               f"arch.hidden_size={8 * max(1, config.arch.options['num_heads'])}",
                # random data have no symmetries and no tasks
                "augment=null",
                *(["evaluators=[]", "checkpoint.monitor=val/exact_accuracy"] if "arc" in experiment else []),
