@@ -8,6 +8,7 @@ from config.schema import EvaluateConfig
 from config.solver import Solver
 from dataset.example_set import evenly
 from dataset.kinds.arc import ARC
+from dataset.kinds.kind import Kind
 from dataset.puzzle_dataset import PuzzleDataset
 from evaluators.serving import Server
 from evaluators.viewer import Shown, page, page_data, puzzle_data, watched, write_viewer
@@ -49,7 +50,7 @@ def serve(config: EvaluateConfig, world: World) -> dict:
     settings = [f"{key}={value}" for key, value in config.differences.items()]
     about = ", ".join([str(solver.restored.file), *settings])
     data = page_data(solver.kind, [], f"{solver.kind}: give it a puzzle of yours", about)
-    data["serve"], port = editor(solver), USUAL_PORT if config.port is None else config.port
+    data["serve"], port = editor(solver.kind, examples(solver)), USUAL_PORT if config.port is None else config.port
     try:
         server = Server(page(data, ["view.js", "serve.js"], connects=True), solve, port)
     except OSError as error:
@@ -64,10 +65,9 @@ def serve(config: EvaluateConfig, world: World) -> dict:
     return {}
 
 
-def editor(solver: Solver) -> dict:
-    """What the page has to know so that a puzzle can be typed into it."""
-    kind = solver.kind
-    there_are, usual = examples(solver), " ".join(filter(None, kind.token_names))
+def editor(kind: Kind, there_are: list[str]) -> dict:
+    """What the page has to know so that a puzzle can be typed into it. `there_are`: examples of puzzles, as text."""
+    usual = " ".join(filter(None, kind.token_names))
     blank = "" if kind.blank is None or not kind.alphabet else kind.alphabet[kind.blank - 1]
     return {"alphabet": kind.alphabet if blank else "", "also": dict(kind.also_read), "blank": blank,
             "format": f"A line of text, such as {(there_are or [usual])[0][:80]}", "examples": there_are}

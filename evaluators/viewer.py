@@ -98,10 +98,19 @@ def page_data(kind: Kind, puzzles: Sequence[Shown], title: str, about: str) -> d
     look = kind.look()
     rows, columns = look.shape
     board = {"rows": rows, "columns": columns, "names": list(look.names), "colours": list(look.colours),
-             "text": look.as_text or not kind.colours, "box": look.box, "keepsClues": look.keeps_clues,
-             "blank": kind.blank, "line": type(kind).shape is Kind.shape and rows != columns}
+             "marks": _marks(kind), "marked": bool(kind.alphabet), "text": look.as_text or not kind.colours,
+             "box": look.box, "keepsClues": look.keeps_clues, "blank": kind.blank,
+             "line": type(kind).shape is Kind.shape and rows != columns}
     return {"title": title, "about": about, "cells": kind.seq_len, "board": board, "bytes": _type(kind).itemsize,
             "puzzles": [puzzle_data(kind, puzzle) for puzzle in puzzles]}
+
+
+def _marks(kind: Kind) -> list[str]:
+    """(V,) what can be written on the colours of tokens, so that they need not be told apart by colour: a letter of the
+    alphabet, or a short name."""
+    marks = ["", *kind.alphabet] if kind.alphabet else kind.token_names
+    marks = [mark if mark.isalnum() and len(mark) <= 2 else "" for mark in marks]
+    return marks + [""] * (kind.vocab_size - len(marks))
 
 
 def puzzle_data(kind: Kind, puzzle: Shown) -> dict:

@@ -103,11 +103,11 @@ class Page:
             assert time.monotonic() < end, f"still not: {condition}"
             time.sleep(0.02)
 
-    def press(self, key: str, text: str = "") -> None:
+    def press(self, key: str) -> None:
         """Press and release a key, where the focus is."""
-        key = key or text
-        text = text or (key if len(key) == 1 else "")
-        what = {"key": key, "windowsVirtualKeyCode": KEYS.get(key, ord(key[0].upper())), "code": key}
+        text = key if len(key) == 1 else ""
+        code = KEYS[key] if key in KEYS else ord(key.upper()) if key.isalnum() else 0
+        what = {"key": key, "windowsVirtualKeyCode": code, "code": key}
         self.tell("Input.dispatchKeyEvent", type="keyDown", **what, **({"text": text} if text else {}))
         self.tell("Input.dispatchKeyEvent", type="keyUp", **what)
 

@@ -10,8 +10,13 @@ import numpy as np
 import pytest
 
 from browser import Browser
-from config.showing import EXAMPLES
+from config.showing import EXAMPLES, editor
+from dataset.kinds.maze import Maze
+from dataset.kinds.sequence import Sequence
 from evaluators.serving import MOST_BYTES, Server
+from evaluators.traces import Trace, Trajectory
+from evaluators.viewer import Shown, page_data, puzzle_data
+from evaluators.viewer import page as page_of
 from helpers import TINY_ARCH, evaluate_config, pretrain_config, run_script, start_script, wait_for, write_tiny_dataset
 from pretrain import train
 from utils.distributed import World
@@ -224,6 +229,39 @@ def test_examples_of_the_run_s_data_are_offered(address, browser, run):
     inputs = np.load(run.parent / "data" / "test" / "all__inputs.npy")
     assert offered == {"".join(".?.1234"[token + 1] for token in puzzle).replace("?", ".") for puzzle in inputs}
     page.close()
+
+
+def test_a_maze_is_typed_in_its_colours_and_a_sequence_as_words(browser):
+    asked_for: list[str] = []
+    for kind, text in ((Maze(9, 6), "S #  #  G"), (Sequence(4, 4, ["", "left", "right", "up"]), "left up up right")):
+        tokens = kind.parse(text)
+
+        def solve(puzzle: str, kind=kind, tokens=tokens):
+            asked_for.append(puzzle)
+            one = Trajectory(0, tokens[None, :, None].astype(np.int16), np.full((1, len(tokens), 1), 255, np.uint8),
+                             np.ones(1, np.float32), np.full(1, np.nan, np.float32))
+            yield puzzle_data(kind, Shown(Trace(0, tokens, None, 0, [one], 0, tokens), "your puzzle"))
+
+        data = page_data(kind, [], "yours", "of nobody") | {"serve": editor(kind, [])}
+        with Server(page_of(data, ["view.js", "serve.js"], connects=True), solve, 0) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            page = browser.open(server.address)
+            page.wait("!$('editor').hidden")
+            if kind.alphabet:
+                page.value("inputs[0].focus()")
+                for key in text:
+                    page.press(key)
+                colour = page.value("getComputedStyle(inputs[2]).backgroundColor")
+                assert "#{:02x}{:02x}{:02x}".format(*map(int, re.findall(r"\d+", colour))) == kind.colours[1]
+            else:
+                assert page.text("#editor label") == "A line of text, such as left right up"
+                page.value(f"$('own-text').value = {json.dumps(text)}")
+            page.click("#solve")
+            page.wait("shown !== null && solving === null")
+            assert asked_for[-1] == text and page.value("Array.from(shown.question)") == tokens.tolist()
+            assert page.complaints() == []
+            page.close()
+            server.shutdown()
 
 
 def test_a_port_that_is_taken_is_named(address, run, tmp_path):

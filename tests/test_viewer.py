@@ -207,6 +207,10 @@ def test_a_maze_is_drawn_in_its_colours(opened):
     assert page.value("cells.map(cell => cell.classList.contains('wrong'))") == list(question != right)
     sizes = page.value("cells.map(cell => cell.firstChild.offsetWidth / cell.clientWidth)")
     assert sizes[0] > 0.95 and 0.8 < sizes[3] < 0.95  # what is given is sure
+    marks = "cells.map(cell => getComputedStyle(cell.firstChild, '::before').content)"
+    assert [mark.strip('"') for mark in page.value(marks)] == list("S") + [""] * 7 + list("G")
+    page.click("#show-marks")
+    assert set(page.value(marks)) == {"none"}
 
 
 def test_arc_shows_demonstrations_and_grids_of_any_size(opened, tmp_path):

@@ -257,7 +257,10 @@ function paintCell(element, cell, track, forward) {
   const unasked = step > 0 && shown.labelled && shown.asked[cell] === 0 && !given;
   const empty = board.text ? name === "" : token === NONE;
   if (board.text) element.textContent = name;
-  else element.firstChild.style.setProperty("--colour", token === NONE ? "transparent" : board.colours[token]);
+  else {
+    element.firstChild.style.setProperty("--colour", token === NONE ? "transparent" : board.colours[token]);
+    element.firstChild.dataset.mark = token === NONE ? "" : board.marks[token];
+  }
   element.style.setProperty("--sureness", given || board.keepsClues && token === board.blank && step === 0 ? 1 : sure);
   for (const [mark, on] of Object.entries({ given, wrong, empty, unasked })) element.classList.toggle(mark, on);
   element.classList.toggle("fresh", forward && changed);
@@ -463,15 +466,22 @@ function buildLegend() {
     parts.push(entry("small square: unsure"));
     if (shown.labelled) parts.push(entry("✕ wrong"));
   }
+  if (!board.text && board.marks.some(Boolean)) {
+    parts.push(choice("marks", "letters on colours", board.marked, on => $("board").classList.toggle("marked", on)));
+  }
   if (shown.labelled) {
-    const box = make("input", { type: "checkbox", id: "show-truth" });
-    box.checked = buildLegend.truth ?? !board.keepsClues;
-    const apply = () => { $("truth").hidden = !box.checked; };
-    box.addEventListener("change", () => { buildLegend.truth = box.checked; apply(); });
-    apply();
-    parts.push(make("label", {}, box, "show the right answer"));
+    parts.push(choice("truth", "show the right answer", !board.keepsClues, on => { $("truth").hidden = !on; }));
   }
   $("legend").replaceChildren(...parts);
+}
+
+/** A box to tick, whose state is kept from puzzle to puzzle. */
+function choice(name, text, usual, apply) {
+  const box = make("input", { type: "checkbox", id: `show-${name}` });
+  box.checked = choice[name] ?? usual;
+  box.addEventListener("change", () => { choice[name] = box.checked; apply(box.checked); });
+  apply(box.checked);
+  return make("label", {}, box, text);
 }
 
 function buildDemonstrations() {
