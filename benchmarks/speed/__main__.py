@@ -96,7 +96,7 @@ def one_after_the_other(session: Session, groups: list[Group], limits: dict) -> 
 
 
 def side_by_side(session: Session, groups: list[Group], limits: dict) -> None:
-    """All are built before the first is measured, so that compiling uses all cores and disturbs nobody."""
+    """All of a stage are built before the first is measured, so that compiling uses all cores and disturbs nobody."""
     with ExitStack() as stack, ThreadPoolExecutor(len(groups)) as pool:
         for group, workers in zip(groups, list(pool.map(lambda group: session.build(group, stack), groups))):
             session.measure(group, workers, limits)
@@ -153,7 +153,9 @@ def run(session: Session) -> None:
         one_after_the_other(session, groups, limits)
     else:
         groups = chosen(sets.gpu_groups(args.reference, session.folder, args.device, args.tiny), args.only)
-        side_by_side(session, groups, limits)
+        for stage in sorted({group.stage for group in groups}):
+            if session.in_time:
+                side_by_side(session, [group for group in groups if group.stage == stage], limits)
     if session.in_time and not args.only:
         start_up(session)
         session.add([communication_row(session, 0.045, "45 ms, the aim on an H100")])

@@ -1,7 +1,7 @@
 """Groups of processes that are measured together, and the rows that follow from their figures."""
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,17 +15,21 @@ OURS_EAGER, OURS, REFERENCE_EAGER, REFERENCE = "ours eager", "ours compiled", "r
 
 OURS_SHORT, KERNELS = "ours compiled in bfloat16", "ours with kernels"
 LEVERS: dict[str, dict] = {  # by name, what of the spec of `OURS` is changed
+    "kernels=true": {"compute": {"kernels": True}},
     "compile_scope=stack": {"compute": {"compile_scope": "stack"}},
     "compile_scope=head": {"compute": {"compile_scope": "head"}},
     "cuda_graphs=true": {"compute": {"cuda_graphs": True}},
     "kernels=true cuda_graphs=true": {"compute": {"kernels": True, "cuda_graphs": True}},
     "kernels=true compile_scope=stack": {"compute": {"kernels": True, "compile_scope": "stack"}},
+    "arch.no_grad_dtype=float8": {"arch": {"no_grad_dtype": "float8"}},
+    "arch.checkpoint_passes=true": {"arch": {"checkpoint_passes": True}},
     "no rows of zeros for tensor cores": {"constants": {"models.layers.ALIGNED_ROWS": 1}}}
 
 
 @dataclass
 class Group:
-    """`specs` by the name of the process; `rows` turns the measured processes and the machine's limits into rows."""
+    """`specs` by the name of the process; `rows` turns the measured processes and the machine's limits into rows. Where
+    groups are built side by side, those of a later `stage` are built when the others are measured."""
 
     name: str
     specs: dict[str, dict]
@@ -33,6 +37,7 @@ class Group:
     rounds: int = 5
     turn: dict = field(default_factory=dict)
     prepare: Callable[[], None] | None = None
+    stage: int = 0
 
 
 def variants(workload: dict, device: str, reference: str | None, eager: bool = True) -> dict[str, dict]:
@@ -108,14 +113,11 @@ def multiplies_bfloat16() -> bool:
     return "avx512_bf16" in flags and "amx_bf16" not in flags
 
 
-def gpu_step(name: str, workload: dict, reference: str | None, target: float, steps: int, device: str,
-             levers: bool = False) -> Group:
-    """Rows of the step's time, its share of the matrix peak, and its memory, with the default settings and with
-    `kernels=true`; and, with `levers`, of what each lever gains."""
+def gpu_step(name: str, workload: dict, reference: str | None, target: float, steps: int, device: str) -> Group:
+    """Rows of the step's time, its share of the matrix peak, and its memory, by the default settings and by
+    `kernels=true`."""
     specs = variants(workload, device, reference, eager=False)
     specs[KERNELS] = specs[OURS] | {"compute": {"kernels": True}}
-    if levers:
-        specs |= {lever: specs[OURS] | change for lever, change in LEVERS.items()}
 
     def rows(workers: Workers, limits: dict) -> list[Row]:
         found = []
@@ -124,8 +126,7 @@ def gpu_step(name: str, workload: dict, reference: str | None, target: float, st
             found += [step,
                       share_of_peak(f"{name}, {ours}, share of the matrix peak", workers[ours], limits, name),
                       memory(f"{name}, {ours}, peak memory", workers, ours)]
-        changed = [KERNELS, *LEVERS] if levers else []
-        return [*found, *(gain(f"{name}, {lever}: what it gains", workers, lever) for lever in changed)]
+        return found
 
     return Group(name, specs, rows, 5, {"steps": steps})
 
@@ -152,6 +153,17 @@ def memory(measure: str, workers: Workers, ours: str) -> Row:
     except Failed as error:
         row.failed = str(error)
     return row
+
+
+def levers(name: str, workload: dict, steps: int, device: str, tried: Sequence[str]) -> Group:
+    """Rows of what each of LEVERS that is tried gains over the default settings."""
+    default = variants(workload, device, None, eager=False)
+    specs = default | {lever: default[OURS] | LEVERS[lever] for lever in tried}
+
+    def rows(workers: Workers, limits: dict) -> list[Row]:
+        return [gain(f"{name}: {lever}, default / with it", workers, lever) for lever in tried]
+
+    return Group(f"levers, {name}", specs, rows, 5, {"steps": steps}, stage=1)
 
 
 def gain(measure: str, workers: Workers, lever: str) -> Row:

@@ -1,7 +1,7 @@
 """The groups of `make bench` and `make bench-gpu`: which sizes, and which targets."""
 from pathlib import Path
 
-from benchmarks.speed.groups import Group, cpu_step, evaluation, gpu_step, whole_run
+from benchmarks.speed.groups import LEVERS, Group, cpu_step, evaluation, gpu_step, levers, whole_run
 from benchmarks.speed.workload import workload
 
 DEMO = workload(128, 16, 6, 64, "mlp_t", T=2, n=2, prefix=1, halt_max_steps=8)
@@ -34,11 +34,14 @@ def sized(sizes: dict, tiny: bool) -> dict:
 
 
 def gpu_groups(reference: str | None, folder: Path, device: str, tiny: bool) -> list[Group]:
-    steps = [gpu_step(name, sized(sizes, tiny), reference, 1.7, 3000 // sizes["rows"], device, levers=name == LEVERED)
+    steps = [gpu_step(name, sized(sizes, tiny), reference, 1.7, 3000 // sizes["rows"], device)
              for name, sizes in PAPER.items()]
     steps += [gpu_step(name, sized(sizes, tiny), reference, 1.5, 3, device) for name, sizes in MAZE.items()]
+    tried = [levers(LEVERED, sized(PAPER[LEVERED], tiny), 8, device, list(LEVERS)),
+             *(levers(name, sized(sizes, tiny), 3, device, ["arch.checkpoint_passes=true"])
+               for name, sizes in MAZE.items())]
     first = sized(PAPER[LEVERED], tiny)
-    return [*steps, whole_run("paper size", first, device, 20, rounds=3),
+    return [*steps, *tried, whole_run("paper size", first, device, 20, rounds=3),
             evaluation("paper size, random weights", first, device, reference, folder, compiled=True),
             evaluation("4×4 Sudoku, 512 puzzles", SUDOKU4, device, reference, folder, compiled=False,
                        training_steps=4 if tiny else SUDOKU4_STEPS)]
