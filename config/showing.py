@@ -28,7 +28,7 @@ def view(config: EvaluateConfig, restored: Restored, head: LossHead, data: Puzzl
         settings = [f"{key}={value}" for key, value in config.differences.items()]
         file = Path(config.viewer)
         write_viewer(file, kind, puzzles, ", ".join([str(restored.file), *settings]))
-        print(f"viewer: {file}, {len(puzzles)} puzzles of {data.config.folders}; open it in a browser")
+        print(f"viewer: {file}, puzzles: {len(puzzles)} of {data.config.folders}; open it in a browser")
     return {}
 
 

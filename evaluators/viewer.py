@@ -59,7 +59,10 @@ def watched(head: LossHead, data: PuzzleDataset, numbers: Sequence[int], strateg
 
 
 def _name(data: PuzzleDataset, example_set: ExampleSet, row: int) -> str:
-    """The name in identifiers.json of the puzzle with this row of the puzzle table, or "" if it has none of its own."""
+    """The name in identifiers.json of the puzzle with this row of the puzzle table, or "" if it has none of its own, as
+    puzzles of a user, which are in no folder."""
+    if not hasattr(data, "rows"):
+        return ""
     identifier = int(example_set.numbering.to_identifiers(np.array([row]))[0])
     name = data.rows.folders[example_set.path].called()[identifier]
     return name if name and name != BLANK_IDENTIFIER else ""

@@ -319,9 +319,16 @@ def test_evaluate_writes_the_page_and_scores_nothing(trained, tmp_path, capsys):
     assert score(evaluate_config(f"checkpoint={trained}", f"viewer={file}", "viewer_puzzles=[3,0]"), World()) == {}
     data = json.loads(re.search(r'id="data">(.*?)</script>', file.read_text())[1])
     assert [puzzle["name"] for puzzle in data["puzzles"]] == ["example 3: puzzle4", "example 0: puzzle1"]
-    assert "2 puzzles" in capsys.readouterr().out and not (trained / "evaluation").exists()
+    assert "puzzles: 2 of" in capsys.readouterr().out and not (trained / "evaluation").exists()
     score(evaluate_config(f"checkpoint={trained}", f"viewer={file}"), World())
     assert file.read_text().count('"name"') == 10  # as many as there are
+
+
+def test_puzzles_of_ones_own_are_shown_too(trained, tmp_path):
+    file = tmp_path / "page.html"
+    score(evaluate_config(f"checkpoint={trained}", "solve='1 2 3 4 1 2'", f"viewer={file}"), World())
+    data = json.loads(re.search(r'id="data">(.*?)</script>', file.read_text())[1])
+    assert [(puzzle["name"], puzzle["labelled"]) for puzzle in data["puzzles"]] == [("example 0", False)]
 
 
 def test_the_python_of_the_page_runs(trained, capsys):
