@@ -28,7 +28,7 @@ def plot_curves(curves: Mapping[str, Sequence[Any]], published: Sequence[tuple[s
               "0.6", style)
         for i, rule in enumerate(rules if most > 1 else []):
             broad = [p for p in points if p.rule == rule and p.steps == deepest]
-            _line(left, broad, label + rule, f"C{i}", style)
+            _line(left, broad, label + rule, f"C{i}", style, width=4 - i / 2)  # so that one below another is seen
         for i, rule in enumerate(rules):
             for end in (p for p in points if p.rule == rule and p.steps == deepest and p.trajectories == most):
                 if end.precision is not None:
@@ -49,7 +49,7 @@ def plot_curves(curves: Mapping[str, Sequence[Any]], published: Sequence[tuple[s
               title="what is selected")
     for axis in (left, middle, right):
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=7)
+        axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2)
     save(figure, picture)
 
 
@@ -71,7 +71,7 @@ def plot_reliability(bins: Sequence[Mapping[str, Any]], picture: Path) -> None:
     save(figure, picture)
 
 
-def _line(axis, points: Sequence[Any], label: str, colour: str, style: str) -> None:
+def _line(axis, points: Sequence[Any], label: str, colour: str, style: str, width: float = 1.5) -> None:
     points = sorted(points, key=lambda point: point.row_steps)
     axis.plot([p.row_steps for p in points], [p.exact for p in points], style, color=colour, marker=".", label=label,
-              linewidth=1.5)
+              linewidth=width)
