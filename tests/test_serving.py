@@ -182,7 +182,7 @@ def test_a_puzzle_is_typed_into_the_board_and_watched(address, browser):
     assert page.text("#message") == "“7” is no cell; a cell is one of “.1234”." and typed(page)[:9] == "1......3."
     page.click("#solve")
     page.wait("shown !== null && solving === null && state.step === 3")
-    assert page.value("$('editor').hidden") is True and "Step 3 of 3. ✗ not valid" in page.text("#verdict")
+    assert page.value("$('editor').hidden") is True and "Step 3 of 3. ✗ fails “valid”" in page.text("#verdict")
     given = "cells.filter(cell => cell.classList.contains('given'))"
     assert page.value(f"{given}.map(cell => shown.question[cells.indexOf(cell)])") == [2, 4]
     assert page.value(f"{given}.every(cell => cell.classList.contains('wrong') === !'13'.includes(cell.textContent))")

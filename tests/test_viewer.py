@@ -180,7 +180,7 @@ def test_the_curves_have_a_cursor_on_the_step_and_take_a_click(opened):
 
 def test_without_a_known_answer_the_rules_judge(opened):
     page = opened(Sudoku(16, 6), sudoku_trace(label=False), where="#step=1")
-    assert "✗ not valid · " in page.text("#verdict")
+    assert "✗ fails “valid” · " in page.text("#verdict")
     page.press("End")
     assert "✓ right by the rules" in page.text("#verdict")
     assert page.value("cells.some(cell => cell.classList.contains('wrong'))") is False

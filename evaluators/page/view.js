@@ -286,7 +286,8 @@ function judged(track, step) {
   if (track.wrong) return track.wrong[at] ? [`${plural(track.wrong[at], "cell")} wrong`, "bad"] : ["✓ solved", "good"];
   if (!track.broken) return ["right or not: not known", ""];
   const broken = track.broken[at].filter((name, _, all) => name !== "solved" || all.length === 1);
-  return broken.length ? [`✗ not ${broken.join(", not ").replaceAll("_", " ")}`, "bad"] : ["✓ right by the rules", "good"];
+  const failed = broken.map(name => `“${name.replaceAll("_", " ")}”`).join(", ");
+  return failed ? [`✗ fails ${failed}`, "bad"] : ["✓ right by the rules", "good"];
 }
 
 function paintVerdict(track) {
@@ -333,7 +334,7 @@ function heightOf(curve, value) {
 }
 
 function paintCharts() {
-  const W = $("charts").clientWidth || 320, H = 83, left = 34, right = 8, top = 8, bottom = 16;
+  const W = $("charts").clientWidth || 320, H = 88, left = 34, right = 8, top = 8, bottom = 20;
   const x = step => left + (W - left - right) * step / Math.max(shown.steps, 1);
   const figures = curves().map(curve => {
     const all = shown.tracks.map(curve.values), { title, written: format } = curve;
