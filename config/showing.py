@@ -20,11 +20,12 @@ USUAL_PORT = 8000
 
 
 def view(config: EvaluateConfig, restored: Restored, head: LossHead, data: PuzzleDataset, world: World) -> dict:
-    """Write the page of `viewer=`, which is set. It returns no metrics."""
+    """Write the page of `viewer=`, which is set. It returns no metrics. Every rank must call it: they work in step, and
+    as there are few puzzles, all on the same ones."""
     assert config.viewer is not None
+    numbers = config.puzzles_to_view(data.num_examples)
+    kind, puzzles = watched(head, data, numbers, config.build_strategy(), world, config.trust_code)
     if world.is_main:
-        numbers = config.puzzles_to_view(data.num_examples)
-        kind, puzzles = watched(head, data, numbers, config.build_strategy(), world, config.trust_code)
         settings = [f"{key}={value}" for key, value in config.differences.items()]
         file = Path(config.viewer)
         write_viewer(file, kind, puzzles, ", ".join([str(restored.file), *settings]))

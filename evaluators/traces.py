@@ -164,8 +164,8 @@ def record(head: LossHead, data: PuzzleDataset, numbers: Sequence[int], strategy
            world: World = ALONE) -> list[Trace]:
     """Work on the examples with these numbers, counted over all sets of test data, and record it.
 
-    `strategy`: as in an evaluation; None: one attempt each. Runs in this process alone. Raises ValueError for data that
-    are no puzzles, and for a number that there is not.
+    `strategy`: as in an evaluation; None: one attempt each. Of several ranks, all must call it, and each works on all
+    of these examples. Raises ValueError for data that are no puzzles, and for a number that there is not.
     """
     if not isinstance(data.metadata, PuzzleDatasetMetadata):
         raise ValueError(f"{data.config.folders} holds {data.metadata.KIND}, and reasoning is recorded of puzzles only")

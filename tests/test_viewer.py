@@ -16,7 +16,7 @@ from documents import page as page_of
 from evaluate import score
 from evaluators.traces import Trace, Trajectory
 from evaluators.viewer import FOLDER, Shown, embedded, watched, write_viewer
-from helpers import TINY_ARCH, evaluate_config, pretrain_config, random_arc_task, write_tiny_dataset
+from helpers import TINY_ARCH, evaluate_config, pretrain_config, random_arc_task, run_script, write_tiny_dataset
 from pretrain import train
 from test_rows import head_of
 from utils.distributed import World
@@ -322,6 +322,16 @@ def test_evaluate_writes_the_page_and_scores_nothing(trained, tmp_path, capsys):
     assert "puzzles: 2 of" in capsys.readouterr().out and not (trained / "evaluation").exists()
     score(evaluate_config(f"checkpoint={trained}", f"viewer={file}"), World())
     assert file.read_text().count('"name"') == 10  # as many as there are
+
+
+def test_two_ranks_write_the_page_that_one_writes(trained, tmp_path):
+    pages = []
+    for ranks in (1, 2):
+        done = run_script("evaluate.py", f"checkpoint={trained}", f"viewer={ranks}.html", "device=cpu", cwd=tmp_path,
+                          ranks=ranks)
+        assert done.returncode == 0 and done.stdout.count("viewer: ") == 1, done.stderr
+        pages.append((tmp_path / f"{ranks}.html").read_text())
+    assert pages[0] == pages[1]
 
 
 def test_puzzles_of_ones_own_are_shown_too(trained, tmp_path):
