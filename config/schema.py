@@ -477,6 +477,8 @@ class EvaluateConfig(SharedConfig, TestTimeConfig, ComputeConfig):
     @model_validator(mode="after")
     def _check_solving(self):
         without = [key for key in ("data_paths", "export") if getattr(self, key)]
+        if self.solve == "":
+            raise ValueError("solve= is empty; name a file of puzzles or -, or write one puzzle itself")
         if self.solve is not None and without:
             raise ValueError(f"{without[0]} has no effect on puzzles of one's own; leave out either it or solve")
         if self.solve is not None and self.puzzle_identifiers == "shuffled":

@@ -14,7 +14,7 @@ from config.solver import Solver
 from dataset.arc_tasks import read_tasks_to_solve
 from dataset.common import PuzzleDatasetMetadata
 from dataset.kinds.arc import ARC
-from dataset.kinds.kind import kind_of
+from dataset.kinds.kind import Kind, kind_of
 from dataset.puzzle_dataset import PuzzleDataset
 from dataset.questions import Questions, read_questions, refuse_missing_file
 from evaluators.solutions import Predictions, refuse_answers_file, solutions_of, told, write_solutions
@@ -90,7 +90,7 @@ def opened(config: EvaluateConfig, restored: Restored, world: World) -> Iterator
     kind, _ = kind_of_checkpoint(restored, config.kind, config.trust_code)
     if not isinstance(kind, ARC):
         config.refuse_adaptation(f"puzzles of the kind {kind}")
-        yield _own_puzzles(config, config.solve, restored, world, file)
+        yield _own_puzzles(config, config.solve, kind, restored, world, file)
         return
     if not is_there(config.solve):
         refuse_missing_file(config.solve)
@@ -114,10 +114,11 @@ def _test_data(config: EvaluateConfig, restored: Restored, world: World, file: P
     return Opened(data, lambda: restored.head(data, world, config.use_ema), config.named_evaluators, file)
 
 
-def _own_puzzles(config: EvaluateConfig, where: str, restored: Restored, world: World, file: Path | None) -> Opened:
+def _own_puzzles(config: EvaluateConfig, where: str, kind: Kind, restored: Restored, world: World,
+                 file: Path | None) -> Opened:
+    questions = decided_by_main(lambda: read_questions(where, kind))
     if file is None and is_there(where) and config.viewer is None:
         file = Path("answers.csv")
         refuse_answers_file(file)
     solver = Solver(restored, config, world)
-    questions = decided_by_main(lambda: read_questions(where, solver.kind))
     return Opened(solver.data(questions), lambda: solver.head, config.named_evaluators, file, questions)

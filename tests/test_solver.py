@@ -220,6 +220,8 @@ def test_the_answers_to_a_data_set_are_written(sudoku4, tmp_path):
         evaluate(checkpoint=str(sudoku4 / "checkpoint"), data_paths=[str(data)], predictions=str(file))
     with pytest.raises(ValueError, match=r"must end in \.csv or \.jsonl"):
         evaluate(checkpoint=str(sudoku4 / "checkpoint"), data_paths=[str(data)], predictions="a.txt")
+    with pytest.raises(ValueError, match="solve= is empty"):
+        evaluate(checkpoint=str(sudoku4 / "checkpoint"), solve="")
     with pytest.raises(ValueError, match="data_paths has no effect"):
         evaluate(checkpoint=str(sudoku4 / "checkpoint"), data_paths=[str(data)], solve=PUZZLE)
 
