@@ -76,12 +76,14 @@ def adapted(restored: Restored, folder: str, config: EvaluateConfig, world: Worl
                          "adapt_steps=0")
     training = train_settings(restored, config, data.config.global_batch_size)
     state, losses, began = build_state(training, head, data, world), [], time.monotonic()
-    for number in range(steps):
+    for _ in range(steps):
         metrics = train_step(state, to_device(data.next_batch(), world.device), training, steps)
         if metrics is None:
-            raise ValueError(f"the loss is not finite at step {number + 1} of adaptation; use a lower rate than "
-                             f"adapt_lr={training.puzzle_emb_lr:g}")
+            break
         losses.append(metrics["loss"] / metrics["rows"])
+    if len(losses) < steps or not state.settle():  # whether a step was finite is known after it
+        raise ValueError(f"the loss is not finite at step {len(losses)} of adaptation; use a lower rate than "
+                         f"adapt_lr={training.puzzle_emb_lr:g}")
     if world.is_main:
         print(f"adapted {config.adapt} in {steps} steps of {data.config.global_batch_size}, "
               f"{time.monotonic() - began:.0f} s: loss of the demonstrations {_told(losses)}")

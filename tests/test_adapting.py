@@ -93,6 +93,12 @@ def test_adaptation_lowers_the_loss_of_the_demonstrations(run, task, capsys):
     assert last < first
 
 
+def test_a_loss_that_is_not_finite_ends_adaptation(run, task):
+    with tasks_as_dataset([task_to_solve("new", task)], 0, seed=0) as folder, pytest.raises(
+            ValueError, match="not finite at step 2 of adaptation; use a lower rate than adapt_lr"):
+        adapted(Restored.read(run), folder, config(run, "adapt_steps=2", "adapt_lr=1e30"), World())
+
+
 def test_a_task_that_was_trained_on_starts_from_its_own_embedding(run, task):
     restored = Restored.read(run)
     with tasks_as_dataset([task_to_solve("old1", task)], 0, seed=0) as folder:
