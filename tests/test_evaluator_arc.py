@@ -32,6 +32,8 @@ from evaluate import score
 from evaluators.arc import ARC, NO_PREDICTION
 from evaluators.arc_gallery import PALETTE, write_gallery
 from evaluators.arc_votes import ORIGINAL, Answer, Attempt, grid_hashes, restored
+from evaluators.loop import evaluate
+from evaluators.test_time import build_strategy
 from helpers import (
     ROOT,
     TINY_ARCH,
@@ -41,6 +43,8 @@ from helpers import (
     random_arc_task,
     run_process,
     run_script,
+    tiny_test_data,
+    undecided_head,
     write_arc_source,
 )
 from pretrain import train
@@ -423,6 +427,39 @@ def test_a_run_is_scored_as_it_trained_by_two_processes(tmp_path):
     assert [line["votes"] for line in table(out)] == ["4"] * 4 and (out / "gallery.html").is_file()
     submitted = json.loads((trained / "submission.json").read_text()).values()
     assert any(test["attempt_1"] for tests in submitted for test in tests)  # what it predicts are grids
+
+
+def test_of_several_trajectories_the_surest_one_of_each_augmentation_votes(tmp_path):
+    """PTRM's way: best q within an augmentation, then votes. By hand: the surest of the attempts that were seen."""
+    random = np.random.default_rng(0)
+    tasks = {f"task{i}": random_arc_task(random, tests=tests) for i, tests in enumerate((1, 2))}
+    prefix = write_arc_source(tmp_path / "source", {"all": tasks})
+    build_arc_dataset.main(["--input-file-prefix", prefix, "--output-dir", str(tmp_path / "data"), "--subsets", "all",
+                            "--test-set-name", "all", "--num-aug", "2", "--num-workers", "1"])
+    data = tiny_test_data(tmp_path / "data", 4)
+    folder, size = str(tmp_path / "data"), {"seq_len": SIDE * SIDE, "vocab_size": VOCAB_SIZE, "halt_max_steps": 2}
+    head = undecided_head(num_puzzle_identifiers=data.metadata.num_puzzle_identifiers, **size)
+    strategy, seen = build_strategy(trajectories=3, noise=1.0, noise_on="z_L"), {}
+    strategy.watch = lambda rows: seen.update({(n, a): (rows.data["inputs"][i], rows.data["puzzle_identifiers"][i],
+                                                        rows.outputs["preds"][i], rows.score[i])
+                                               for i, (n, a) in enumerate(zip(rows.numbers, rows.attempts))})
+    metrics = evaluate(head, data, World(), {"eval/arc": (folder, ARC(folder, data.metadata))},
+                       save_path=tmp_path / "out", strategy=strategy)
+    best = [max((seen[number, attempt] for attempt in range(3)), key=lambda one: one[3])
+            for number in range(data.num_examples)]
+    inputs, identifiers, preds, q = zip(*best)
+    assert any(one is not seen[number, 0] for number, one in enumerate(best))
+    batch = {"inputs": torch.stack(inputs), "puzzle_identifiers": torch.stack(identifiers),
+             "preds": torch.stack(preds), "q_halt_logits": torch.tensor(q)}
+    (tmp_path / "by_hand").mkdir()
+    by_hand = ARC(folder, data.metadata)
+    feed(by_hand, [batch])
+    counted_by_hand = by_hand.result(tmp_path / "by_hand", 0, 1, None)
+    assert counted_by_hand == {name: metrics[f"eval/arc/{name}"] for name in by_hand.names()}
+    for name in ("submission.json", "arc_tasks.csv"):
+        assert (tmp_path / "by_hand" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+    with pytest.raises(ValueError, match="augment: an ARC model knows a task by its puzzle embedding"):
+        build_strategy(augment=2).prepare(head, data)
 
 
 def test_a_run_without_solutions_keeps_the_newest_checkpoint(tmp_path, capsys):
