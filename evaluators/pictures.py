@@ -3,6 +3,7 @@
 Puzzles and sequences of floats are drawn step by step in `solution_steps.png`, puzzles with `animation: true` also in
 `solution_steps.gif`; of single rows of floats, all predictions at once.
 """
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -94,7 +95,8 @@ class Pictures(Inspector):
 def draw_first_example(head: LossHead, data: PuzzleDataset, world: World, folder: Path, trust_code: bool) -> Path:
     """Draw the first test example in a folder, as `Pictures` does, and return the file. Runs in this process alone."""
     pictures = Pictures(data.config.folders, data.metadata, 0, trust_code=trust_code)
-    with torch.compiler.set_stance("force_eager"):  # a single row would be compiled anew
+    # a single row would be compiled anew; where nothing is compiled, the compiler need not be loaded
+    with torch.compiler.set_stance("force_eager") if head.is_compiled else nullcontext():
         pictures.inspect(head, data, World(device=world.device), folder)
     head.train()
     return folder / PICTURE
