@@ -127,7 +127,8 @@ def communication_row(session: Session, step_s: float, told: str) -> Row:
     """The largest share of a paper-size step of `step_s` seconds that communication takes over the links of LINKS."""
     row = Row("communication / a paper-size step, 1 → 2 processes, by a model", target=0.05, at_least=False)
     sizes = sets.workload(2, 81, 11, 512, "mlp_t", T=1, n=1, prefix=16)
-    worker = Worker("communication", {"subject": "communication", "workload": sizes}, LOGS / "communication.log")
+    worker = Worker("communication", {"subject": "communication", "workload": sizes, "rows": 384},
+                    LOGS / "communication.log")
     worker.build()
     worker.close()
     try:

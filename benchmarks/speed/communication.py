@@ -27,7 +27,8 @@ def modelled_seconds(calls: float, moved: float, latency: float, bandwidth: floa
 
 
 class Subject:
-    """`spec`: workload, of few rows, since the gradient's bytes do not depend on them."""
+    """`spec`: workload, of few rows, since the gradient's bytes do not depend on them; and `rows`, those of the step
+    that is meant: each adds its identifier and its gradient of the puzzle embedding."""
 
     def __init__(self, spec: dict):
         with tempfile.TemporaryDirectory() as folder:
@@ -43,6 +44,8 @@ class Subject:
             if answers.empty():
                 raise RuntimeError("the two processes ended without an answer; their errors are above")
             self.facts = answers.get()
+        sizes = spec["workload"]
+        self.facts["bytes"] += (spec["rows"] - sizes["rows"]) * (4 * sizes["arch"]["puzzle_emb_ndim"] + 8)
         self.facts["links_s"] = {link: modelled_seconds(self.facts["calls"], self.facts["bytes"], *figures)
                                  for link, figures in LINKS.items()}
 

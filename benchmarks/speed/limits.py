@@ -15,7 +15,7 @@ from torch.utils.flop_counter import flop_registry
 
 from benchmarks.speed import ours
 from benchmarks.speed.workload import batch
-from utils.precision import auto_dtype
+from utils.precision import auto_dtype, multiplies_in_tiles
 
 
 class Subject:
@@ -25,7 +25,7 @@ class Subject:
         device = torch.device(spec["device"])
         dtype = getattr(torch, auto_dtype(device))
         self.facts = {"device": machine(device), "torch": torch.__version__, "dtype": str(dtype),
-                      "amx": torch.cpu._is_amx_tile_supported(),
+                      "amx": multiplies_in_tiles(),
                       "matrix_flops": matrix_peak(device, dtype, spec["tiny"]),
                       "copy_bytes": copy_bandwidth(device, spec["tiny"]),
                       "counted": {name: count_products(sizes, dtype) for name, sizes in spec["workloads"].items()}}
