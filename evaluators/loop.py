@@ -123,9 +123,10 @@ def evaluate(head: LossHead, dataset: PuzzleDataset, world: World,
             strategy.begin(example_set, dataset.own_examples(example_set),
                            dataset.config.global_batch_size)
             for step in row_steps(head, dataset, example_set, strategy, world, before_round):
+                taken = strategy.take(step)
                 if curve is not None:
-                    curve.add(step)
-                for answers in strategy.take(step):
+                    curve.add(step)  # after the strategy, which may end rows
+                for answers in taken:
                     sums[set_name].add(head.tally(answers.outputs, answers.data, answers.steps))
                     _feed(evaluators, example_set, answers)
                     saved.add(answers)

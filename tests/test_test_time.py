@@ -12,7 +12,7 @@ import torch
 from config.schema import EvaluateConfig
 from dataset.puzzle_dataset import PuzzleDataset
 from evaluators.curve import read_points
-from evaluators.loop import evaluate
+from evaluators.loop import DepthCurve, evaluate
 from evaluators.rows import Result, row_steps, supervision_steps
 from evaluators.selection import RULES, choose
 from evaluators.strategies import Single
@@ -120,6 +120,14 @@ def test_early_exit_is_the_whole_evaluation_up_to_the_exit(path):
             exits.append(step)
             assert np.array_equal(left[number].answer, preds) and left[number].steps == step
         assert len(set(exits)) > 1 and strategy.row_steps == sum(exits)
+
+
+def test_scores_by_step_count_answers_that_came_early_in_all_later_steps(path):
+    head, data = undecided_head(), tiny_test_data(path, 3)
+    curve = DepthCurve(head, ALONE)
+    metrics = evaluate(head, data, ALONE, strategy=build_strategy(early_exit=True), curve=curve)
+    assert metrics["compute/row_steps"] < 5
+    assert curve.read()[-1]["accuracy"] == pytest.approx(metrics["val/accuracy"])
 
 
 def test_a_residual_is_the_mean_change_of_the_last_three_steps(path):
