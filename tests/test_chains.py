@@ -54,6 +54,7 @@ def dataset_of(path, batch: int) -> PuzzleDataset:
 def head_of(data: PuzzleDataset, perfect: bool, *words: str) -> LossHead:
     torch.manual_seed(0)
     config = pretrain_config("arch=ldt", "arch.hidden_size=8", "arch.num_heads=1", "arch.L_layers=1", "arch.loops=1",
+                             "arch.forward_dtype=float32",  # that of `Rules`, on a CPU with AMX, too
                              *words)
     head = config.arch.build_head(data.metadata, batch_size=8, world=World()).eval()
     if perfect:
