@@ -11,13 +11,14 @@ CODE = """
 import site, sys, yaml
 site.addsitedir(sys.argv[1])
 from pathlib import Path
-from evaluate import evaluate
+from evaluate import evaluate, load_solver
 from pretrain import train
 import config.schema, models.recursive_reasoning.hrm, dataset.kinds
 settings = {key: yaml.safe_load(value) for key, value in (word.split("=") for word in sys.argv[2:])}
 run = train(arch="hrm", **settings, data_paths=["data"], evaluators=[], epochs=2)
 evaluate(checkpoint=run, viewer="page.html")
 assert "</html>" in Path("page.html").read_text()
+assert load_solver(run).solve(["1 2 3"])[0].answer
 print(run, run.is_dir(), evaluate(checkpoint=run)["val/steps"], Path(config.schema.__file__).parent)
 """
 
