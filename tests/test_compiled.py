@@ -61,6 +61,7 @@ def test_each_scope_computes_the_same_and_makes_all_its_graphs_in_the_first_step
 
 @pytest.mark.parametrize("settings, message", [
     (["compile=False", "compile_scope=stack"], "compile_scope=stack has no effect with compile=False"),
+    (["compile=True", "cuda_graphs=True", "compile_scope=head"], "cuda_graphs=True with compile_scope=head"),
     (["compile=False", "cuda_graphs=True"], "cuda_graphs=True has no effect with compile=False"),
     (["compile_scope=head"], "compile_scope=head has no effect on cpu, where compile=null does not compile"),
     (["compile=True", "cuda_graphs=True"], "cuda_graphs=True needs device=cuda, and this is cpu")])
