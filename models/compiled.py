@@ -34,8 +34,8 @@ class ComputeConfig(BaseModel):
                 raise ValueError(f"{name}={getattr(self, name)} has no effect with compile=False; "
                                  "use compile=True, or leave it out")
         if self.cuda_graphs and self.compile_scope == "head":
-            raise ValueError("cuda_graphs=True with compile_scope=head: the next step would overwrite the carry and the "
-                             "metrics; use compile_scope=recursion or stack")
+            raise ValueError("cuda_graphs=True with compile_scope=head: the next step would overwrite the carry and "
+                             "the metrics; use compile_scope=recursion or stack")
         return self
 
 
