@@ -154,6 +154,15 @@ class Restored:
             rank=world.rank, num_replicas=world.size,
             episode_window=settings.get("episode_window", 1), episode_stride=settings.get("episode_stride")), split)
 
+    def open_held_out(self, world: World, batch_size: int | None = None) -> PuzzleDataset:
+        """Open the puzzles that the run held out of training. Raises ValueError where it held out none."""
+        count = self.settings.get("val_puzzles")
+        if not count:
+            raise ValueError(f"{self.file}: the run held no puzzles out; held_out=True is for runs with val_puzzles=N")
+        data = self.open_data(self.settings["data_paths"], "train", world, batch_size)
+        data.config.val_puzzles = count
+        return data.held_out()
+
     def head(self, data: PuzzleDataset | None = None, world: World = ALONE,
              use_ema: bool = True) -> LossHead:
         """Build the loss head with its model, and load the weights.

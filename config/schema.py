@@ -380,6 +380,8 @@ class EvaluateConfig(SharedConfig, TestTimeConfig, ComputeConfig):
     checkpoint: str
     # data sets whose test split is scored; empty: those of the run
     data_paths: list[str]
+    # score the puzzles that the run held out of training (val_puzzles), to choose settings of an evaluation by them
+    held_out: bool
     # puzzles to answer in place of data sets: a file, - (standard input), or one puzzle (docs/solving.md)
     solve: str | None
     # what kind of puzzle the checkpoint answers, for solve; null: the one in its metadata, or told by its sizes
@@ -476,7 +478,9 @@ class EvaluateConfig(SharedConfig, TestTimeConfig, ComputeConfig):
 
     @model_validator(mode="after")
     def _check_solving(self):
-        without = [key for key in ("data_paths", "export") if getattr(self, key)]
+        without = [key for key in ("data_paths", "held_out", "export") if getattr(self, key)]
+        if self.held_out and self.data_paths:
+            raise ValueError("held_out=True and data_paths name different puzzles; leave one of them out")
         if self.solve == "":
             raise ValueError("solve= is empty; name a file of puzzles or -, or write one puzzle itself")
         if self.solve is not None and without:
@@ -546,6 +550,7 @@ class EvaluateConfig(SharedConfig, TestTimeConfig, ComputeConfig):
         here: dict[str, str] = {}
         if self.puzzle_identifiers != "own":
             here["puzzle_identifiers"] = self.puzzle_identifiers
+        here |= {"held_out": "puzzles"} if self.held_out else {}
         here |= {"strategy": self.strategy.name} if self.strategy else {}
         here |= self.attempted_otherwise
         return here | short | {f"arch.{key}": value for key, value in (options | loss).items()}

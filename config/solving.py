@@ -107,7 +107,8 @@ def opened(config: EvaluateConfig, restored: Restored, world: World) -> Iterator
 
 
 def _test_data(config: EvaluateConfig, restored: Restored, world: World, file: Path | None) -> Opened:
-    data = restored.open_data(config.data_paths or restored.test_paths, "test", world, config.global_batch_size)
+    data = restored.open_held_out(world, config.global_batch_size) if config.held_out else restored.open_data(
+        config.data_paths or restored.test_paths, "test", world, config.global_batch_size)
     if file is not None and not isinstance(data.metadata, PuzzleDatasetMetadata):
         raise ValueError(f"predictions={file} would have answers to puzzles, and {data.config.folders} holds "
                          f"{data.metadata.KIND}; eval_save_outputs=[preds] saves these")

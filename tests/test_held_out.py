@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from config.run_data import load_data
+from evaluate import evaluate
 from helpers import (
     TINY_ARCH,
     metric_lines,
@@ -87,6 +88,18 @@ def test_a_run_scores_held_out_puzzles_and_they_can_choose_its_best_checkpoint(s
     best = read_checkpoint(tmp_path / "run" / "best.ckpt")
     assert best["step"] == min(scored, key=scored.get)
     assert "4 training puzzles are held out, and scored as val/held_out/…" in capsys.readouterr().out
+
+
+def test_held_out_puzzles_are_scored_as_in_the_run(settings, tmp_path):
+    run = train(pretrain_config(*settings, "val_puzzles=4", "epochs=4"), World())
+    scores = evaluate(checkpoint=str(run), held_out=True, device="cpu")
+    assert scores["val/loss"] == pytest.approx(metric_lines(run)[-1]["val/held_out/loss"], rel=1e-5)
+    assert (run / "evaluation_held_out_puzzles" / "metrics.json").is_file()
+    plain = train(pretrain_config(*settings, "epochs=2", f"checkpoint.path={tmp_path / 'plain'}"), World())
+    with pytest.raises(ValueError, match="the run held no puzzles out; held_out=True is for runs with val_puzzles=N"):
+        evaluate(checkpoint=str(plain), held_out=True, device="cpu")
+    with pytest.raises(ValueError, match="held_out=True and data_paths"):
+        evaluate(checkpoint=str(run), held_out=True, data_paths=["elsewhere"], device="cpu")
 
 
 @pytest.mark.parametrize("change, message", [
