@@ -13,6 +13,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.environ["WANDB_MODE"] = "offline"  # no test may reach for a network
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors: threads cost time, and the order of their sums may vary
 
+import helpers  # noqa: E402, F401 (after the variables; it says what every test computes in)
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):

@@ -31,6 +31,9 @@ from utils.checkpoint import read_checkpoint
 from utils.command_line import overrides_known_to_classes
 from utils.distributed import World
 
+# So that tests compute in float32 on every CPU, and so do scripts in forked processes. test_precision.py asks all CPUs.
+torch.cpu._is_amx_tile_supported = torch.cpu._is_avx512_bf16_supported = lambda: False
+
 ROOT = Path(__file__).resolve().parent.parent
 TINY_ARCH = ["arch.hidden_size=16", "arch.num_heads=2", "arch.H_cycles=2", "arch.L_cycles=1", "arch.L_layers=1",
              "arch.halt_max_steps=3", "arch.puzzle_emb_len=1", "arch.forward_dtype=float32"]  # on a CPU with AMX, too

@@ -200,7 +200,7 @@ def test_evaluate_sets_options_otherwise_and_tells_them(run_dir, tmp_path, capsy
     short = score(evaluate_config(f"checkpoint={tmp_path}", "halt_max_steps=5", "arch.H_cycles=4",
                                   "arch.loss.halting_weight=0.0"), World())
     assert short == deeper
-    with pytest.raises(ValueError, match="halt_max_steps=5 is the short name of arch.halt_max_steps, which is 4"):
+    with pytest.raises(ValueError, match="halt_max_steps=5 and arch.halt_max_steps=4: these are names of one number"):
         evaluate_config("checkpoint=x", "halt_max_steps=5", "arch.halt_max_steps=4")
     with pytest.raises(ValueError, match="unknown key arch.H_cycels; did you mean arch.H_cycles"):
         score(evaluate_config(f"checkpoint={tmp_path}", "arch.H_cycels=4"), World())
