@@ -40,13 +40,36 @@ DROPOUT = 0x5D0B  # of a row's key, makes a key for dropout
 Q_HEAD_BIAS = -5.0  # "almost surely wrong, do not halt" before anything is learned
 
 
-class BackboneConfig(BaseModel):
-    """Options that all architectures share, under their published names.
-
-    The last two blocks are not settings: the data and the loss head decide them.
-    """
+class DerivedConfig(BaseModel):
+    """What the data and the loss head decide about a model. These are not settings."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    # filled from the data: rows of a batch on one rank, sequence length L, tokens V, rows of the embedding table
+    batch_size: int = 0
+    seq_len: int = 0
+    vocab_size: int = 0
+    # for regression data, in place of V: floats at each position of the input, and of the target
+    latent_dim: int = 0
+    output_dim: int = 0
+    num_puzzle_identifiers: int = 0
+
+    # filled from the loss head: whether the halting logits are trained; if not, training gives every puzzle N_sup steps
+    learns_halting: bool = True
+
+    def check_tokens(self, **tokens: Iterable[int]) -> None:
+        """Raise ValueError for data of floats, and for a token that they have not, by the option that names it."""
+        if self.latent_dim:
+            raise ValueError(f"{type(self).__name__.removesuffix('Config')} is for puzzles of tokens, and these data "
+                             "hold floats; use arch=trm")
+        for option, named in tokens.items():
+            foreign = [token for token in named if self.vocab_size and not 0 <= token < self.vocab_size]
+            if foreign:
+                raise ValueError(f"{option}: there is no token {foreign[0]} among {self.vocab_size}; name others")
+
+
+class BackboneConfig(DerivedConfig):
+    """Options that all architectures share, under their published names."""
 
     # published keys that an architecture accepts without using them; they keep their defaults
     UNUSED_KEYS: ClassVar[tuple[str, ...]] = ()
@@ -115,18 +138,6 @@ class BackboneConfig(BaseModel):
     # in training, multiply by weights in float8 in passes without gradient, but along the sequence (models/float8.py);
     # float8_emulated: the same numbers on any device, slowly
     no_grad_dtype: Literal["same", "float8", "float8_emulated"] = "same"
-
-    # filled from the data: rows of a batch on one rank, sequence length L, tokens V, rows of the embedding table
-    batch_size: int = 0
-    seq_len: int = 0
-    vocab_size: int = 0
-    # for regression data, in place of V: floats at each position of the input, and of the target
-    latent_dim: int = 0
-    output_dim: int = 0
-    num_puzzle_identifiers: int = 0
-
-    # filled from the loss head: whether the halting logits are trained; if not, training gives every puzzle N_sup steps
-    learns_halting: bool = True
 
     def model_post_init(self, _context) -> None:
         for key in self.UNUSED_KEYS:

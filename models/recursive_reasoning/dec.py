@@ -44,13 +44,7 @@ class DECConfig(TRMConfig):
 
     @model_validator(mode="after")
     def _check_fields(self):
-        if self.latent_dim:
-            raise ValueError("arch.name=recursive_reasoning.dec@DEC is for puzzles of tokens, and these data hold "
-                             "floats; use arch=trm")
-        foreign = [token for token in (self.blank, *self.fills) if self.vocab_size and token >= self.vocab_size]
-        if foreign:
-            raise ValueError(f"blank={self.blank}, fills={self.fills}: there is no token {foreign[0]} among "
-                             f"{self.vocab_size}")
+        self.check_tokens(blank=[self.blank], fills=self.fills)
         if self.blank in self.fills or (self.vocab_size and len(self.digits) < 2):
             raise ValueError(f"fills={self.fills}: name two tokens or more that are not blank={self.blank}, "
                              "or [] for all that come after it")

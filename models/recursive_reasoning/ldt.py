@@ -18,13 +18,13 @@ from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from dataset.common import IGNORE_LABEL_ID
 from dataset.symmetry import dihedral_indices
 from models.act import MASK32, WEYL, ACTModel, Carry, Judge, mix32, uniforms, where_rows
-from models.backbone import BackboneConfig
+from models.backbone import BackboneConfig, DerivedConfig
 from models.layers import (
     Dropout,
     Embedding,
@@ -41,10 +41,9 @@ DROPOUT, VIEWS, RENAMING, CELLS, DIGITS = 1_000, 100, 200, 300, 400
 CLS_STD = 0.02  # of the published code
 
 
-class LDTConfig(BaseModel):
-    """Options of LDT. The last block is not settings: the data and the loss head decide them."""
+class LDTConfig(DerivedConfig):
+    """Options of LDT."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
     UNUSED_KEYS: ClassVar[tuple[str, ...]] = ()
 
     # width D of the cells
@@ -87,15 +86,6 @@ class LDTConfig(BaseModel):
     # dtype of activations; auto: bfloat16 on CUDA, float32 elsewhere; float16 is for evaluation only
     forward_dtype: Literal["auto", "float32", "bfloat16", "float16"]
 
-    # filled from the data and the loss head, as in `models.backbone.BackboneConfig`
-    batch_size: int = 0
-    seq_len: int = 0
-    vocab_size: int = 0
-    latent_dim: int = 0
-    output_dim: int = 0
-    num_puzzle_identifiers: int = 0
-    learns_halting: bool = True
-
     @model_validator(mode="after")
     def _check(self):
         turned = 4 if self.pos_encodings == "rope2d" else 1
@@ -104,13 +94,7 @@ class LDTConfig(BaseModel):
                              + (", and each head of width 4, for pos_encodings=rope2d" if turned > 1 else ""))
         if not {*self.turns} <= {*range(8)}:
             raise ValueError(f"turns={self.turns}: there are the transforms 0 to 7")
-        if self.latent_dim:
-            raise ValueError("arch.name=recursive_reasoning.ldt@LDT is for puzzles of tokens, and these data hold "
-                             "floats; use arch=trm")
-        foreign = [token for token in (self.blank, *self.fills) if self.vocab_size and token >= self.vocab_size]
-        if foreign:
-            raise ValueError(f"blank={self.blank}, fills={self.fills}: there is no token {foreign[0]} among "
-                             f"{self.vocab_size}")
+        self.check_tokens(blank=[self.blank], fills=self.fills)
         return self
 
     def __getattr__(self, name: str):

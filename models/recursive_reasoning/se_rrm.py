@@ -42,12 +42,7 @@ class SERRMConfig(TRMConfig):
 
     @model_validator(mode="after")
     def _check_symbols(self):
-        if self.latent_dim:
-            raise ValueError("arch.name=recursive_reasoning.se_rrm@SERRM is for puzzles of tokens, and these data hold "
-                             "floats; use arch=trm")
-        foreign = [token for token in self.special if self.vocab_size and not 0 <= token < self.vocab_size]
-        if foreign:
-            raise ValueError(f"special={self.special}: there is no token {foreign[0]} among {self.vocab_size}")
+        self.check_tokens(special=self.special)
         return self
 
     @property
