@@ -14,9 +14,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch  # noqa: E402
 
-from utils.host_memory import keep_freed_memory  # noqa: E402
-
-keep_freed_memory()
 CHOSEN = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # by the user, or by torchrun; PyTorch heeds them
 LEAST_WORK = 2**15  # elements of a tensor that PyTorch gives to one thread
 
