@@ -31,8 +31,9 @@ from evaluators.loop import DepthCurve
 from evaluators.loop import evaluate as metrics_of
 from evaluators.protocol import build_evaluators
 from evaluators.report import report
+from evaluators.test_time import TestTime
 from models.compiled import speed_up
-from utils.best import best_in_doubt
+from utils.best import best_in_doubt, unscored_since
 from utils.command_line import run_script
 from utils.distributed import World, joined_world
 from utils.export import Export, refuse_unpublished
@@ -67,6 +68,8 @@ def score_opened(config: EvaluateConfig, restored: Restored, puzzles: Opened, wo
         return view(config, restored, head, data, world) | puzzles.unread()
     folder = output_directory(config, restored.file)
     curve, strategy = DepthCurve(head, world) if config.per_step else None, config.build_strategy()
+    if world.is_main and isinstance(strategy, TestTime):
+        print(strategy.cost(head, data), flush=True)
     metrics = metrics_of(head, data, world, evaluators, config.eval_save_outputs, folder, curve=curve,
                          strategy=strategy, predictions=puzzles.predictions)
     by_step = curve.read() if curve else []
@@ -114,10 +117,12 @@ def tell_what_is_scored(config: EvaluateConfig, restored: Restored, data: str) -
 
 
 def doubts(restored: Restored) -> list[str]:
-    """Lines to print if the log of the run has a better step by another metric than checkpoint.monitor."""
+    """Lines to print if the run has a better step by another metric, or a newer one that was not scored."""
     if restored.file.name != "best.ckpt":
         return []
-    return best_in_doubt(restored.file.parent, restored.settings["checkpoint"]["monitor"], restored.steps)
+    run = restored.file.parent
+    return [*unscored_since(run, restored.steps),
+            *best_in_doubt(run, restored.settings["checkpoint"]["monitor"], restored.steps)]
 
 
 def export(config: EvaluateConfig, restored: Restored, data: PuzzleDataset, metrics: dict[str, float],

@@ -108,6 +108,8 @@ def as_text(kind: Kind, question: object) -> str:
 
 def read_objects(puzzles: Iterable[object], kind: Kind) -> Questions:
     """Questions that are given in Python: text, a board, tokens, or {"question": …, "answer": …}."""
+    if isinstance(puzzles, str):
+        raise ValueError(f"{puzzles!r} is one text; give a list of puzzles, [{puzzles!r}]")
     questions = Questions(kind)
     for number, puzzle in enumerate(puzzles):
         questions.add(f"puzzle {number}", partial(_row_of, puzzle))

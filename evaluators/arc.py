@@ -179,8 +179,12 @@ class ARC:
             if self.config.gallery:
                 write_gallery(self.tasks, answers, metrics, self.config.gallery, self.config.submission_K,
                               save_path / "gallery.html")
-            self.told = [f"{file.stem}: {file}" for name in ("submission.json", "arc_tasks.csv", "gallery.html")
-                         if (file := save_path / name).is_file()]
+            files = [save_path / name for name in ("submission.json", "arc_tasks.csv", "gallery.html")]
+            self.told = [f"{file.stem}: {file}" for file in files if file.is_file()]
+            without = sum(not answer.attempts for answer in answers)
+            if without:
+                self.told.append(f"notice: {without} of {len(answers)} test inputs got no valid grid from the model; "
+                                 "submission.json has a stand-in for each")
         return metrics
 
     def _answer(self, number: int, candidates: np.ndarray, grids: dict[int, np.ndarray]) -> Answer:

@@ -49,9 +49,8 @@ def write_gallery(tasks: dict[str, dict], answers: Sequence[Answer],
     """Draw the first `count` tasks into `file`. `tasks`: demonstrations and truths by task, as in test_puzzles.json."""
     shown = list(tasks)[:count]
     by_task = {task: [answer for answer in answers if answer.task == task] for task in shown}
-    scores = " · ".join(f"{name} {100 * value:.1f}%" for name, value in metrics.items())
-    head = tag("header", tag("h1", "ARC answers"), tag("p", f"{len(shown)} of {len(tasks)} "
-                                                            f"tasks · {scores}"))
+    told = [f"{len(shown)} of {len(tasks)} tasks", *(f"{name} {100 * value:.1f}%" for name, value in metrics.items())]
+    head = tag("header", tag("h1", "ARC answers"), tag("p", " · ".join(told)))
     body = tag("body", head,
                *(_task(task, tasks[task], by_task[task], submission_K) for task in shown))
     file.write_text(f"""<!DOCTYPE html>

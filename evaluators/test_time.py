@@ -225,6 +225,12 @@ class TestTime:
         if config.memory_gb is not None:
             self.rows = rows_within(head, data, config.memory_gb)
 
+    def cost(self, head: LossHead, data: PuzzleDataset) -> str:
+        """What an evaluation of these data may take, for people."""
+        puzzles, attempts, steps = data.num_examples, self.config.attempts, head.model.config.halt_max_steps
+        return (f"{puzzles:,} puzzles, {attempts} attempts at each, {steps} supervision steps an attempt: up to "
+                f"{puzzles * attempts * steps:,} row-steps")
+
     def _check_kind(self, kind: Kind) -> None:
         config = self.config
         if config.rule == "valid" and config.attempts > 1 and not kind.rule_names:

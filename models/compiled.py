@@ -90,7 +90,7 @@ def use_kernels(head: Any, device: torch.device) -> None:
         raise ValueError("kernels=True has no effect with arch.dropout or arch.eval_dropout, which come between what "
                          "the kernels compute as one; leave one of them out")
     if device.type != "cuda" or dtype != torch.bfloat16:
-        raise ValueError(f"kernels=True needs a GPU of NVIDIA and bfloat16, and this is {device.type} and "
+        raise ValueError(f"kernels=True needs an NVIDIA GPU and bfloat16, and this is {device.type} and "
                          f"{str(dtype).removeprefix('torch.')}; leave it out")
     try:
         import models.kernels  # here, since Triton is there for GPUs only, and takes a second to load

@@ -4,7 +4,7 @@ import math
 import pytest
 
 from helpers import pretrain_config
-from utils.best import best_in_doubt, best_of, out_of_patience
+from utils.best import best_in_doubt, best_of, out_of_patience, unscored_since
 from utils.run_directory import evaluations
 from utils.strict_json import as_json
 
@@ -17,6 +17,17 @@ def write_log(folder, evaluations):
     lines = [{"step": step, "epoch": 0, **metrics} for step, metrics in evaluations]
     (folder / "metrics.jsonl").write_text("".join(as_json(line) + "\n" for line in lines))
     return folder
+
+
+def test_a_newer_checkpoint_that_was_not_scored_is_told(tmp_path):
+    run = write_log(tmp_path, SOLVED)
+    for step in (5, 10, 15):
+        (run / f"step_{step:08d}.ckpt").touch()
+    assert unscored_since(run, 5) == unscored_since(run, 15) == []
+    (run / "step_00000018.ckpt").touch()
+    line, = unscored_since(run, 10)
+    assert "best.ckpt is of step 10; step_00000018.ckpt is newer" in line
+    assert f"checkpoint={run / 'step_00000018.ckpt'}" in line
 
 
 @pytest.mark.parametrize("mode, values, best", [

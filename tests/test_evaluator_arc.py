@@ -304,7 +304,10 @@ def test_a_prediction_without_a_grid_is_no_attempt(folder, tmp_path):
     for name in FILES[:2]:
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "kept" / name).read_bytes()
     batch["preds"][:, 0] = 0
-    assert set(evaluated(folder, [batch], tmp_path / "none").values()) == {0}
+    evaluator = ARC(str(folder), METADATA)
+    feed(evaluator, [batch])
+    assert set(evaluator.result(tmp_path / "none", 0, 1, None).values()) == {0}
+    assert "test inputs got no valid grid from the model; submission.json has a stand-in" in evaluator.told[-1]
     submission = json.loads((tmp_path / "none" / "submission.json").read_text())
     assert all(test == {"attempt_1": NO_PREDICTION, "attempt_2": NO_PREDICTION} for tests in submission.values()
                for test in tests)

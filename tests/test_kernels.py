@@ -68,7 +68,7 @@ def test_each_swiglu_takes_the_kernel_that_there_is_for_it():
 
 
 @pytest.mark.parametrize("device, arch, message", [
-    ("cpu", {}, "needs a GPU of NVIDIA and bfloat16, and this is cpu and float32"),
+    ("cpu", {}, "needs an NVIDIA GPU and bfloat16, and this is cpu and float32"),
     ("cuda", {}, "this is cuda and float32"),
     ("cuda", {"dropout": 0.1, "forward_dtype": "bfloat16"}, "no effect with arch.dropout")])
 def test_kernels_are_refused_where_they_cannot_run(device, arch, message):

@@ -22,6 +22,11 @@ def written(folder, name: str, *lines: str) -> str:
     return str(folder / name)
 
 
+def test_one_text_in_place_of_a_list_is_refused():
+    with pytest.raises(ValueError, match=r"give a list of puzzles, \['1\.\.\.3"):
+        read_objects(FIRST, SUDOKU)
+
+
 @pytest.mark.parametrize(("name", "lines"), [
     ("a.csv", ["source,question,answer,rating", f"x,{FIRST},{SOLVED},3", f'"a, b",{ZEROS},,0']),
     ("a.csv", ["quizzes,solutions", f"{FIRST},{SOLVED}", f"{ZEROS},"]),

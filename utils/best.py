@@ -3,7 +3,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.checkpoint import CheckpointConfig, improves, step_file
+from utils.checkpoint import STEP_FILES, CheckpointConfig, improves, step_file
 from utils.run_directory import evaluations
 
 # Metrics that say how good answers are, which a loss need not, and their better direction.
@@ -37,6 +37,16 @@ def out_of_patience(run: Path, config: CheckpointConfig, patience: int) -> str |
     return (f"notice: the run ends at step {steps[-1]}: {config.monitor} has not improved "
             f"{since}, for {waited} evaluations (early_stop_patience={patience}); resume it "
             "with a larger one to go on")
+
+
+def unscored_since(run: Path, step: int) -> list[str]:
+    """A line to print if the run has a newer checkpoint than that of `step` which no evaluation has scored."""
+    newest = max((int(file.stem.partition("_")[2]) for file in run.glob(STEP_FILES)), default=step)
+    if newest <= step or newest in dict(evaluations(run)):
+        return []
+    file = run / step_file(newest)
+    return [f"notice: best.ckpt is of step {step}; {file.name} is newer, and the run ended before an evaluation scored "
+            f"it: checkpoint={file} does"]
 
 
 def best_in_doubt(run: Path, monitor: str | None, step: int | None = None,

@@ -84,6 +84,8 @@ def _right_spelling(problem: ErrorDetails) -> str:
         return f'; write {problem["loc"][-1]}="[{given}]"'
     if problem["type"] == "string_type" and isinstance(given, (int, float)) and isinstance(problem["loc"][-1], str):
         return f"; write {typed('.'.join(map(str, problem['loc'])), str(given))}"
+    if problem["type"] == "literal_error" and problem["loc"] and " or " not in problem["ctx"]["expected"]:
+        return f'; write {".".join(map(str, problem["loc"]))}={problem["ctx"]["expected"]}, or leave it to arch=NAME'
     if problem["type"].startswith("model") and isinstance(given, str):
         return f"; write {{name: {given}}}"
     return ""

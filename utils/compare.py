@@ -190,7 +190,9 @@ def compare(folders: Sequence[Path], metrics: Sequence[str], output: Path) -> No
     needed = metrics[:1] if metrics is METRICS else metrics  # of the usual ones, some runs have some
     missing = [metric for metric in needed if metric not in names]
     if missing:
-        raise ValueError(f"no run has {', '.join(missing)}; there are {', '.join(names)}")
+        there = [name for name in names if name not in ("epoch", "step", "time")]
+        raise ValueError(f"no run has {', '.join(missing)}, which evaluations give; choose with --metrics among "
+                         f"{', '.join(there)}")
     rows = grouped(runs, metrics[0])
     text = markdown(rows, metrics)
     print(text, end="")

@@ -123,7 +123,7 @@ class RunLog:
                                  refresh=False)
         told = [f"{name} {value:.4g}" for name, value in trained.items()] or [
             f"{name} {value:.4g}" for name, value in metrics.items()
-            if name.startswith("eval/") or name in [f"val/{key}" for key in IN_LINE]]
+            if name.startswith("eval/") or name in [f"{of}/{key}" for of in ("val", "val/held_out") for key in IN_LINE]]
         if trained:
             if "train/grad_norm" in metrics:
                 told.append(f"gradient norm {metrics['train/grad_norm']:.3g}")
