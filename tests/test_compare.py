@@ -177,4 +177,5 @@ def test_what_is_no_run_or_no_metric_is_named(runs, tmp_path, capsys):
     assert main([str(tmp_path / "empty"), "--output", str(tmp_path / "x")]) == 2
     assert f"{tmp_path / 'empty'} is not the directory of a run" in capsys.readouterr().err
     assert main([str(runs[0]), "--metrics", "val/acc", "--output", str(tmp_path / "x")]) == 2
-    assert "no run has val/acc, which evaluations give; choose with --metrics among train/loss, val/accuracy" in capsys.readouterr().err
+    assert ("no run has val/acc, which evaluations give; choose with --metrics among train/loss, val/accuracy"
+            in capsys.readouterr().err)
