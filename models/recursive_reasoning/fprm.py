@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from models.act import ACTModel
-from models.backbone import Passes, Stack
+from models.backbone import Stack
 from models.layers import (
     Attention,
     Dropout,
@@ -27,7 +27,8 @@ from models.layers import (
     rms_norm,
     truncated_normal_,
 )
-from models.recursive_reasoning.trm import TRMConfig, TRMRecursion
+from models.recursive_reasoning.trm import TRMConfig
+from models.recursive_reasoning.urm import OneLatentRecursion
 
 KERNEL = 3  # cells along a side that the convolution sees
 
@@ -104,18 +105,12 @@ class ScaledStack(Stack):
         return torch.cat((before, board.flatten(2).transpose(1, 2)), 1)
 
 
-class FPRMRecursion(TRMRecursion):
+class FPRMRecursion(OneLatentRecursion):
     LATENTS = ("Z_init",)
     config: FPRMConfig
 
     def stack(self, layers: int) -> Stack:
         return ScaledStack(self.config, self.P)
-
-    def latent_recursion(self, latents: tuple[Tensor, ...], x: Tensor, update: Passes) -> tuple[Tensor, ...]:
-        z, = latents
-        for _ in range(self.config.L_cycles):
-            z = update(self.L_level, z, x)
-        return z,
 
 
 class FPRM(ACTModel):

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from models.act import ACTModel, uniform
 from models.backbone import Stack
 from models.layers import Attention, Dropout, Embedding, OuterLinear, RotaryPositions, SwiGLU, board_positions, rms_norm
-from models.recursive_reasoning.trm import TRMConfig, TRMRecursion
+from models.recursive_reasoning.trm import TRMConfig
+from models.recursive_reasoning.urm import OneLatentRecursion
 from models.sparse_embedding import SparseEmbedding
 
 
@@ -81,7 +82,7 @@ class SymbolBlock(nn.Module):
         return rms_norm(z + added(self.mlp(z), 2))
 
 
-class SERRMRecursion(TRMRecursion):
+class SERRMRecursion(OneLatentRecursion):
     LATENTS = ("Z_init",)
     config: SERRMConfig
 
@@ -129,12 +130,6 @@ class SERRMRecursion(TRMRecursion):
             registers = self.registers(self.kind_of_symbol).view(1, c.vocab_size, self.P, c.hidden_size)
             x = torch.cat((registers.expand(len(x), -1, -1, -1), x), 2)
         return x
-
-    def latent_recursion(self, latents, x, update):
-        z, = latents
-        for _ in range(self.config.L_cycles):
-            z = update(self.L_level, z, x)
-        return z,
 
     def heads(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, L, V) from y (B, V, P+L, D), and the halting logits (B, 2) in float32, which need no gradient."""

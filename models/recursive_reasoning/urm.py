@@ -12,9 +12,8 @@ from models.backbone import Passes
 from models.recursive_reasoning.trm import TRM, TRMRecursion
 
 
-class URMRecursion(TRMRecursion):
-    LATENTS = ("H_init",)
-    SHORT_CONV = True
+class OneLatentRecursion(TRMRecursion):
+    """n passes `z ← f(z + x)` of one latent."""
 
     def latent_recursion(self, latents: tuple[Tensor, ...], x: Tensor,
                          update: Passes) -> tuple[Tensor, ...]:
@@ -22,6 +21,11 @@ class URMRecursion(TRMRecursion):
         for _ in range(self.config.L_cycles):
             z = update(self.L_level, z, x)
         return z,
+
+
+class URMRecursion(OneLatentRecursion):
+    LATENTS = ("H_init",)
+    SHORT_CONV = True
 
 
 class URM(TRM):
