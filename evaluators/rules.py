@@ -42,20 +42,25 @@ class Rules:
         self.begin_eval()
 
     def begin_eval(self) -> None:
-        self.counts = np.zeros(len(self.names()), int)
-        self.examples = 0
+        self.passed, self.judged = np.zeros((2, len(self.names())), int)
 
     def update_batch(self, batch: dict[str, Tensor], outputs: dict[str, Tensor]) -> None:
-        passed = self.kind.rules(batch["inputs"].cpu().numpy(), outputs["preds"].cpu().numpy())
-        self.counts += [int(passed[name].sum()) for name in self.names()]
-        self.examples += len(batch["inputs"])
+        verdicts = self.verdicts({name: value.cpu().numpy() for name, value in batch.items()},
+                                 outputs["preds"].cpu().numpy())
+        self.passed += [int(verdicts[name].sum()) for name in self.names()]
+        self.judged += [len(verdicts[name]) for name in self.names()]
+
+    def verdicts(self, batch: dict[str, np.ndarray], preds: np.ndarray) -> dict[str, np.ndarray]:
+        """By name of the metric, booleans of the answers (B, L) that it judges, which may be fewer than B."""
+        return self.kind.rules(batch["inputs"], preds)
 
     def names(self) -> Sequence[str]:
         return self.kind.rule_names
 
     def result(self, save_path: Path | None, rank: int, world_size: int,
                group) -> dict[str, float] | None:
-        sums = torch.tensor([self.examples, *self.counts.tolist()], dtype=torch.float32)
+        """The means. A metric that judged no answer is left out."""
+        sums = torch.tensor(np.stack((self.passed, self.judged)), dtype=torch.float32)
         all_reduce_sum_([sums])
-        examples, *counts = sums.tolist()
-        return {name: count / max(examples, 1) for name, count in zip(self.names(), counts)} if rank == 0 else None
+        return {name: passed / judged for name, passed, judged in zip(self.names(), *sums.tolist())
+                if judged} if rank == 0 else None

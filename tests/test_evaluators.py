@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import evaluators
-from dataset.common import PuzzleDatasetMetadata, write_split
+from dataset.common import IGNORE_LABEL_ID, PuzzleDatasetMetadata, write_split
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
 from dataset.puzzle_rows import PuzzleRows
 from evaluators.loop import evaluate
@@ -281,16 +281,20 @@ def metadata(cells: int) -> PuzzleDatasetMetadata:
                                  sets=["all"])
 
 
-def scores(evaluator, inputs: np.ndarray, preds: np.ndarray) -> list[dict[str, float]]:
+def scores(evaluator, inputs: np.ndarray, preds: np.ndarray, labels: np.ndarray | None = None
+           ) -> list[dict[str, float]]:
     """What an evaluator says of each row alone; and over all rows, in batches of two, it says their means."""
-    def result(batches):
+    labels = np.full_like(inputs, IGNORE_LABEL_ID) if labels is None else labels
+
+    def result(*batches: slice):
         evaluator.begin_eval()
-        for a, b in batches:
-            evaluator.update_batch({"inputs": torch.from_numpy(a)}, {"preds": torch.from_numpy(b)})
+        for rows in batches:
+            evaluator.update_batch({"inputs": torch.from_numpy(inputs[rows]), "labels": torch.from_numpy(labels[rows])},
+                                   {"preds": torch.from_numpy(preds[rows])})
         return evaluator.result(None, 0, 1, None)
 
-    one_by_one = [result([(inputs[i:i + 1], preds[i:i + 1])]) for i in range(len(inputs))]
-    together = result([(inputs[i:i + 2], preds[i:i + 2]) for i in range(0, len(inputs), 2)])
+    one_by_one = [result(slice(i, i + 1)) for i in range(len(inputs))]
+    together = result(*(slice(i, i + 2) for i in range(0, len(inputs), 2)))
     assert together == pytest.approx({name: np.mean([s[name] for s in one_by_one]) for name in together})
     return one_by_one
 
@@ -331,11 +335,19 @@ def test_maze_rules(answer, expected):
     evaluator = Maze("path", metadata(16))
     row, = scores(evaluator, inputs, preds)
     assert tuple(row[name] for name in ("solved", "path", "map_kept")) == expected
+    assert (row["shortest"], row["valid"]) == (row["solved"], row["path"] * row["map_kept"])
 
 
-def test_a_detour_is_a_path_and_no_solution():
-    inputs, preds = (cells(text, "?# SGo")[None] for text in ("S G/   /   ", "S G/o o/ooo"))
-    assert scores(Maze("path", metadata(9)), inputs, preds) == [{"solved": 0, "path": 1, "map_kept": 1}]
+def test_another_shortest_path_is_not_exact_and_a_detour_is_valid_alone():
+    inputs = np.tile(cells("S  / # /  G", "?# SGo"), (4, 1))
+    preds = np.stack([cells(text, "?# SGo") for text in ("Soo/ #o/  G", "S  /o# /ooG", "S  / # /  G", "Soo/ #o/o G")])
+    by_label = scores(Maze("path", metadata(9)), inputs, preds, np.tile(preds[0], (4, 1)))
+    names = "exact", "shortest", "solved", "valid", "path", "map_kept"
+    assert [tuple(row[name] for name in names) for row in by_label] == [
+        (1, 1, 1, 1, 1, 1), (0, 1, 1, 1, 1, 1), (0, 0, 0, 0, 0, 1), (0, 0, 0, 0, 0, 1)]
+    detour = cells("S G/   /   ", "?# SGo")[None], cells("S G/o o/ooo", "?# SGo")[None]
+    row, = scores(Maze("path", metadata(9)), *detour)
+    assert row == {"shortest": 0, "solved": 0, "valid": 1, "path": 1, "map_kept": 1}  # without a label no `exact`
 
 
 def test_rules_need_boards_of_their_size():

@@ -127,7 +127,7 @@ def test_maze_rules_against_all_paths():
         assert checked["solved"].tolist() == [frozenset(s.tolist()) in paths and len(s) == fewest for s in subsets]
         # a chain of marks that touches itself is a block, not a path
         assert all(frozenset(s.tolist()) in paths for s, path in zip(subsets, checked["path"]) if path)
-        assert checked["map_kept"].all()
+        assert checked["map_kept"].all() and np.array_equal(checked["valid"], checked["path"])
         walled = np.where((answers == 1) & (rng.random(answers.shape) < 0.5), 5, answers)
         kept = kind.rules(np.tile(maze, (len(answers), 1)), walled)["map_kept"]
         assert kept.tolist() == (walled == answers).all(1).tolist()

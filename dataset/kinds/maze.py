@@ -30,13 +30,14 @@ class Maze(Kind):
         self.colours = [*Maze.colours, *["#cccccc"] * (vocab_size - len(Maze.colours))]
 
     def rules(self, inputs: np.ndarray, preds: np.ndarray) -> dict[str, np.ndarray]:
-        """`path`: the marked cells are one path from start to goal; `map_kept`: only free cells were marked; `solved`:
-        both, and no path is shorter."""
+        """`path`: the marked cells are one path from start to goal; `map_kept`: only free cells were marked; `valid`:
+        both; `solved`: valid, and no path is shorter."""
         grids = (-1, self.side, self.side)
         map_kept = ((preds == inputs) | ((inputs == FREE) & (preds == PATH))).all(-1)
         path = are_paths(preds.reshape(grids))
         moves = (preds == PATH).sum(-1) + 1
-        return {"solved": map_kept & path & (moves == shortest_moves(inputs.reshape(grids))), "path": path,
+        valid = map_kept & path
+        return {"solved": valid & (moves == shortest_moves(inputs.reshape(grids))), "valid": valid, "path": path,
                 "map_kept": map_kept}
 
     def symmetries(self, count: int, rng: np.random.Generator) -> Symmetries:
