@@ -25,7 +25,8 @@ from utils.preemption import AT_LIMIT
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = "arch.hidden_size=64 arch.num_heads=2 arch.halt_max_steps=4"
-SUDOKU = "data_paths=[{data}/sudoku] epochs=2 eval_interval=1 global_batch_size=64"
+SUDOKU = ("data_paths=[{data}/sudoku] epochs=2 eval_interval=1 global_batch_size=64 val_puzzles=0 "
+          "checkpoint.monitor=val/exact_accuracy")
 # name of a run, and its settings; a run that ends early is resumed, where its name ends in "resumed"
 RUNS = {
     "sudoku": f"experiment=demo_sudoku4 {SUDOKU}",

@@ -32,6 +32,15 @@ PUBLISHED = {"sudoku_mlp": "adam_atan2", "sudoku_att": "adam_atan2", "maze": "ad
              "se_rrm_arc1": "adam_atan2", "fprm_sudoku": "adamw"}
 
 
+def head_of(experiment: str) -> str:
+    """The comment at the head of its file."""
+    return (ROOT / "config/experiment" / f"{experiment}.yaml").read_text().partition("\nd")[0]
+
+
+def quotes_a_score(head: str) -> bool:
+    return re.search(r"^#   published: (?!none)", head, re.MULTILINE) is not None
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_names_its_optimizer_and_what_chooses_its_best_checkpoint(experiment):
     """In its file or one that it builds on, so that no default decides what a score was reached with."""
@@ -43,14 +52,38 @@ def test_every_experiment_names_its_optimizer_and_what_chooses_its_best_checkpoi
         assert best == ("val/regression_loss", "min")
     else:  # val/loss holds the halting loss, which may rise while puzzles get solved
         solves_none = experiment in ("sudoku_cpu", "maze_cpu", "ablate_arc")
-        assert best in ([("val/accuracy", "max")] if solves_none else
-                        [("val/exact_accuracy", "max"), ("eval/arc/accuracy", "max")])
+        assert best[0] is None or best in ([("val/accuracy", "max")] if solves_none else
+                                           [("val/exact_accuracy", "max"), ("val/held_out/exact_accuracy", "max"),
+                                            ("eval/arc/accuracy", "max")])
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_no_score_beside_a_published_one_is_of_a_checkpoint_that_test_puzzles_chose(experiment):
+    """The rule of docs/recipes.md: puzzles held out beyond those of the source choose, or none do."""
+    head = head_of(experiment)
+    config = pretrain_config(f"experiment={experiment}")
+    if config.val_puzzles:
+        assert config.checkpoint.monitor.startswith("val/held_out/")
+    elif config.checkpoint.monitor is not None and (quotes_a_score(head) or "Sudoku-Extreme" in head):
+        assert "\n#   score: " in head, (
+            f"{experiment}: test puzzles choose its best.ckpt; add val_puzzles=N and checkpoint.monitor="
+            "val/held_out/…, or checkpoint.monitor=null, or say at its head which checkpoint is scored")
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_what_is_held_out_comes_on_top_of_the_thousand_puzzles_of_the_source(experiment):
+    """The command that builds the data asks for both, so `val_puzzles` takes none of those that are trained on."""
+    config, head = pretrain_config(f"experiment={experiment}"), head_of(experiment)
+    while config.val_puzzles and (base := re.search(r"data: +as in experiment=(\w+)", head)):
+        head = head_of(base[1])
+    built = re.search(r"--output-dir (\S+) --subsample-size (\d+)", head)
+    assert not config.val_puzzles or (config.data_paths == [built[1]] and int(built[2]) == 1000 + config.val_puzzles)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_a_quoted_score_comes_with_the_known_facts_and_the_differences_from_its_source(experiment):
-    head = (ROOT / "config/experiment" / f"{experiment}.yaml").read_text().partition("\nd")[0]
-    quotes = re.search(r"^#   published: (?!none)", head, re.MULTILINE) is not None
+    head = head_of(experiment)
+    quotes = quotes_a_score(head)
     assert quotes == (experiment in PUBLISHED)
     assert not quotes or ("#   facts" in head and re.search(r"^#   (facts, )?differs: ", head, re.MULTILINE))
 
@@ -64,7 +97,8 @@ def test_every_experiment_builds_and_takes_a_step(experiment, tmp_path):
                # random data have no symmetries and no tasks
                "augment=null",
                *(["evaluators=[]", "checkpoint.monitor=val/exact_accuracy"] if "arc" in experiment else []),
-               *(["micro_batch_size=1"] if config.micro_batch_size else [])]
+               *(["micro_batch_size=1"] if config.micro_batch_size else []),
+               *(["val_puzzles=1"] if config.val_puzzles else [])]
     run = build_run(pretrain_config(f"experiment={experiment}", *smaller), World(), None)
     before = {name: p.detach().clone() for name, p in run.state.head.named_parameters()}
     batch = to_device(run.state.data.next_batch(), run.world.device)
