@@ -100,8 +100,9 @@ def uniforms(key: Tensor, stream: int, *shape: int) -> Tensor:
     return (2 * (_bits(key, stream, *shape) >> 9) + 1).float() / 2**24
 
 
-def kept(key: Tensor, stream: int, share: float, *shape: int) -> Tensor:
+def kept(key: Tensor, stream: int | Tensor, share: float, *shape: int) -> Tensor:
     """Booleans (B, *shape), each false with probability `share`, with keys and streams as in `normal`.
+    `stream` may be (B,), one for each key.
 
     One hash serves two of them, so that the probability is a multiple of 2^-16.
     """
@@ -110,7 +111,7 @@ def kept(key: Tensor, stream: int, share: float, *shape: int) -> Tensor:
     return torch.cat((bits & 0xFFFF, bits >> 16), -1)[..., :width] >= round(share * 2**16)
 
 
-def _bits(key: Tensor, stream: int, *shape: int) -> Tensor:
+def _bits(key: Tensor, stream: int | Tensor, *shape: int) -> Tensor:
     """Random 32-bit numbers (B, *shape), int64. Each is a function of its key, its stream and its place in `shape`."""
     row = (mix32(key) + stream * WEYL) & MASK32
     place = mix32(torch.arange(math.prod(shape), device=key.device)).view(shape)

@@ -60,13 +60,13 @@ class Dropout:
     # probability that a value is dropped
     share: float
 
-    def __call__(self, x: Tensor, place: int) -> Tensor:
-        """Values x (B, …) with some set to 0 and the others divided by 1 − share. `place` numbers the draws of a pass.
-        """
+    def __call__(self, x: Tensor, place: int | Tensor) -> Tensor:
+        """Values x (B, …) with some set to 0 and the others divided by 1 − share. `place` numbers the draws of a pass,
+        of all rows or (B,) of each."""
         return x * kept(self.keys, place, self.share, *x.shape[1:]) / (1 - self.share)
 
 
-def dropped(x: Tensor, drop: Dropout | None, place: int) -> Tensor:
+def dropped(x: Tensor, drop: Dropout | None, place: int | Tensor) -> Tensor:
     return x if drop is None else drop(x, place)
 
 
@@ -271,8 +271,8 @@ class PreNormBlock(nn.Module):
         self.up_proj, self.down_proj = Linear(width, inner, bias=True), Linear(inner, width, bias=True)
 
     def forward(self, x: Tensor, rotary: RotaryPositions | None, drop: Dropout | None = None,
-                number: int = 0) -> Tensor:
-        """`drop`: dropout of what each part adds; `number`: of this block in its network."""
+                number: int | Tensor = 0) -> Tensor:
+        """`drop`: dropout of what each part adds; `number`: of this block in its network, one or (B,)."""
         x = x + dropped(self.self_attn(self.attn_norm(x), rotary), drop, 2 * number)
         return x + dropped(self.down_proj(F.gelu(self.up_proj(self.mlp_norm(x)))), drop, 2 * number + 1)
 

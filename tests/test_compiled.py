@@ -7,6 +7,8 @@ from helpers import pretrain_config, tiny_batch, tiny_config
 from losses.classification import ACTLossHead
 from models.compiled import compile_recursion, should_compile, speed_up
 from models.recursive_reasoning.trm import TRM
+from test_family import batch_of
+from test_family import head_of as family_head
 
 
 @pytest.mark.parametrize("asked, device, expected", [
@@ -69,3 +71,27 @@ def test_a_way_of_computing_without_effect_is_refused(settings, message, monkeyp
     monkeypatch.delenv("DISABLE_COMPILE", raising=False)
     with pytest.raises(ValueError, match=message):
         speed_up(head_of(), pretrain_config(*settings), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.long)])
+@pytest.mark.parametrize("scope, most_graphs", [
+    ("stack", 2),
+    *(pytest.param(*rest, marks=pytest.mark.long) for rest in (("recursion", 2), ("head", 16)))])
+def test_all_layers_and_loops_of_ldt_share_a_graph(scope, most_graphs, backend, monkeypatch):
+    """With gradient one, and one for the pass that decides, which has neither gradient nor dropout."""
+    compile_module = nn.Module.compile
+    if backend != "inductor":
+        monkeypatch.setattr(nn.Module, "compile",
+                            lambda self, dynamic, options: compile_module(self, dynamic=dynamic, backend=backend))
+    batch, found = batch_of(), []
+    for compiled in (False, True):
+        head = family_head("ldt", dropout=0.1, L_layers=3)
+        if compiled:
+            compile_recursion(head, scope=scope)
+            torch._dynamo.utils.counters.clear()
+        loss = head(carry=head.initial_carry(batch), batch=batch, return_keys=())[1]
+        loss.backward()
+        found.append([loss.detach(), *(p.grad for p in head.parameters())])
+    assert 0 < torch._dynamo.utils.counters["stats"]["unique_graphs"] <= most_graphs
+    assert all(torch.allclose(got, want, rtol=1e-4, atol=1e-5) for got, want in zip(*found, strict=True))
+    torch.compiler.reset()

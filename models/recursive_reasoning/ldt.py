@@ -188,7 +188,9 @@ class LDTNetwork(nn.Module):
         """LN(h + g(h)) (B, L, D), and what g makes of CLS (B, D)."""
         z = torch.cat((cls, h if self.rotary else h + self._positions()), 1)
         for number, layer in enumerate(self.layers):
-            z = layer(z, self.rotary, drop, number)
+            # a tensor: torch.compile would make another graph for each int, here one for all layers
+            z = layer(z, self.rotary) if drop is None else layer(z, self.rotary, drop,
+                                                                 torch.full_like(drop.keys, number))
         return self.loop_norm(h + z[:, 1:]), z[:, 0]
 
     def _positions(self) -> Tensor:
