@@ -1,13 +1,14 @@
-"""Every architecture on generated 4×4 Sudokus, at equal parameters and at equal compute: how many it solves, and at
-what cost.
+"""Every architecture on generated 4×4 Sudokus, at equal parameters and at equal compute: how many it solves, at what
+cost, and whether its answers follow the names of the digits.
 
-    python benchmarks/family.py --results family.jsonl          # the whole table: 33 runs, an hour beside other jobs
+    python benchmarks/family.py --results family.jsonl          # the whole table: 57 runs, an hour beside other jobs
     python benchmarks/family.py --results family.jsonl --table                  # the table of the runs there are
     python benchmarks/family.py --results few.jsonl --steps 32 --seeds 1 --architectures trm urm        # a minute
 
-All networks are two blocks of one width (HRM: one in each of its two networks), which makes parameters equal but for
-URM's convolutions. At equal parameters each takes as many steps as TRM; at equal compute as many as TRM's operations
-pay for: those of the matrix products of a training step, counted. TRM's runs are the same in both.
+All networks are two blocks (HRM: one in each of its two networks) of a width that makes their parameters equal but for
+some convolutions. At equal parameters each takes as many steps as TRM; at equal compute as many as TRM's operations
+pay for: those of the matrix products of a training step, counted. TRM's runs are the same in both. LDT is scored by one
+chain, as all others are, and by several.
 
 A run is `pretrain.py` in a process of its own with one thread, on the same puzzles, which all seeds share. What it
 found is a line of the results file as soon as it ends; a run whose line is there is not made again.
@@ -20,39 +21,57 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import hydra
 import numpy as np
+import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.renaming import measure
+from config.restored import Restored
 from config.schema import PretrainConfig
 from dataset import build_sudoku_dataset, generate_sudoku
 from dataset.common import field_path
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
+from evaluators.chains import Chains
+from evaluators.loop import evaluate
 from utils.distributed import World
 
 BATCH, STEPS_AN_EPOCH, TEST = 64, 16, 512
 REFERENCE = "trm"  # whose runs set both budgets
-TRM_CYCLES = ["arch.H_cycles=2", "arch.L_cycles=2", "arch.L_layers=2", "arch.puzzle_emb_len=1"]
-ARCHITECTURES = {  # two blocks each, and three passes with a gradient where the architecture leaves a choice
+WIDTH = 32  # of most
+ATTENTION = ["arch.num_heads=4", "arch.pos_encodings=rope2d"]
+TRM_CYCLES = [*ATTENTION, "arch.H_cycles=2", "arch.L_cycles=2", "arch.L_layers=2", "arch.puzzle_emb_len=1"]
+# Two blocks each, and three passes with a gradient where the architecture leaves a choice. The last three have other
+# blocks, and so other widths for as many parameters.
+ARCHITECTURES = {
     "trm": TRM_CYCLES,
     "trm_singlez": TRM_CYCLES,
     "trm_hier6": [*TRM_CYCLES, "arch.L_cycles=6"],
-    "hrm": ["arch.H_cycles=2", "arch.L_cycles=2", "arch.L_layers=1", "arch.H_layers=1"],
+    "hrm": [*ATTENTION, "arch.H_cycles=2", "arch.L_cycles=2", "arch.L_layers=1", "arch.H_layers=1"],
     "urm": [*TRM_CYCLES, "arch.L_cycles=3"],
     "eqr": [*TRM_CYCLES, "arch.puzzle_emb_len=0"],
-    "transformers_baseline": ["arch.H_layers=2"]}
+    "transformers_baseline": [*ATTENTION, "arch.H_layers=2"],
+    "fprm": [*TRM_CYCLES, "arch.H_cycles=1", "arch.L_cycles=3"],
+    "dec": ["arch.hidden_size=21", "arch.H_cycles=2", "arch.L_cycles=2", "arch.L_layers=2"],
+    "se_rrm": [*TRM_CYCLES, "arch.hidden_size=30", "arch.head_dim=8", "arch.L_cycles=3", "arch.puzzle_emb_len=0",
+               "arch.halt_exploration_prob=0.05"],
+    # as in experiment=ldt_sudoku4, but for its width, loops and positions
+    "ldt": [*ATTENTION, "arch.hidden_size=48", "arch.L_layers=2", "arch.loops=3", "arch.second_pass=false",
+            "arch.halt_max_steps=16", "arch.turns=[]", "arch.relabel=false"]}
+CHAINS, ROUNDS = 8, 50  # that LDT is scored by, beside one chain
 
 
 def overrides(arch: str, folder: Path, args: argparse.Namespace) -> list[str]:
     """A run's settings but for its length, seed and directory."""
-    return [f"arch={arch}", f"arch.hidden_size={args.width}", *ARCHITECTURES[arch], "arch.num_heads=4",
-            "arch.pos_encodings=rope2d", "arch.halt_max_steps=8", f"data_paths=[{folder}]", "evaluators=[]",
+    return [f"arch={arch}", f"arch.hidden_size={WIDTH}", "arch.halt_max_steps=8", *ARCHITECTURES[arch],
+            f"data_paths=[{folder}]", "evaluators=[]",
             f"global_batch_size={BATCH}", "optimizer=adamw", f"lr={args.lr}", f"puzzle_emb_lr={args.lr}",
-            "lr_min_ratio=0.1", "lr_warmup_steps=50", "weight_decay=0.1", "ema=true", "ema_rate=0.99",
+            "lr_min_ratio=0.1", "weight_decay=0.1", "ema=true", "ema_rate=0.99",
             "eval_interval=null", "use_wandb=false", "device=cpu"]
 
 
@@ -85,11 +104,12 @@ def describe(settings: list[str], folder: Path) -> dict[str, int]:
             "embedding": head.puzzle_embedding.weights.numel() if head.puzzle_embedding else 0}
 
 
-def train(settings: list[str], steps: int, seed: int) -> dict[str, float]:
+def train(settings: list[str], folder: Path, steps: int, seed: int) -> dict[str, Any]:
     """What one run finds, and what it costs."""
     with tempfile.TemporaryDirectory() as run:
         command = [sys.executable, str(ROOT / "pretrain.py"), *settings, f"epochs={steps // STEPS_AN_EPOCH}",
-                   f"seed={seed}", f"checkpoint.path={run}/run", f"log_dir={run}"]
+                   f"lr_warmup_steps={min(50, steps // 4)}", f"seed={seed}", f"checkpoint.path={run}/run",
+                   f"log_dir={run}"]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT,
                                    env=os.environ | {"OMP_NUM_THREADS": "1"})
         errors = process.stderr.read()
@@ -97,9 +117,26 @@ def train(settings: list[str], steps: int, seed: int) -> dict[str, float]:
         if status:
             sys.exit(f"{' '.join(command)}\n{errors[-2000:]}")
         lines = [json.loads(line) for line in Path(run, "run", "metrics.jsonl").read_text().splitlines()]
+        renaming = measure(Path(run, "run"), folder)
+        by_chains = score_chains(Path(run, "run"), folder) if "val/accepted" in lines[-1] else None
     speeds = [line["train/examples_per_s"] / BATCH for line in lines if "train/examples_per_s" in line]
     return {"exact": lines[-1]["val/exact_accuracy"], "cells": lines[-1]["val/accuracy"],
-            "steps_per_s": statistics.median(speeds), "peak_mb": used.ru_maxrss / 1024}
+            "steps_per_s": statistics.median(speeds), "cpu_s": used.ru_utime + used.ru_stime,
+            "peak_mb": used.ru_maxrss / 1024, "renaming": renaming,
+            "chains": by_chains and {"1": lattice_scores(lines[-1]), str(CHAINS): lattice_scores(by_chains)}}
+
+
+def score_chains(run: Path, folder: Path) -> dict[str, float]:
+    """Test metrics by several chains a puzzle."""
+    restored = Restored.read(run)
+    data = restored.open_data([str(folder)], "test", World(), batch_size=TEST)
+    return evaluate(restored.head(data), data, World(), strategy=Chains(CHAINS, ROUNDS))
+
+
+def lattice_scores(metrics: dict[str, float]) -> dict[str, float | None]:
+    """What LDT found without rules, and the share of its deductions that removed a true digit; None if it made none."""
+    names = ("exact_accuracy", "accepted", "accepted_wrong", "deductions", "unsound_deductions")
+    return {name: metrics.get(f"val/{name}") for name in names}
 
 
 def budgets(facts: dict[str, dict], steps: int) -> dict[str, dict[str, int]]:
@@ -121,19 +158,46 @@ def found(results: list[dict], settings: list[str], steps: int) -> dict[int, dic
 def print_table(facts: dict[str, dict], args: argparse.Namespace, results: list[dict]) -> None:
     for budget, lengths in budgets(facts, args.steps).items():
         print(f"\n### {budget.capitalize()}\n\n| architecture | exact, % (each seed) | cells, % | network | embedding "
-              "| steps | GFLOP a step | steps/s | peak MB |\n|" + " --- |" * 9)
+              "| steps | GFLOP a step | steps/s | CPU s | peak MB |\n|" + " --- |" * 10)
         for arch, steps in lengths.items():
             fact = facts[arch]
             runs = list(found(results, fact["settings"], steps).values())
             if not runs:
                 continue
-            exact, cells, speed, peak = ([run[key] for run in runs] for key in
-                                         ("exact", "cells", "steps_per_s", "peak_mb"))
+            exact, cells, speed, cpu, peak = ([run[key] for run in runs] for key in
+                                              ("exact", "cells", "steps_per_s", "cpu_s", "peak_mb"))
             spread = f" ± {100 * statistics.stdev(exact):.1f}" if len(runs) > 1 else ""
             each = ", ".join(f"{100 * value:.1f}" for value in exact)
             print(f"| `{arch}` | {100 * statistics.mean(exact):.1f}{spread} ({each}) | "
                   f"{100 * statistics.mean(cells):.1f} | {fact['network']:,} | {fact['embedding']} | {steps} | "
-                  f"{fact['flops'] / 1e9:.2f} | {max(speed):.1f} | {max(peak):.0f} |")
+                  f"{fact['flops'] / 1e9:.2f} | {max(speed):.1f} | {min(cpu):.0f} | {max(peak):.0f} |")
+    print_renaming(facts, args, results)
+    print_chains(facts, args, results)
+
+
+def print_renaming(facts: dict[str, dict], args: argparse.Namespace, results: list[dict]) -> None:
+    print("\n### Renamed digits, at equal parameters\n\n| architecture | largest difference of a probability after the "
+          "first step | after the last | answers that change, % | by chance, % |\n|" + " --- |" * 5)
+    for arch, fact in facts.items():
+        runs = [run["renaming"] for run in found(results, fact["settings"], args.steps).values()]
+        if runs:
+            first, last = (max(run[key] for run in runs) for key in ("first", "last"))
+            changed, chance = (100 * statistics.mean(run[key] for run in runs) for key in ("changed", "by_chance"))
+            print(f"| `{arch}` | {first:.1g} | {last:.1g} | {changed:.1f} | {chance:.1f} |")
+
+
+def print_chains(facts: dict[str, dict], args: argparse.Namespace, results: list[dict]) -> None:
+    print("\n### Chains\n\n| architecture | steps | seed | chains | deductions a puzzle | exact, % | accepted, % "
+          "| accepted and wrong, % | deductions of the true digit, % |\n|" + " --- |" * 9)
+    for arch, fact in facts.items():
+        for steps in dict.fromkeys(lengths[arch] for lengths in budgets(facts, args.steps).values()):
+            for seed, run in found(results, fact["settings"], steps).items():
+                for chains, by in (run["chains"] or {}).items():
+                    shares = [None if by[key] is None else 100 * by[key] for key in (
+                        "exact_accuracy", "accepted", "accepted_wrong", "unsound_deductions")]
+                    told = " | ".join("none" if share is None else f"{share:.2f}" for share in shares)
+                    print(f"| `{arch}` | {steps} | {seed} | {chains} | {by['deductions']:.1f} | {told} |")
+
 
 
 def main() -> None:
@@ -144,10 +208,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=320, help=f"of {REFERENCE}, a multiple of {STEPS_AN_EPOCH}")
     parser.add_argument("--size", type=int, choices=(4, 6), default=4, help="digits of a Sudoku")
     parser.add_argument("--puzzles", type=int, default=8192, help="training puzzles")
-    parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--table", action="store_true", help="train nothing")
     args = parser.parse_args()
+    torch.set_num_threads(1)
     folder = ROOT / "data" / f"family-sudoku{args.size}-{args.puzzles}"
     make_data(folder, args)
     facts = {}
@@ -159,7 +223,7 @@ def main() -> None:
             for arch, steps in lengths.items():
                 settings = facts[arch]["settings"]
                 if arch in args.architectures and seed not in found(read_results(args.results), settings, steps):
-                    run = {"settings": settings, "steps": steps, "seed": seed} | train(settings, steps, seed)
+                    run = {"settings": settings, "steps": steps, "seed": seed} | train(settings, folder, steps, seed)
                     with open(args.results, "a") as file:
                         file.write(json.dumps(run) + "\n")
                     print(f"{arch}, {steps} steps, seed {seed}: {100 * run['exact']:.1f}% exact", flush=True)

@@ -183,10 +183,10 @@ def row_steps(head: LossHead, dataset: PuzzleDataset, example_set: ExampleSet,
                 break
 
 
-def supervision_steps(head: LossHead, batch: Batch) -> Iterator[dict[str, Tensor]]:
+def supervision_steps(head: LossHead, batch: Batch, carry: Carry | None = None) -> Iterator[dict[str, Tensor]]:
     """The outputs after each supervision step of a batch, until all rows have halted. A row keeps the outputs of the
-    step in which it halted."""
-    carry = head.initial_carry(batch)
+    step in which it halted. `carry`: to begin with; None: the initial one."""
+    carry = head.initial_carry(batch) if carry is None else carry
     if head.steps_known:
         for _ in range(head.steps_known):
             carry, outputs = head.step(carry, batch)
