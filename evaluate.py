@@ -38,6 +38,7 @@ from utils.command_line import run_script
 from utils.distributed import World, joined_world
 from utils.export import Export, refuse_unpublished
 from utils.hub import is_reference, repository_of, upload
+from utils.progress import EvaluationProgress
 from utils.run_directory import refuse_links
 
 __all__ = ["evaluate", "load_solver", "score"]
@@ -70,8 +71,10 @@ def score_opened(config: EvaluateConfig, restored: Restored, puzzles: Opened, wo
     curve, strategy = DepthCurve(head, world) if config.per_step else None, config.build_strategy()
     if world.is_main and isinstance(strategy, TestTime):
         print(strategy.cost(head, data), flush=True)
+    progress = EvaluationProgress(sum(len(data.own_examples(examples)) for examples in data.sets.values()),
+                                  shown=world.is_main)
     metrics = metrics_of(head, data, world, evaluators, config.eval_save_outputs, folder, curve=curve,
-                         strategy=strategy, predictions=puzzles.predictions)
+                         strategy=strategy, predictions=puzzles.predictions, answered=progress.add)
     by_step = curve.read() if curve else []
     if world.is_main:
         tell_what_is_scored(config, restored, puzzles.called)

@@ -96,7 +96,8 @@ def evaluate(head: LossHead, dataset: PuzzleDataset, world: World,
              save_outputs: Sequence[str] = (), save_path: Path | None = None,
              before_round: Callable[[], None] = lambda: None, curve: DepthCurve | None = None,
              strategy: Strategy | None = None, prefix: str = "val",
-             predictions: Predictions | None = None) -> dict[str, float]:
+             predictions: Predictions | None = None,
+             answered: Callable[[int], None] = lambda count: None) -> dict[str, float]:
     """Metrics of a test split, on rank 0. Every rank must call it.
 
     Their names are `<prefix>/<name>` over all sets, `<prefix>/<set>/<name>` if there are several sets, and
@@ -108,6 +109,7 @@ def evaluate(head: LossHead, dataset: PuzzleDataset, world: World,
     `curve`: gets the rows after each supervision step.
     `strategy`: decides how puzzles are attempted; None: once, and the answer is that after the last step.
     `predictions`: gets the answers.
+    `answered`: called with the number of examples that a supervision step has answered, on each rank for its own.
     """
     evaluators, strategy = evaluators or {}, strategy if strategy is not None else Single()
     refuse_unknown_outputs(head, evaluators, save_outputs)
@@ -132,6 +134,7 @@ def evaluate(head: LossHead, dataset: PuzzleDataset, world: World,
                     saved.add(answers)
                     if predictions is not None:
                         predictions.add(set_name, answers)
+                answered(sum(len(answers.steps) for answers in taken))
             saved.close_set()
         saved.write(save_path, world.rank)
         metrics = _validation_metrics(sums, prefix) | _evaluator_metrics(evaluators, head, dataset,

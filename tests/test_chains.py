@@ -64,7 +64,10 @@ def head_of(data: PuzzleDataset, perfect: bool, *words: str) -> LossHead:
 
 def test_guesses_and_direct_consequences_solve_every_puzzle(data):
     dataset = dataset_of(data, batch=8)
-    metrics = evaluate(head_of(dataset, True), dataset, World(), strategy=Chains(chains=4, rounds=200))
+    answered: list[int] = []
+    metrics = evaluate(head_of(dataset, True), dataset, World(), strategy=Chains(chains=4, rounds=200),
+                       answered=answered.append)
+    assert sum(answered) == 12 and max(answered) < 12
     assert metrics["val/exact_accuracy"] == metrics["val/accepted"] == 1 and metrics["val/accepted_wrong"] == 0
     assert metrics["val/deductions"] > 3 and 0 <= metrics["val/unsound_deductions"] < 0.5
     one_chain = evaluate(head_of(dataset, True), dataset, World())

@@ -1,7 +1,7 @@
 """Pace: how long the steps take, and what is left."""
 import pytest
 
-from utils.progress import FIRST_STEPS, Pace, duration
+from utils.progress import FIRST_STEPS, EvaluationProgress, Pace, duration
 
 
 @pytest.mark.parametrize("seconds, text", [(0.123, "0.12 s"), (9.4, "9.4 s"), (59.2, "59 s"), (61, "1 min"),
@@ -35,3 +35,15 @@ def test_of_a_few_steps_the_first_tells_and_at_the_end_nothing_is_left_to_tell()
     only = Pace(0, 1)
     only.add(2.0)
     assert only.of_first_steps() is None
+
+
+def test_without_a_terminal_an_evaluation_says_now_and_then_how_far_it_is(capsys, monkeypatch):
+    monkeypatch.setattr("utils.progress.QUIET", -1.0)  # every time
+    progress = EvaluationProgress(300)
+    for answered in (100, 0, 199, 1):
+        progress.add(answered)
+    first, second = capsys.readouterr().out.splitlines()
+    assert "100 of 300 examples answered, " in first and "299 of 300 examples answered, " in second
+    quiet = EvaluationProgress(3, shown=False)
+    quiet.add(1)
+    assert capsys.readouterr() == ("", "")

@@ -1,8 +1,12 @@
 """How fast a run goes, and how long it will take."""
+import time
 from collections import deque
+
+from tqdm import tqdm
 
 FIRST_STEPS = 10  # from whose pace the time of the whole run is told
 RECENT_STEPS = 100  # from whose pace, later, what is left
+QUIET = 30.0  # seconds between the lines of an evaluation where no terminal shows its bar
 
 
 def duration(seconds: float) -> str:
@@ -51,3 +55,25 @@ class Pace:
         others = f", the {done - 1} after it {self.seconds_a_step:.3g} s each" if done > 1 else ""
         return (f"the first step took {self._first[0]:.3g} s{others}; at that pace the {left:,} "
                 f"left take {duration(self.left)}, evaluations not counted")
+
+
+class EvaluationProgress:
+    """Tells how many of the examples are answered: by a bar, or on a line now and then where there is no terminal."""
+
+    def __init__(self, examples: int, shown: bool = True):
+        self.examples, self.shown, self.answered = examples, shown, 0
+        self.began = self.told = time.monotonic()
+        self.bar = tqdm(total=examples, unit="example", desc="evaluating", dynamic_ncols=True, leave=False,
+                        disable=None if shown else True)  # None: where standard error is no terminal
+
+    def add(self, answered: int) -> None:
+        """Count so many examples more."""
+        self.answered += answered
+        self.bar.update(answered)
+        if self.answered == self.examples:
+            self.bar.close()
+        elif self.shown and self.bar.disable and answered and time.monotonic() - self.told > QUIET:
+            self.told = time.monotonic()
+            left = (self.told - self.began) * (self.examples / self.answered - 1)
+            print(f"{time.strftime('%H:%M:%S')} {self.answered:,} of {self.examples:,} examples answered, "
+                  f"{duration(left)} left", flush=True)
