@@ -1,12 +1,13 @@
-"""Build a Sudoku data set (4×4, 6×6 or 9×9) in the published format from CSV files.
+"""Build a Sudoku data set (4×4, 6×6, 9×9, 16×16 or 25×25) in the published format from CSV files.
 
     python -m dataset.build_sudoku_dataset --subsample-size 1000 --num-aug 1000 --output-dir data/sudoku-1k-aug-1000
     python -m dataset.generate_sudoku --size 4 --output-dir data/sudoku4-csv            # CPU-sized, without network:
     python -m dataset.build_sudoku_dataset --source-dir data/sudoku4-csv --output-dir data/sudoku4
 
-Tokens: 0 pad, 1 blank, digit + 1. A training group is one source puzzle and --num-aug random symmetric copies of it.
-Test puzzles are neither augmented nor subsampled. `--test-fraction 0.1` takes them from train.csv. Every row is
-checked, because a wrong answer in the source would only show as a score that never reaches 100%.
+Tokens: 0 pad, 1 blank, digit + 1. In the files, digits above 9 are the letters A to P. A training group is one source
+puzzle and --num-aug random symmetric copies of it. Test puzzles are neither augmented nor subsampled.
+`--test-fraction 0.1` takes them from train.csv. Every row is checked, because a wrong answer in the source would only
+show as a score that never reaches 100%.
 """
 import argparse
 import sys
@@ -21,7 +22,7 @@ import numpy as np
 
 from dataset.builder import at_least, run
 from dataset.kinds.kind import NO_TOKEN
-from dataset.kinds.sudoku import BLANK, Sudoku, valid_grids
+from dataset.kinds.sudoku import BLANK, DIGITS, Sudoku, valid_grids
 from dataset.source_csv import SourceRows, Split, builder_parser, read_splits, warn_of_overlap, write_dataset
 from dataset.splitting import in_chunks, joined, row_keys
 from dataset.symmetry import BOXES, random_sudoku_symmetries, sudoku_keys
@@ -35,7 +36,7 @@ def sudoku_size(rows: SourceRows) -> int:
     length = rows.question.shape[1]
     if length not in sizes:
         raise ValueError(f"{rows.path}, line {rows.lines[0]}: the puzzle has {length} characters; "
-                         "16 (4×4), 36 (6×6) and 81 (9×9) are supported")
+                         f"{', '.join(f'{n * n} ({n}×{n})' for n in BOXES)} are supported")
     return sizes[length]
 
 
@@ -45,9 +46,9 @@ def checked_puzzles(rows: SourceRows) -> SourceRows:
     kind = Sudoku(size * size, size + 2)
     question, answer = kind.tokens_of(rows.question), kind.tokens_of(rows.answer)
     rows.require((question != NO_TOKEN).all(axis=1),
-                 f"the question may hold only 1 to {size}, and '.' or 0 for a blank")
+                 f"the question may hold only 1 to {DIGITS[size - 1]}, and '.'{' or 0' * (size <= 9)} for a blank")
     rows.require(((answer != NO_TOKEN) & (answer != BLANK)).all(axis=1),
-                 f"the answer may hold only 1 to {size}")
+                 f"the answer may hold only 1 to {DIGITS[size - 1]}")
     question, answer = question - BLANK, answer - BLANK
     valid = [valid_grids(answer[start:start + CHUNK], kind.box)
              for start in range(0, len(answer), CHUNK)]

@@ -1,24 +1,30 @@
-"""Generate Sudoku puzzles (4×4, 6×6 or 9×9) with a proven unique solution, as train.csv and test.csv.
+"""Generate Sudoku puzzles (4×4, 6×6, 9×9, 16×16 or 25×25) with a proven unique solution, as train.csv and test.csv.
 
     python -m dataset.generate_sudoku --size 4 --train 4000 --test 512 --output-dir data/sudoku4-csv
     python -m dataset.generate_sudoku --size 9 --train 1000 --test 500 --min-guesses 5 --output-dir data/hard9-csv
+    python -m dataset.generate_sudoku --size 16 --train 1000 --test 100 --output-dir data/sudoku16-csv
 
 A puzzle is a solution grid from which digits were taken away in random order while the solution stays unique, down to
 a number of clues drawn for it from a range (CLUES) or given by --clues; where no digit can go, more remain. The rating
 is the number of blanks. With --min-guesses, no digit more can go, unless --clues says so, and the rating is the guesses
-that a search takes (dataset/sudoku_guesses.py); such puzzles are made on all cores, and a stopped command goes on.
+that a search takes (dataset/sudoku_search.py).
+
+In 16×16 and 25×25 puzzles, letters stand for digits above 9, A for 10. A digit goes only where the others prove it
+without a guess, so that a puzzle takes half a second or three. These puzzles, and those of --min-guesses, are made on
+all cores, and a stopped command goes on when it is given again.
 
 Questions are distinct, and train and test share no solution grid. For 6×6 and 9×9 they share none up to symmetry
 either: grids with the same invariant, `orbit_key`, stay in one split. The 288 grids of 4×4 form only two orbits, so
-they are dealt out one by one, 256 to train and 32 to test.
+they are dealt out one by one, 256 to train and 32 to test. Each puzzle of 16×16 or 25×25 has a grid of its own, drawn
+from so many that no two are alike.
 """
 import argparse
 import os
 import random
 import sys
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
-from functools import cache, partial
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import partial
 from itertools import combinations, islice
 from math import isqrt
 from pathlib import Path
@@ -27,28 +33,19 @@ if not __package__:  # run as a script: imports start at the project root
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from dataset.builder import at_least, run, workers
-from dataset.source_csv import generator_parser, write_generated
-from dataset.sudoku_guesses import Row, hard_puzzles
+from dataset.kept_rows import Row, kept_rows
+from dataset.kinds.sudoku import digits_of, text_of
+from dataset.source_csv import SPLITS, generator_parser, write_generated
+from dataset.sudoku_search import guesses, is_implied, random_grid, units_of_cells
 from dataset.symmetry import BOXES
 
-CLUES = {4: (4, 9), 6: (8, 20), 9: (26, 40)}  # fewest and most clues that a puzzle of this size aims at
+# fewest and most clues that a puzzle of this size aims at
+CLUES = {4: (4, 9), 6: (8, 20), 9: (26, 40), 16: (100, 160), 25: (290, 400)}
+LARGE = (16, 25)  # sizes whose puzzles are made one by one, each with a grid of its own
 SMALLEST_POOL = 100  # solution grids to divide, so that even a few puzzles find both splits served
 STALE_DRAWS = 1000  # puzzles drawn again in a row before a split counts as exhausted
 
 Grid = tuple[int, ...]  # n² digits row by row, 0 for a blank
-
-
-@cache
-def units_of_cells(size: int) -> tuple[tuple[int, int, int], ...]:
-    """Each cell's row, column and box among the 3 n units, in this order."""
-    height, width = BOXES[size]
-    per_band = size // width
-    return tuple((row, size + column, 2 * size + row // height * per_band + column // width)
-                 for row in range(size) for column in range(size))
-
-
-def parse_question(question: str | Sequence[int]) -> list[int]:
-    return [0 if digit == "." else int(digit) for digit in question]
 
 
 def solutions(question: str | Sequence[int], rng: random.Random | None = None) -> Iterator[Grid]:
@@ -56,7 +53,7 @@ def solutions(question: str | Sequence[int], rng: random.Random | None = None) -
 
     With `rng`, digits are tried in random order. A question that contradicts itself has none.
     """
-    grid = parse_question(question)
+    grid = digits_of(question) if isinstance(question, str) else [int(digit) for digit in question]
     size = isqrt(len(grid))
     units = units_of_cells(size)
     free = [(1 << (size + 1)) - 2] * (3 * size)  # a unit's missing digits as bits 1 to n
@@ -107,11 +104,18 @@ def count_solutions(question: str | Sequence[int], limit: int = 2) -> int:
 
 
 def remove_clues(solution: Grid, clues: int, rng: random.Random) -> Grid:
-    """A question with this one solution and `clues` clues, or more where none of them can be spared."""
+    """A question with this one solution and `clues` clues, or more where none of them can be spared.
+
+    In a large one, a clue stays as well where only guesses would tell whether it can be spared.
+    """
     question = list(solution)
+    large = isqrt(len(solution)) in LARGE
     for cell in rng.sample(range(len(question)), len(question)):
         if sum(map(bool, question)) == clues:
             break
+        if large:
+            question[cell] *= not is_implied(question, cell)
+            continue
         question[cell] = 0
         if _has_another(question, cell, solution[cell]):
             question[cell] = solution[cell]
@@ -191,46 +195,65 @@ def make_puzzles(grids: list[Grid], count: int, clues: int | None,
             raise ValueError(f"only {len(rows)} of {count} distinct {size}×{size} puzzles found on "
                              f"{len(grids)} grids; ask for fewer, or for another number of --clues")
         rows[question] = solution
-    return [("".join(map(str, question)).replace("0", "."), "".join(map(str, solution)),
-             question.count(0))
-            for question, solution in rows.items()]
+    return [(text_of(question), text_of(solution), question.count(0)) for question, solution in rows.items()]
 
 
-def sparse_puzzle(grids: list[Grid], clues: int, rng: random.Random) -> tuple[Grid, Grid]:
-    """A question with `clues` clues, or more where none of them can be spared, and its one solution."""
-    solution = rng.choice(grids)
-    return remove_clues(solution, clues, rng), solution
+def hard_puzzle(number: int, grids: list[Grid], clues: int, fewest: int, seed: str) -> Row:
+    """The first puzzle that takes at least `fewest` guesses, of those that this number's own random numbers make on the
+    grids. Its rating is the guesses."""
+    rng = random.Random(f"{seed}/{number}")
+    while True:
+        solution = rng.choice(grids)
+        question = remove_clues(solution, clues, rng)
+        rating = guesses(question)
+        if rating >= fewest:
+            return text_of(question), text_of(solution), rating
 
 
-def make_hard_puzzles(grids: dict[str, list[Grid]], args: argparse.Namespace) -> dict[str, list[Row]]:
-    """The rows of each split, of puzzles that take --min-guesses. Unfinished ones lie in <output-dir>.part."""
+def large_puzzle(number: int, size: int, clues: int, seed: str) -> Row:
+    """A puzzle on a grid of its own, both made of this number's own random numbers. Its rating is the blanks."""
+    rng = random.Random(f"{seed}/{number}")
+    solution = random_grid(size, rng)
+    question = remove_clues(solution, clues or rng.randint(*CLUES[size]), rng)
+    return text_of(question), text_of(solution), question.count(0)
+
+
+def make_one_by_one(args: argparse.Namespace, maker: Callable[[str, str], Callable[[int], Row]]
+                    ) -> dict[str, list[Row]]:
+    """The rows of each split, each made by `maker(split, seed)` of its number. Unfinished ones lie in
+    <output-dir>.part."""
     folder = Path(f"{args.output_dir}.part")
     seed = f"seed {args.seed}, size {args.size}, {args.train} + {args.test}, clues {args.clues or 0}"
-    with workers(args.num_workers) as map_tasks:
-        splits = {split: hard_puzzles(partial(sparse_puzzle, grids[split], args.clues or 0), getattr(args, split),
-                                      args.min_guesses, f"{seed}, {split}", folder / f"{split}.txt", map_tasks)
-                  for split in grids}
-    for split in grids:
+    seeds = {split: f"{seed}, {split}" for split in SPLITS}
+    with workers(args.num_workers or os.cpu_count()) as map_tasks:
+        splits = {split: kept_rows(maker(split, seed), getattr(args, split), f"{seed}; guesses {args.min_guesses or 0}",
+                                   folder / f"{split}.txt", map_tasks) for split, seed in seeds.items()}
+    for split in splits:
         (folder / f"{split}.txt").unlink()
     folder.rmdir()
     return splits
 
 
+def make_splits(args: argparse.Namespace) -> dict[str, list[Row]]:
+    clues, rng = args.clues or 0, random.Random(args.seed)
+    if args.size in LARGE:
+        return make_one_by_one(args, lambda _, seed: partial(large_puzzle, size=args.size, clues=clues, seed=seed))
+    grids = divide_grids(args.size, args.train, args.test, rng)
+    if args.min_guesses:
+        return make_one_by_one(args, lambda split, seed: partial(hard_puzzle, grids=grids[split], clues=clues,
+                                                                 fewest=args.min_guesses, seed=seed))
+    return {split: make_puzzles(grids[split], getattr(args, split), args.clues, rng) for split in grids}
+
+
 def generate(args: argparse.Namespace) -> None:
-    if args.min_guesses and args.size < 9:
-        raise ValueError(f"--min-guesses {args.min_guesses}: {args.size}×{args.size} puzzles take hardly any guess; "
-                         "use --size 9")
-    if args.num_workers and not args.min_guesses:
-        raise ValueError("--num-workers has no effect without --min-guesses; leave it out")
-    args.num_workers = args.num_workers or os.cpu_count()
+    if args.min_guesses and args.size != 9:
+        reason = "take hardly any guess" if args.size < 9 else "are made without guesses"
+        raise ValueError(f"--min-guesses {args.min_guesses}: {args.size}×{args.size} puzzles {reason}; use --size 9")
+    if args.num_workers and not args.min_guesses and args.size not in LARGE:
+        raise ValueError(f"--num-workers has no effect with --size {args.size} without --min-guesses; leave it out")
     if args.clues and args.clues >= args.size ** 2:
         raise ValueError(f"--clues {args.clues} leaves no blank; choose 1 to {args.size ** 2 - 1}")
-    rng = random.Random(args.seed)
-    grids = divide_grids(args.size, args.train, args.test, rng)
-    splits = make_hard_puzzles(grids, args) if args.min_guesses else {
-        split: make_puzzles(grids[split], getattr(args, split), args.clues, rng) for split in grids}
-    write_generated(args, f"generated_{args.size}x{args.size}", splits,
-                    "dataset.build_sudoku_dataset")
+    write_generated(args, f"generated_{args.size}x{args.size}", make_splits(args), "dataset.build_sudoku_dataset")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -242,7 +265,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--min-guesses", type=at_least(1),
                         help="only puzzles for which a search tries at least so many digits (default: all)")
     parser.add_argument("--num-workers", type=at_least(1),
-                        help="processes for --min-guesses (default: one for each core)")
+                        help="processes for large puzzles and --min-guesses (default: one for each core)")
     generate(parser.parse_args(argv))
 
 

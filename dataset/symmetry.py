@@ -16,7 +16,8 @@ import numpy as np
 
 DIHEDRAL_INVERSE = (0, 3, 2, 1, 4, 5, 6, 7)
 ROUNDS = 4  # rounds of colour refinement in `sudoku_keys`
-BOXES = {4: (2, 2), 6: (2, 3), 9: (3, 3)}  # number of digits n of a Sudoku: rows and columns of a box
+# number of digits n of a Sudoku: rows and columns of a box
+BOXES = {4: (2, 2), 6: (2, 3), 9: (3, 3), 16: (4, 4), 25: (5, 5)}
 
 
 def dihedral(grids: np.ndarray, transform: int) -> np.ndarray:

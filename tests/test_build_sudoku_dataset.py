@@ -1,5 +1,6 @@
 """The Sudoku builder on generated puzzles, on bad rows, interrupted, and against a published data set."""
 import json
+import random
 import re
 import signal
 import subprocess
@@ -13,11 +14,13 @@ import pytest
 from dataset import build_sudoku_dataset, generate_sudoku, source_csv
 from dataset.build_sudoku_dataset import main, tasks_of
 from dataset.common import FIELDS, PuzzleDatasetMetadata, dataset_fingerprint, file_sha256
-from dataset.kinds.sudoku import valid_grids
+from dataset.kinds.sudoku import digits_of, text_of, valid_grids
 from dataset.source_csv import write_csv
+from dataset.sudoku_search import random_grid
 from dataset.symmetry import BOXES, random_sudoku_symmetries
 
 ROOT = Path(__file__).resolve().parents[1]
+SIZES = (4, 6, 9, 16)  # 25×25 ones have a test of their own
 TRAIN, TEST, COPIES = 12, 5, 6  # puzzles of the generated source, and symmetric copies of each
 
 
@@ -25,10 +28,10 @@ TRAIN, TEST, COPIES = 12, 5, 6  # puzzles of the generated source, and symmetric
 def sources(tmp_path_factory) -> dict[int, Path]:
     """A folder with train.csv and test.csv for each size."""
     folder = tmp_path_factory.mktemp("sources")
-    for size in BOXES:
+    for size in SIZES:
         generate_sudoku.main(["--size", str(size), "--train", str(TRAIN), "--test", str(TEST), "--output-dir",
-                              str(folder / str(size))])
-    return {size: folder / str(size) for size in BOXES}
+                              str(folder / str(size)), *["--clues", "200"] * (size == 16)])
+    return {size: folder / str(size) for size in SIZES}
 
 
 def build(source: Path, output: Path, *options) -> dict[str, dict[str, np.ndarray]]:
@@ -46,7 +49,7 @@ def csv_rows(path: Path) -> list[list[str]]:
 
 
 def tokens(text: str) -> list[int]:
-    return [int(character.replace(".", "0")) + 1 for character in text]
+    return [digit + 1 for digit in digits_of(text)]
 
 
 def invariant(inputs: np.ndarray, labels: np.ndarray) -> tuple:
@@ -57,7 +60,7 @@ def invariant(inputs: np.ndarray, labels: np.ndarray) -> tuple:
     return lines, sorted(np.bincount(labels[inputs > 1], minlength=size + 2).tolist())
 
 
-@pytest.mark.parametrize("size, copies", [(4, 0), (6, COPIES), (9, COPIES)])
+@pytest.mark.parametrize("size, copies", [(4, 0), (6, COPIES), (9, COPIES), (16, COPIES)])
 def test_format_originals_and_copies(sources, tmp_path, size, copies):
     arrays = build(sources[size], tmp_path / "built", "--num-aug", copies)
     for split, count, puzzles in (("train", TRAIN, 1 + copies), ("test", TEST, 1)):
@@ -79,7 +82,7 @@ def test_format_originals_and_copies(sources, tmp_path, size, copies):
     assert json.loads((tmp_path / "built" / "identifiers.json").read_text()) == ["<blank>"]
 
 
-@pytest.mark.parametrize("size", [6, 9])
+@pytest.mark.parametrize("size", [6, 9, 16])
 def test_copies_belong_to_the_orbit_of_their_group_and_differ(sources, tmp_path, size):
     train = build(sources[size], tmp_path / "built", "--num-aug", COPIES)["train"]
     keys = [generate_sudoku.orbit_key(tuple(labels.tolist())) for labels in train["labels"] - 1]
@@ -153,7 +156,7 @@ def test_a_bad_row_is_named(tmp_path, question, answer, problem):
     assert not (tmp_path / "built").exists()
 
 
-@pytest.mark.parametrize("size", sorted(BOXES))
+@pytest.mark.parametrize("size", SIZES)
 def test_a_fraction_of_one_source_is_the_test_set_and_no_variant_stands_on_both_sides(sources, tmp_path, size):
     """The source holds each puzzle, two symmetric copies of it and, but for 4×4, another question with its grid."""
     rows = [(question, answer) for _, question, answer, _ in csv_rows(sources[size] / "train.csv")]
@@ -166,8 +169,7 @@ def test_a_fraction_of_one_source_is_the_test_set_and_no_variant_stands_on_both_
         parts.append(np.where([[True], [False]] & (np.arange(size**2) % 5 == 0), 0, digits))
     copies = np.concatenate(parts)
     (tmp_path / "csv").mkdir()
-    write_csv(tmp_path / "csv" / "train.csv", "s", [(*("".join(map(str, text)) for text in row), 0)
-                                                    for row in copies.tolist()])
+    write_csv(tmp_path / "csv" / "train.csv", "s", [(*map(text_of, row), 0) for row in copies.tolist()])
     options = ["--test-fraction", "0.25", "--num-aug", 0 if size == 4 else 2]
     arrays = build(tmp_path / "csv", tmp_path / "built", *options)
     test = {inputs.tobytes() for inputs in arrays["test"]["inputs"]}
@@ -200,6 +202,30 @@ def test_other_sizes_mixed_sizes_and_bad_augmentations_are_refused(sources, tmp_
         build(sources[4], tmp_path / "built", "--num-aug", 1)
     with pytest.raises(ValueError, match="--num-aug: -1 is not a whole number of 0 or more"):
         build(sources[9], tmp_path / "built", "--num-aug", -1)
+
+
+def test_25x25_puzzles_have_letters_up_to_p_and_another_letter_is_refused(tmp_path):
+    answer = text_of(random_grid(25, random.Random(0)))
+    question = answer.replace("P", ".")
+    for split in ("train", "test"):
+        write_csv(tmp_path / f"{split}.csv", "s", [(question, answer, 25)])
+    inputs = build(tmp_path, tmp_path / "built", "--num-aug", 2)["train"]["inputs"]
+    assert inputs.shape == (3, 625) and (inputs == 1).sum(1).tolist() == [25] * 3 and inputs.max() == 26
+    assert valid_grids(load(tmp_path / "built")["train"]["labels"] - 1, (5, 5)).all()
+    for bad in "0Q":
+        write_csv(tmp_path / "train.csv", "s", [(question.replace(".", bad), answer, 25)])
+        with pytest.raises(ValueError, match="the question may hold only 1 to P, and '.' for a blank"):
+            build(tmp_path, tmp_path / "other")
+
+
+@pytest.mark.parametrize("size", BOXES)
+def test_valid_grids_of_every_size_finds_two_digits_that_changed_places(size):
+    """Of 16×16 and more, sets of digits need more than 16 bits."""
+    grid = np.array(random_grid(size, random.Random(0)))
+    swapped = grid.copy()
+    swapped[[0, 1]] = swapped[[1, 0]]
+    last = np.where(grid == size, size + 1, grid)
+    assert valid_grids(np.stack([grid, swapped, last]), BOXES[size]).tolist() == [True, False, False]
 
 
 def test_valid_grids_finds_each_kind_of_repetition():

@@ -1,11 +1,13 @@
 """The solver against brute force, and what the generated files promise."""
+import random
 from itertools import permutations, product
 
 import numpy as np
 import pytest
 
-from dataset.generate_sudoku import CLUES, count_solutions, main, orbit_key, solutions
-from dataset.kinds.sudoku import valid_grids
+from dataset.generate_sudoku import CLUES, LARGE, count_solutions, main, orbit_key, solutions
+from dataset.kinds.sudoku import digits_of, valid_grids
+from dataset.sudoku_search import random_grid
 from dataset.symmetry import BOXES, random_sudoku_symmetries
 from helpers import generated
 
@@ -19,7 +21,7 @@ def grids4() -> np.ndarray:
 
 
 def digits(text: str) -> tuple[int, ...]:
-    return tuple(int(character.replace(".", "0")) for character in text)
+    return tuple(digits_of(text))
 
 
 def test_the_solver_finds_all_4x4_grids(grids4):
@@ -52,7 +54,7 @@ def test_the_solver_agrees_with_real_puzzles(shared):
 
 @pytest.mark.parametrize("size", BOXES)
 def test_the_orbit_key_is_the_same_for_symmetric_grids(size):
-    grid = np.array(next(solutions([0] * size ** 2)), np.uint8)
+    grid = np.array(random_grid(size, random.Random(0)), np.uint8)
     copies = random_sudoku_symmetries(100, BOXES[size], np.random.default_rng(0)).apply(np.tile(grid, (100, 1)))
     assert {orbit_key(tuple(copy)) for copy in copies.tolist()} == {orbit_key(tuple(grid.tolist()))}
 
@@ -73,6 +75,27 @@ def test_generated_puzzles_keep_their_promises(tmp_path, size, train, test):
     keys = {split: {digits(answer) if size == 4 else orbit_key(digits(answer)) for _, answer, _ in rows}
             for split, rows in splits.items()}
     assert not keys["train"] & keys["test"]
+
+
+@pytest.mark.parametrize("size, train, test", [(16, 6, 2), (25, 1, 1)])
+def test_large_puzzles_have_one_solution_and_a_grid_of_their_own(tmp_path, size, train, test):
+    """A second solver, which knows no singles, counts the solutions. It needs many clues for that."""
+    clues = {16: 145, 25: 400}[size]
+    splits = generated(main, tmp_path / "csv", "--size", size, "--train", train, "--test", test, "--clues", clues)
+    rows = splits["train"] + splits["test"]
+    assert [len(splits[split]) for split in ("train", "test")] == [train, test]
+    assert len({orbit_key(digits(answer)) for _, answer, _ in rows}) == train + test
+    assert valid_grids(np.array([digits(answer) for _, answer, _ in rows]), BOXES[size]).all()
+    for question, answer, rating in rows:
+        assert list(solutions(question)) == [digits(answer)] and rating == size ** 2 - clues == question.count(".")
+    assert not (tmp_path / "csv.part").exists()
+
+
+def test_large_puzzles_aim_at_the_clues_of_their_range(tmp_path):
+    rows = generated(main, tmp_path / "csv", "--size", 16, "--train", 6, "--test", 1)["train"]
+    assert LARGE == (16, 25) and len({rating for *_, rating in rows}) > 3
+    assert all(CLUES[16][0] <= 256 - rating <= CLUES[16][1] + 5 for *_, rating in rows)
+    assert {*"".join(answer for _, answer, _ in rows)} == {*"123456789ABCDEFG"}
 
 
 def test_4x4_grids_are_divided_256_to_32(tmp_path):

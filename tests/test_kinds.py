@@ -20,7 +20,7 @@ from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
 from dataset.symmetry import BOXES
 from evaluators.protocol import build_evaluators
 
-ALL = [Sudoku(16, 6), Sudoku(36, 8), Sudoku(81, 11), Maze(9, 6), ARC(900, 12)]
+ALL = [Sudoku(16, 6), Sudoku(36, 8), Sudoku(81, 11), Sudoku(256, 18), Maze(9, 6), ARC(900, 12)]
 MAZE, WAY = "S  # #   G # ## ", "S  #o#  oooG# ##"
 
 
@@ -222,6 +222,7 @@ def test_a_plain_sequence_has_no_symmetries_and_no_rules():
 
 @pytest.mark.parametrize("kind, text, tokens", [
     (Sudoku(16, 6), "1.34" * 4, [2, 1, 4, 5] * 4), (Sudoku(16, 6), "1034" * 4 + "\r\n", [2, 1, 4, 5] * 4),
+    (Sudoku(256, 18), "1.FG" * 64, [2, 1, 16, 17] * 64), (Sudoku(625, 27), "9.AOP" * 125, [10, 1, 11, 25, 26] * 125),
     (Maze(16, 6), MAZE + "\n", [3, 2, 2, 1, 2, 1, 2, 2, 2, 4, 2, 1, 2, 1, 1, 2]),
     (Sequence(5, 12), "11 3,4", [11, 3, 4, 0, 0]), (Sequence(3, 4, ["", "0", "R", "F'"]), "F' 0 R", [3, 1, 2]),
     (ARC(900, 12), "[[0, 9], [1, 2], [3, 4]]", encode_grid(np.array([[0, 9], [1, 2], [3, 4]])).tolist())])
@@ -236,7 +237,8 @@ def test_text_is_read_and_written(kind, text, tokens):
 @pytest.mark.parametrize("kind, text, problem", [
     (Sudoku(16, 6), "123", "the line has 3 characters; write 16, one for each cell"),
     (Sudoku(16, 6), "12345" + "." * 11, r"character 5 is '5'; a cell is one of '\.12340'"),
-    (Sudoku(81, 11), "é" * 81, "character 1 is 'é'"),
+    (Sudoku(81, 11), "é" * 81, "character 1 is 'é'"), (Sudoku(256, 18), "H" * 256, "character 1 is 'H'"),
+    (Sudoku(256, 18), "0" * 256, r"character 1 is '0'; a cell is one of '\.123456789ABCDEFGabcdefg'"),
     (Maze(16, 6), MAZE.replace("G", "x"), "character 10 is 'x'; a cell is one of '# SGo'"),
     (Maze(16, 6), MAZE.strip(), "the line has 15 characters"),
     (Sequence(3, 12), "1 2 12", "token 3 is '12'; there are 0, 1, .*11$"),
@@ -253,13 +255,23 @@ def test_what_is_wrong_in_a_line_is_said(kind, text, problem):
         kind.parse(text)
 
 
+def test_a_board_of_numbers_is_read_as_its_line():
+    """Beyond 9, a number stands for a letter, and 0 for a blank, which a line writes as a point."""
+    large, small = Sudoku(256, 18), Sudoku(16, 6)
+    board = [[0, 10, 16, 1, *[2] * 12] for _ in range(16)]
+    assert large.format_board(board) == (".AG1" + "2" * 12) * 16
+    assert large.format_board([[17, "b"]]) == "17b"  # which `parse` refuses, and reads
+    assert large.parse(".b" * 128).tolist() == [1, 12] * 128
+    assert small.format_board([[0, 4], ["1", "."]]) == "041."
+
+
 def test_tokens_without_a_character_are_written_too():
     assert Sudoku(16, 11).format(np.arange(16) % 11)[:11] == "?.1234?????"
     assert Maze(16, 6).format(np.zeros(16, int)) == "?" * 16
 
 
 @pytest.mark.parametrize("kind_class, sizes, problem", [
-    (Sudoku, (25, 7), "Sudoku has 16, 36, 81 cells, and these are 25"),
+    (Sudoku, (25, 7), "Sudoku has 16, 36, 81, 256, 625 cells, and these are 25"),
     (Sudoku, (12, 7), "Sudoku is a square board, and 12 cells are none"),
     (Sudoku, (81, 10), "Sudoku has 11 tokens, and vocab_size is 10"),
     (Maze, (100, 5), "Maze has 6 tokens, and vocab_size is 5"),

@@ -24,7 +24,7 @@ from utils.resolve import load_class, load_only_class
 PACKAGE = "dataset.kinds"
 RECOGNISED = ("arc", "sudoku", "maze")  # kinds that are told by their data, where dataset.json names none
 # (L, V) of the puzzles that are told by these alone, where there are no data to look at
-USUAL_SIZES = {"sudoku": ((16, 6), (36, 8), (81, 11)), "maze": ((900, 6),), "arc": ((900, 12),)}
+USUAL_SIZES = {"sudoku": ((16, 6), (36, 8), (81, 11), (256, 18), (625, 27)), "maze": ((900, 6),), "arc": ((900, 12),)}
 LOOKED_AT = 16  # examples that must obey the rules of such a kind
 FIRST_TOKEN = 1  # of the alphabet; token 0 is padding
 NO_TOKEN = 255  # what a character becomes that stands for no token

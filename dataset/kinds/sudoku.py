@@ -1,6 +1,7 @@
 """Sudoku: every row, column and box holds each digit once. The sizes are those of `BOXES` in dataset/symmetry.py.
 
-Tokens: 0 padding, 1 blank, digit + 1. Text: a character a cell, row by row, `.` or `0` for a blank.
+Tokens: 0 padding, 1 blank, digit + 1. Text: a character a cell, row by row, `.` for a blank. The digits above 9 are the
+letters A to P. Up to 9×9, `0` is a blank as well; beyond, it is refused, since some count such digits from 0 to F.
 """
 from collections.abc import Sequence
 
@@ -9,14 +10,13 @@ import numpy as np
 from dataset.kinds.kind import Kind, side_of
 from dataset.symmetry import BOXES, Symmetries, random_sudoku_symmetries
 
-DIGITS = "123456789"
+DIGITS = "123456789ABCDEFGHIJKLMNOP"
 BLANK = 1  # token; digit d is token d + 1
 
 
 class Sudoku(Kind):
     """n×n cells, n digits, n + 2 tokens."""
 
-    also_read = {"0": "."}
     blank = BLANK
     box: tuple[int, int]
     evaluator = "sudoku@Sudoku"
@@ -29,7 +29,14 @@ class Sudoku(Kind):
                              f"and these are {seq_len}")
         self.box = BOXES[self.size]
         self.alphabet = "." + DIGITS[:self.size]
+        self.also_read = {"0": "."} if self.size <= 9 else {one.lower(): one for one in DIGITS[9:self.size]}
         super().__init__(seq_len, vocab_size, token_names)
+
+    def format_board(self, rows: Sequence[Sequence[object]]) -> str:
+        """Cells are characters or digits, 0 for a blank, which stays 0 where it can be read."""
+        characters = ("0" if "0" in self.also_read else ".") + DIGITS
+        return "".join(characters[cell] if type(cell) is int and 0 <= cell <= self.size else str(cell)
+                       for row in rows for cell in row)
 
     def rules(self, inputs: np.ndarray, preds: np.ndarray) -> dict[str, np.ndarray]:
         """`valid`: each row, column and box holds every digit; `clues_kept`; `solved`: both."""
@@ -44,12 +51,23 @@ class Sudoku(Kind):
         return Symmetries(drawn.positions, tokens)
 
 
+def digits_of(text: str) -> list[int]:
+    """The digits that characters stand for, 0 for a blank."""
+    return [0 if character in ".0" else 1 + DIGITS.index(character) for character in text]
+
+
+def text_of(digits: Sequence[int]) -> str:
+    """The characters that stand for digits, `.` for 0, a blank."""
+    return "".join(("." + DIGITS)[digit] for digit in digits)
+
+
 def valid_grids(grids: np.ndarray, box: tuple[int, int]) -> np.ndarray:
     """(N,) booleans: does a grid (N, n²) of integers hold each of 1 to n once in every row, column and box?"""
     height, width = box
     size = height * width
-    digits = np.where((grids >= 1) & (grids <= size), grids, 0).astype(np.uint16)
-    bits = np.left_shift(np.uint16(1), digits.T)  # cells first: each reduction runs along N
+    number = np.uint16 if size < 16 else np.uint32  # which has a bit for each digit
+    digits = np.where((grids >= 1) & (grids <= size), grids, 0).astype(number)
+    bits = np.left_shift(number(1), digits.T)  # cells first: each reduction runs along N
     boxes = bits.reshape(size // height, height, size // width, width, -1).swapaxes(1, 2)
     units = [bits.reshape(size, size, -1), bits.reshape(size, size, -1).swapaxes(0, 1),
              boxes.reshape(size, size, -1)]
