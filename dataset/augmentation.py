@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dataset.common import BOARDS
 from dataset.example_set import ExampleSet, say_once
-from dataset.kinds.kind import Kind, Symmetry, kind_of
+from dataset.kinds.kind import Kind, Symmetry, kind_of, on_boards
 from dataset.kinds.sudoku import Sudoku
 from dataset.puzzle_set import PuzzleSet
 
@@ -54,4 +55,4 @@ class FreshSymmetries:
         `place`: epoch and offset of the batch in the training stream.
         """
         drawn = part_of(self.kind.symmetries(batch, np.random.default_rng((self.seed, SALT, *place))), rows)
-        return fields | {name: drawn.apply(fields[name]) for name in ("inputs", "labels")}
+        return fields | {name: on_boards(drawn.apply, fields[name]) for name in BOARDS if name in fields}

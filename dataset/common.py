@@ -11,11 +11,16 @@ A *group* holds puzzles that are augmentations of one another. A *puzzle* holds 
 first puzzle of each group, and `puzzle_indices` (puzzles + 1) the first example of each puzzle; the last entry is the
 total. `puzzle_identifiers` has one entry for each puzzle.
 
+Puzzles with several solutions, as mazes have, may keep others than the one in `labels`. A field `other_labels`, uint8
+(N, K, L), holds K of them for each example, of which some may be equal (ours). They count in the cells that `labels`
+has an answer for. dataset.json tells K, as `other_labels`.
+
 Regression data (dataset/regression_dataset.py) hold floats, and `targets` in place of labels. A split of latent
 episodes (dataset/latent_episodes.py) has other files.
 """
 import hashlib
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -30,6 +35,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 FIELDS = ("inputs", "labels", "puzzle_identifiers", "puzzle_indices", "group_indices")
+OTHER_LABELS = "other_labels"  # a field that puzzles may have besides
+BOARDS = ("inputs", "labels", OTHER_LABELS)  # fields of tokens, which symmetries change
 MOST_IDENTIFIER = np.iinfo(np.int32).max  # largest puzzle identifier
 MOST_POSITIONS = 1 << 20  # longest sequence that a checkpoint may tell, a board of 1024 x 1024
 BLANK_IDENTIFIER = "<blank>"
@@ -97,7 +104,7 @@ class PuzzleDatasetMetadata(SplitMetadata):
 
     task_type: ClassVar[str] = "classification"
     KIND = "puzzles"
-    AGREE = ("vocab_size", "seq_len", "pad_id", "ignore_label_id", "blank_identifier_id")
+    AGREE = ("vocab_size", "seq_len", "pad_id", "ignore_label_id", "blank_identifier_id", OTHER_LABELS)
     MODEL_KEYS = {key: key for key in ("seq_len", "vocab_size", "num_puzzle_identifiers")}
 
     # token that fills `inputs` where a batch is padded
@@ -106,6 +113,8 @@ class PuzzleDatasetMetadata(SplitMetadata):
     ignore_label_id: int | None
     # number of tokens V; every input and label is below it
     vocab_size: int
+    # solutions of an example besides its labels
+    other_labels: int = Field(0, ge=0)
     # kind of puzzle, the name of a file in dataset/kinds/ or module@Class; None: it is recognised from the data
     kind: str | None = None
     # (V,) readable name of each token; "" is an empty cell; None: the names of the kind
@@ -124,8 +133,11 @@ class PuzzleDatasetMetadata(SplitMetadata):
 
     def batch_fields(self) -> dict[str, BatchField]:
         cells = BatchField((self.seq_len,), "int32", self.vocab_size)
-        return {"inputs": cells, "labels": replace(cells, ignored=IGNORE_LABEL_ID),
-                "puzzle_identifiers": BatchField((), "int32", self.num_puzzle_identifiers)}
+        fields = {"inputs": cells, "labels": replace(cells, ignored=IGNORE_LABEL_ID),
+                  "puzzle_identifiers": BatchField((), "int32", self.num_puzzle_identifiers)}
+        if self.other_labels:
+            fields[OTHER_LABELS] = BatchField((self.other_labels, self.seq_len), "uint8", self.vocab_size)
+        return fields
 
 
 class RegressionMetadata(SplitMetadata):
@@ -193,7 +205,8 @@ class EpisodeMetadata(RegressionMetadata):
     blank_identifier_id: int = -1
 
 
-METADATA = {"classification": PuzzleDatasetMetadata, "regression": RegressionMetadata}  # by task_type
+METADATA: dict[str, type[SplitMetadata]] = {"classification": PuzzleDatasetMetadata,
+                                           "regression": RegressionMetadata}  # by task_type
 DESCRIPTIONS = {cls.KIND: cls
                 for cls in (PuzzleDatasetMetadata, RegressionMetadata, EpisodeMetadata)}
 
@@ -268,7 +281,7 @@ def write_split(split_dir: str | Path, arrays: Mapping[str, Any], vocab_size: in
     `arrays` maps each of `FIELDS` to its array. `inputs` and `labels` are integers (N, L), or N rows of different
     lengths. Shorter rows are filled up at their end, `inputs` with the pad token 0 and `labels` with
     `ignore_label_id`, which is not scored; a notice is printed. The blank identifier is 0. `kind` and `token_names`
-    are those of `PuzzleDatasetMetadata`.
+    are those of `PuzzleDatasetMetadata`. `other_labels` (N, K, L), uint8, may stand in `arrays` besides.
 
     Raises ValueError, before anything is written, if arrays do not fit together, or if the split exists and
     `overwrite` is false.
@@ -278,11 +291,11 @@ def write_split(split_dir: str | Path, arrays: Mapping[str, Any], vocab_size: in
     def refuse(field: str, problem: str):
         raise ValueError(f"{split_dir}, {field}: {problem}; nothing was written")
 
-    if {*arrays} != {*FIELDS}:
+    if {*arrays} - {OTHER_LABELS} != {*FIELDS}:
         refuse("arrays", f"should be {', '.join(FIELDS)}, and are {', '.join(arrays)}")
-    files = {field: field_path(split_dir, set_name, field) for field in FIELDS}
-    in_place = {field for field in FIELDS if _lives_in(arrays[field], files[field])}
-    replaced = [file for file in (split_dir / "dataset.json", *(files[field] for field in FIELDS
+    files = {field: field_path(split_dir, set_name, field) for field in (*FIELDS, OTHER_LABELS)}
+    in_place = {field for field, array in arrays.items() if _lives_in(array, files[field])}
+    replaced = [file for file in (split_dir / "dataset.json", *(files[field] for field in files
                                                                 if field not in in_place)) if file.exists()]
     if replaced and not overwrite:
         raise ValueError(f"{replaced[0]} exists already; remove it, pass overwrite=True, "
@@ -294,19 +307,24 @@ def write_split(split_dir: str | Path, arrays: Mapping[str, Any], vocab_size: in
     for field in ("inputs", "labels"):
         _check_tokens(arrays[field], field in in_place, vocab_size, ignore_label_id if field == "labels" else None,
                       partial(refuse, field))
+    others = 0
+    if OTHER_LABELS in arrays:
+        check_other_labels(arrays[OTHER_LABELS], arrays["labels"].shape, partial(refuse, OTHER_LABELS))
+        _check_tokens(arrays[OTHER_LABELS], OTHER_LABELS in in_place, vocab_size, None, partial(refuse, OTHER_LABELS))
+        others = arrays[OTHER_LABELS].shape[1]
     puzzles = len(arrays["puzzle_identifiers"])
     examples, seq_len = arrays["inputs"].shape
     metadata = PuzzleDatasetMetadata(
         pad_id=0, ignore_label_id=ignore_label_id, blank_identifier_id=0, vocab_size=vocab_size, seq_len=seq_len,
         num_puzzle_identifiers=num_puzzle_identifiers, total_groups=len(arrays["group_indices"]) - 1,
-        mean_puzzle_examples=examples / puzzles, total_puzzles=puzzles, sets=[set_name], kind=kind,
+        mean_puzzle_examples=examples / puzzles, total_puzzles=puzzles, sets=[set_name], kind=kind, other_labels=others,
         token_names=None if token_names is None else list(token_names))
     split_dir.mkdir(parents=True, exist_ok=True)
     for file in replaced:  # first: a half-written split then has no dataset.json, and open maps keep the old contents
         file.unlink()
-    for field in FIELDS:
+    for field, array in arrays.items():
         if field not in in_place:
-            np.save(files[field], arrays[field])
+            np.save(files[field], array)
     write_json(split_dir / "dataset.json", metadata.model_dump(exclude_defaults=True))  # leaves out `kind: null`
     return metadata
 
@@ -381,18 +399,19 @@ def filled_up(rows: Any, length: int, fill: float) -> np.ndarray:
 
 def _check_tokens(array: np.ndarray, in_place: bool, vocab_size: int, ignored: int | None,
                   refuse) -> None:
-    for start in range(0, len(array), BLOCK_ROWS):
+    rows = max(1, BLOCK_ROWS * array.shape[-1] // max(math.prod(array.shape[1:]), 1))
+    for start in range(0, len(array), rows):
         # mapped again for each block, because the pages read through one map would stay in this process's memory
-        block = (np.load(array.filename, mmap_mode="r") if in_place else array)[start:start + BLOCK_ROWS]
+        block = (np.load(array.filename, mmap_mode="r") if in_place else array)[start:start + rows]
         place = first_foreign_token(block, vocab_size, ignored)
         if place is not None:
-            refuse(f"row {start + place[0]}, position {place[1]} holds {block[place]}, but "
+            refuse(f"row {start + place[0]}, position {place[-1]} holds {block[place]}, but "
                    f"vocab_size is {vocab_size} (tokens 0 to {vocab_size - 1})")
 
 
 def first_foreign_token(tokens: np.ndarray, vocab_size: int,
-                        ignored: int | None) -> tuple[int, int] | None:
-    """Row and column of the first of (N, L) integers that is neither a token nor `ignored`. None if there is none."""
+                        ignored: int | None) -> tuple[int, ...] | None:
+    """Where the first of (N, …, L) integers stands that is neither a token nor `ignored`. None if there is none."""
     if tokens.max(initial=0) < vocab_size and tokens.min(initial=0) >= 0:
         return None
     foreign = ((tokens < 0) | (tokens >= vocab_size)) & (True if ignored is None else tokens != ignored)
@@ -422,6 +441,13 @@ def check_puzzles(arrays: Mapping[str, np.ndarray], examples: int, identifiers: 
     if low < 0 or high >= identifiers:
         refuse("puzzle_identifiers", f"holds {low} to {high}, but "
                                      f"num_puzzle_identifiers={identifiers}")
+
+
+def check_other_labels(array: np.ndarray, shape: tuple[int, ...], refuse: Callable[[str], Any]) -> None:
+    """Check the other solutions (N, K, L) of labels of the shape (N, L). Calls `refuse(problem)`, which must raise."""
+    N, L = shape
+    if array.ndim != 3 or array.dtype != np.uint8 or (len(array), array.shape[2]) != (N, L) or not array.shape[1]:
+        refuse(f"expected uint8 of shape ({N}, solutions, {L}), found {array.dtype} of shape {array.shape}")
 
 
 def check_integers(array: np.ndarray, dimensions: int, refuse: Callable[[str], Any]) -> None:

@@ -17,7 +17,14 @@ from pathlib import Path
 import numpy as np
 
 from dataset.builder import Parser, add_test_fraction, at_least, building
-from dataset.common import BLANK_IDENTIFIER, new_dataset_directory, open_field, write_json, write_split
+from dataset.common import (
+    BLANK_IDENTIFIER,
+    OTHER_LABELS,
+    new_dataset_directory,
+    open_field,
+    write_json,
+    write_split,
+)
 from dataset.splitting import rows_for_testing
 
 COLUMNS = ("source", "question", "answer", "rating")
@@ -230,6 +237,9 @@ class Split:
     copies: int
     # writes (groups * copies, L) uint8 inputs and labels, group by group
     fill: Callable[[np.ndarray, np.ndarray], None]
+    # solutions of each puzzle besides its label, and what writes them, (groups * copies, others, L) uint8
+    others: int = 0
+    fill_others: Callable[[np.ndarray], None] | None = None
 
     @property
     def puzzles(self) -> int:
@@ -240,7 +250,8 @@ def write_dataset(builder: str, args: argparse.Namespace, files: dict[str, Path]
                   splits: dict[str, Split],
                   kind: str, seq_len: int, vocab_size: int) -> None:
     """Write and report a data set of puzzles of a kind, without embeddings of their own (identifier 0, the blank)."""
-    needed = sum(split.puzzles * (2 * seq_len + 12) for split in splits.values())  # 12: three int32 a puzzle
+    needed = sum(split.puzzles * ((2 + split.others) * seq_len + 12)
+                 for split in splits.values())  # 12: three int32 a puzzle
     with building(builder, args, files.values(), needed) as (folder, counts):
         for name, split in splits.items():
             _write_split(folder / name, split, kind, seq_len, vocab_size)
@@ -253,6 +264,9 @@ def _write_split(split_dir: Path, split: Split, kind: str, seq_len: int, vocab_s
     arrays: dict[str, np.ndarray] = {name: open_field(split_dir, name, (split.puzzles, seq_len))
                                      for name in ("inputs", "labels")}
     split.fill(arrays["inputs"], arrays["labels"])
+    if split.fill_others is not None:
+        arrays[OTHER_LABELS] = open_field(split_dir, OTHER_LABELS, (split.puzzles, split.others, seq_len))
+        split.fill_others(arrays[OTHER_LABELS])
     arrays["puzzle_identifiers"] = np.zeros(split.puzzles, np.int32)
     arrays["puzzle_indices"] = np.arange(split.puzzles + 1, dtype=np.int32)
     arrays["group_indices"] = np.arange(0, split.puzzles + 1, split.copies, dtype=np.int32)

@@ -25,9 +25,10 @@ from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
+from dataset.common import BOARDS
 from dataset.example_set import ExampleSet
 from dataset.kinds.arc import ARC
-from dataset.kinds.kind import Kind, kind_of
+from dataset.kinds.kind import Kind, kind_of, on_boards
 from dataset.puzzle_dataset import PuzzleDataset
 from evaluators.latent_noise import LatentNoise
 from evaluators.memory import rows_within
@@ -276,12 +277,12 @@ class TestTime:
         if self.config.augment == 1:
             return fields
         assert self.kind is not None
-        shown = {name: fields[name].copy() for name in ("inputs", "labels") if name in fields}
+        shown = {name: fields[name].copy() for name in BOARDS if name in fields}
         for row, (number, attempt) in enumerate(zip(attempts.numbers.tolist(), attempts.attempts.tolist())):
             view = drawn_view(self.kind, number, attempt % self.config.augment, self.config.seed)
             self.views[number, attempt] = view
             for boards in shown.values():
-                boards[row:row + 1] = view.apply(boards[row:row + 1])
+                boards[row:row + 1] = on_boards(view.apply, boards[row:row + 1])
         return fields | shown
 
     def keep_rows(self, rows: np.ndarray) -> None:

@@ -163,6 +163,56 @@ def test_runs_as_module_and_as_script(source, tmp_path, start):
     assert "train: 10 groups, 80 puzzles, 80 examples" in result.stdout
 
 
+@pytest.fixture(scope="module")
+def several(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("several") / "csv"
+    generate_maze.main(["--side", "5", "--train", "8", "--test", "4", "--paths", "3", "--output-dir", str(folder)])
+    return folder
+
+
+def others_of(path: Path, split: str) -> np.ndarray:
+    return np.load(path / split / "all__other_labels.npy")
+
+
+def test_other_paths_are_shortest_and_stand_beside_the_usual_files(several, tmp_path):
+    kind = Maze(25, 6)
+    plain, built = build(several, tmp_path / "plain"), build(several, tmp_path / "built", "--paths", 4)
+    for split, copies in (("train", 8), ("test", 1)):
+        assert all(np.array_equal(plain[split][field], built[split][field]) for field in FIELDS)
+        inputs, labels, others = *(built[split][field] for field in ("inputs", "labels")), others_of(tmp_path / "built",
+                                                                                                     split)
+        assert others.shape == (len(inputs), 3, 25) and others.dtype == np.uint8
+        assert kind.rules(inputs.repeat(3, 0), others.reshape(-1, 25))["solved"].all()
+        originals = others[::copies]
+        for view in range(copies):  # each view of a maze has the same paths in the same order
+            grids = others[view::copies].reshape(-1, 3, 5, 5)
+            np.testing.assert_array_equal(inverse_dihedral(grids, view).reshape(originals.shape), originals)
+        for label, found in zip(labels, others):  # all distinct, or the label again at the end
+            rows = [row.tobytes() for row in found]
+            first = rows.index(label.tobytes()) if label.tobytes() in rows else 3
+            assert first >= 2 and len({*rows[:first]}) == first and {*rows[first:]} <= {label.tobytes()}
+        metadata = json.loads((tmp_path / "built" / split / "dataset.json").read_text())
+        assert metadata["other_labels"] == 3
+        assert "other_labels" not in json.loads((tmp_path / "plain" / split / "dataset.json").read_text())
+        assert not (tmp_path / "plain" / split / "all__other_labels.npy").exists()
+
+
+def test_other_paths_follow_the_seed(several, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        build(several, tmp_path / name, "--paths", 3, "--seed", seed)
+    assert dataset_fingerprint(tmp_path / "a") == dataset_fingerprint(tmp_path / "b")
+    assert not np.array_equal(others_of(tmp_path / "a", "train"), others_of(tmp_path / "c", "train"))
+
+
+def test_an_answer_that_is_no_shortest_path_has_no_others(tmp_path):
+    detour = "S G      ", "S Go oooo", 6
+    write_csv(tmp_path / "train.csv", "s", [detour])
+    write_csv(tmp_path / "test.csv", "s", [detour])
+    build(tmp_path, tmp_path / "plain")
+    with pytest.raises(ValueError, match="line 2: --paths draws from the shortest paths, and the answer is longer"):
+        build(tmp_path, tmp_path / "built", "--paths", 2)
+
+
 def test_real_mazes_pass_every_check(shared, tmp_path, capsys):
     arrays = build(shared / "data" / "maze", tmp_path / "built")
     assert arrays["train"]["inputs"].shape == (8000, 900) and arrays["test"]["inputs"].shape == (1000, 900)

@@ -18,6 +18,7 @@ from dataset.common import (
     write_split,
 )
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
+from dataset.puzzle_set import load_puzzle_set
 
 
 def split_arrays() -> dict[str, np.ndarray]:
@@ -31,7 +32,7 @@ def test_a_split_is_written_as_described(tmp_path):
     arrays = split_arrays()
     metadata = write_split(tmp_path / "train", arrays, vocab_size=12)
     stored = json.loads((tmp_path / "train" / "dataset.json").read_text())
-    assert stored == metadata.model_dump(exclude={"kind", "token_names"}) == {
+    assert stored == metadata.model_dump(exclude={"kind", "token_names", "other_labels"}) == {
         "pad_id": 0, "ignore_label_id": 0, "blank_identifier_id": 0, "vocab_size": 12, "seq_len": 3,
         "num_puzzle_identifiers": 1, "total_groups": 2, "mean_puzzle_examples": 4 / 3, "total_puzzles": 3,
         "sets": ["all"]}
@@ -123,6 +124,31 @@ def test_tokens_of_a_large_array_in_its_file_are_checked_too(tmp_path, monkeypat
     arrays["inputs"][3, 1] = 12
     with pytest.raises(ValueError, match="inputs: row 3, position 1 holds 12"):
         write_split(tmp_path / "train", arrays, vocab_size=12)
+
+
+def test_other_solutions_are_a_file_beside_the_usual_ones_which_is_checked(tmp_path):
+    others = np.ones((4, 2, 3), np.uint8)
+    metadata = write_split(tmp_path / "train", split_arrays() | {"other_labels": others}, vocab_size=12)
+    assert metadata.other_labels == 2 and json.loads((tmp_path / "train/dataset.json").read_text())["other_labels"] == 2
+    assert np.array_equal(np.load(tmp_path / "train/all__other_labels.npy"), others)
+    assert np.array_equal(load_puzzle_set(str(tmp_path), "train", "all", metadata).fetch(np.arange(3))["other_labels"],
+                          others[:3])
+    foreign = others.copy()
+    foreign[2, 1, 1] = 12
+    shape = r"expected uint8 of shape \(4, solutions, 3\), found "
+    for wrong, message in ((others[:, 0], shape + r"uint8 of shape \(4, 3\)"), (others[:3], shape + "uint8"),
+                           (others[:, :0], shape + "uint8"), (others.astype(np.int32), shape + "int32"),
+                           (foreign, "row 2, position 1 holds 12, but vocab_size is 12")):
+        with pytest.raises(ValueError, match=f"other_labels: {message}.*; nothing was written"):
+            write_split(tmp_path / "new", split_arrays() | {"other_labels": wrong}, vocab_size=12)
+    with pytest.raises(ValueError, match="all__other_labels.npy: holds 2 solutions of each example, and dataset.json "
+                                         "tells other_labels=0; build the data set again"):
+        load_puzzle_set(str(tmp_path), "train", "all", metadata.model_copy(update={"other_labels": 0}))
+    np.save(tmp_path / "train/all__other_labels.npy", foreign)
+    with pytest.raises(ValueError, match="all__other_labels.npy: row 2, position 1 holds 12"):
+        load_puzzle_set(str(tmp_path), "train", "all", metadata).fetch(np.arange(4))
+    write_split(tmp_path / "train", split_arrays(), vocab_size=12, overwrite=True)
+    assert not (tmp_path / "train/all__other_labels.npy").exists()
 
 
 def test_published_metadata_is_read(shared):

@@ -1,11 +1,11 @@
-"""Generated mazes: one shortest path, distinct, and a function of the seed."""
+"""Generated mazes: one shortest path or many, distinct, and a function of the seed."""
 import random
 
 import numpy as np
 import pytest
 
 from dataset import generate_maze
-from dataset.generate_maze import carve, main, neighbours, shortest_paths
+from dataset.generate_maze import carve, main
 from dataset.symmetry import dihedral
 from helpers import generated
 
@@ -18,22 +18,9 @@ def adjacency(free: np.ndarray) -> np.ndarray:
     return ((distance == 1) & free.ravel() & free.ravel()[:, None]).astype(int).reshape(side ** 2, side ** 2)
 
 
-def test_neighbours_of_a_corner_an_edge_and_the_middle():
-    near = neighbours(3)
-    assert (sorted(near[0]), sorted(near[5]), sorted(near[4])) == ([1, 3], [2, 4, 8], [1, 3, 5, 7])
-
-
-def test_shortest_paths_are_counted():
-    free = {0, 1, 2, 3, 5, 6, 7, 8}  # a ring of 3 × 3
-    moves, paths = shortest_paths(free, 0, 3)
-    assert moves == {0: 0, 1: 1, 3: 1, 2: 2, 6: 2, 5: 3, 7: 3, 8: 4}
-    assert paths[8] == 2 and all(paths[cell] == 1 for cell in free - {8})
-    assert shortest_paths({0, 1, 8}, 0, 3)[0] == {0: 0, 1: 1}
-
-
-@pytest.mark.parametrize("side", [5, 8])
-def test_mazes_keep_their_promises(tmp_path, side):
-    splits = generated(main, tmp_path / "csv", "--side", side, "--train", 40, "--test", 10)
+@pytest.mark.parametrize("side, paths", [(5, 1), (8, 1), (7, 6)])
+def test_mazes_keep_their_promises(tmp_path, side, paths):
+    splits = generated(main, tmp_path / "csv", "--side", side, "--train", 40, "--test", 10, "--paths", paths)
     assert {split: len(rows) for split, rows in splits.items()} == {"train": 40, "test": 10}
     seen = set()
     for question, answer, rating in splits["train"] + splits["test"]:
@@ -44,7 +31,8 @@ def test_mazes_keep_their_promises(tmp_path, side):
         for _ in range(rating - 1):  # walks of k moves from S to each cell
             walks = walks @ beside
             assert walks[goal] == 0
-        assert (walks @ beside)[goal] == 1 and rating >= side
+        found = (walks @ beside)[goal]
+        assert (found >= paths if paths > 1 else found == 1) and rating >= side
         assert answer.replace("o", " ") == question and answer.count("o") == rating - 1
         marked = adjacency(np.isin(np.array(list(answer)).reshape(side, side), ["S", "G", "o"]))
         assert np.linalg.matrix_power(marked, rating)[start, goal] == 1
@@ -54,7 +42,7 @@ def test_mazes_keep_their_promises(tmp_path, side):
 
 
 def test_carving_reaches_most_of_the_grid():
-    free = carve(12, random.Random(0))
+    free = carve(12, random.Random(0), 6)
     assert 144 * 0.5 < len(free) < 144 * 0.8
 
 
@@ -68,6 +56,9 @@ def test_what_cannot_be_is_refused(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(generate_maze, "STALE_DRAWS", 5)
     with pytest.raises(ValueError, match=r"only \d+ of 2001 distinct mazes of side 4 found"):
         generated(main, tmp_path / "a", "--side", 4, "--train", 2000, "--test", 1)
+    monkeypatch.setattr(generate_maze, "CARVED", 50)
+    with pytest.raises(ValueError, match="--paths 900: no maze of side 4 with so many shortest paths found"):
+        generated(main, tmp_path / "a", "--side", 4, "--paths", 900)
     with pytest.raises(ValueError, match="--side: 3 is not a whole number of 4 or more"):
         generated(main, tmp_path / "a", "--side", 3)
     with pytest.raises(ValueError, match="--train: 0 is not a whole number of 1 or more"):

@@ -9,7 +9,7 @@ Shapes: B puzzles, L cells (`seq_len`), V tokens (`vocab_size`). Token 0 is padd
 Check: `pytest tests/test_kinds.py`.
 """
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -40,6 +40,13 @@ class Symmetry(Protocol):
 
     def invert(self, tokens: np.ndarray) -> np.ndarray:
         """(B, L) predictions for those puzzles, as predictions for the original ones."""
+
+
+def on_boards(change: Callable[[np.ndarray], np.ndarray], boards: np.ndarray) -> np.ndarray:
+    """`change`, which maps (B, L) to (B, L), on boards (B, L), or on each of K boards a row, (B, K, L)."""
+    if boards.ndim == 2:
+        return change(boards)
+    return np.stack([change(boards[:, each]) for each in range(boards.shape[1])], 1).astype(boards.dtype, copy=False)
 
 
 class Kind:
