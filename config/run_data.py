@@ -1,5 +1,6 @@
 """Opens the data of a training run, and checks them before a model is built for them."""
 from config.schema import PretrainConfig
+from dataset.common import OTHER_LABELS
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
 from dataset.puzzle_rows import PuzzleRows
 from utils.distributed import World
@@ -26,6 +27,11 @@ def load_data(config: PretrainConfig, world: World) -> tuple[PuzzleDataset, Puzz
             raise ValueError(f"{key} is {getattr(train.metadata, key)} in "
                              f"data_paths={config.data_paths} and {getattr(test.metadata, key)} in "
                              f"data_paths_test={test_paths}; one model cannot do both")
+    others = getattr(train.metadata, OTHER_LABELS, 0)
+    if others and not config.arch.head_class.OTHER_SOLUTIONS:
+        raise ValueError(f"{train.config.folders} holds {others} solutions of each puzzle besides its labels, and "
+                         f"arch.loss.name={config.arch.loss.name} would drop them; use arch=ldt, or build the data "
+                         "without --paths")
     if not config.skip_sanity_checks:
         for split, data in (("train", train), ("test", test)):
             check_batch(f"first {split} batch of {data.config.folders}", data.first_batch(),

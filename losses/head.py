@@ -36,6 +36,7 @@ class LossHead(nn.Module):
     config: Any  # an instance of it
     TASK: str  # `task_type` of the data that the head is for
     BATCH_FIELDS: tuple[str, ...]  # fields that a batch of such data has
+    OTHER_SOLUTIONS = False  # whether it learns from those in `other_labels`, too
     OUTPUTS: tuple[str, ...]  # names of the outputs that evaluators can ask for
     ANSWER_LOSS: str  # name of the one among `answer_losses` that is trained on, beside the halting loss
 

@@ -2,11 +2,16 @@
 
     loss = Σ over rows of the mean over loops of [keep + w_d · digit + w_c · conflict]
 
-keep: the mean over cells and tokens of the binary cross-entropy of the keep logit against "a candidate, and the true
+keep: the mean over cells and tokens of the binary cross-entropy of the keep logit against "a candidate, and a true
 token", which counts `keep_weight` where that is so and `drop_weight` elsewhere. digit: the mean over the row's cells
 that are not given of the cross-entropy of the true token; 0 for a row that has lost a true token. conflict: the binary
 cross-entropy against "the row has lost a true token". The published code takes the mean of `digit` over all such cells
 of a batch; here it is a mean over a row, so that a row's loss does not depend on the others.
+
+Of a puzzle with several known solutions (`other_labels`), the true tokens of a cell are the union over the solutions
+that are still possible, a cell where these differ does not count in `digit`, and a row has lost the truth when no
+solution is possible. The union and the cells of `digit` are those of the published code. Its conflict is narrower: some
+cell has lost every token of the union, which can be false though no solution is left.
 """
 from typing import Any
 
@@ -18,7 +23,8 @@ from torch import Tensor
 from losses.classification import labelled
 from losses.head import HALTING_WEIGHT, LossConfig, LossHead
 from models.act import ACTModel, Carry
-from models.recursive_reasoning.ldt import LDT, holds_truth
+from models.recursive_reasoning.ldt import LDT
+from models.truth import Truth
 
 
 class LatticeLossConfig(LossConfig):
@@ -43,7 +49,7 @@ class LatticeLossHead(LossHead):
     """Of an answer that is not complete, `preds` has the likeliest candidate that is left in each cell."""
 
     Config, TASK, ANSWER_LOSS = LatticeLossConfig, "classification", "lm_loss"
-    BATCH_FIELDS = ("inputs", "labels", "puzzle_identifiers")
+    BATCH_FIELDS, OTHER_SOLUTIONS = ("inputs", "labels", "puzzle_identifiers"), True
     OUTPUTS = ("preds", "logits", "q_halt_logits", "candidates", "solved")
     model: LDT
 
@@ -59,13 +65,15 @@ class LatticeLossHead(LossHead):
 
     def step(self, carry: Carry, batch: dict[str, Tensor]) -> tuple[Carry, dict[str, Tensor]]:
         """Run one supervision step. `deductions` (B,): candidates that deduction has removed since the row began;
-        `unsound` (B,): how many of them were the true token of their cell."""
+        `unsound` (B,): how many of them were a true token of their cell, of the solutions that guesses left possible.
+        """
         carry, outputs = self.model(carry, batch)
         preds = outputs["logits"].masked_fill(~outputs["candidates"], -torch.inf).argmax(-1)
-        labels, removed = carry.current_data["labels"], outputs.pop("removed")
-        true = removed.gather(-1, labels.clamp(min=0).long()[..., None])[..., 0] & labelled(carry.current_data)
+        removed = outputs.pop("removed")
+        truth = Truth(outputs["candidates"] | removed, carry.current_data)  # candidates without any deduction
+        unsound = removed & truth.tokens(removed.shape[-1]) & truth.answered[..., None]
         return carry, outputs | {"preds": preds, "deductions": removed.flatten(1).sum(-1).float(),
-                                 "unsound": true.sum(-1).float()}
+                                 "unsound": unsound.flatten(1).sum(-1).float()}
 
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.float().softmax(-1)
@@ -87,31 +95,36 @@ class LatticeLossHead(LossHead):
 
     def answer_losses(self, outputs: dict[str, Tensor], data: dict[str, Tensor]) -> dict[str, Tensor]:
         answered, labels, seen = labelled(data), data["labels"].clamp(min=0).long(), outputs["seen"]
-        truth, conflict = seen & F.one_hot(labels, seen.shape[-1]).bool(), ~holds_truth(seen, data["labels"])
+        known = Truth(seen, data)
+        true, conflict = known.tokens(seen.shape[-1]), known.lost
+        truth, one = seen & true, true.sum(-1) == 1
         keep, digit, loops = outputs["keep_logits"], outputs["digit_logits"], outputs["conflict_logits"]
         weights = torch.where(truth, self.config.keep_weight, self.config.drop_weight)
         of_candidates = F.binary_cross_entropy_with_logits(keep, truth[:, None].expand_as(keep).to(keep.dtype),
                                                            weights[:, None].expand_as(keep), reduction="none")
         tokens = self.model.inner.playable
         cells = of_candidates.mean(1)[..., tokens].mean(-1)  # (B, L)
-        of_digits = F.cross_entropy(digit.permute(0, 3, 1, 2), labels[:, None].expand(digit.shape[:3]),
+        digits = labels if known.solutions.shape[1] == 1 else true.int().argmax(-1)
+        of_digits = F.cross_entropy(digit.permute(0, 3, 1, 2), digits[:, None].expand(digit.shape[:3]),
                                     reduction="none").mean(1)
-        open_cells = answered & (data["inputs"] == self.model.config.blank) & ~conflict[:, None]
+        open_cells = answered & (data["inputs"] == self.model.config.blank) & one & ~conflict[:, None]
         return {"keep_loss": _mean(cells, answered), "digit_loss": _mean(of_digits, open_cells),
                 "conflict_loss": F.binary_cross_entropy_with_logits(
                     loops, conflict[:, None].expand_as(loops).to(loops.dtype), reduction="none").mean(1)}
 
     def scores(self, outputs: dict[str, Tensor], data: dict[str, Tensor], counted: Tensor) -> dict[str, Tensor]:
         """Sums over the `counted` rows (B,) that have labels: the rows, the fraction of labelled cells that is right,
-        the rows solved in truth, those that the model says it has solved (`accepted`) and those of them that are wrong,
-        the rows of which q_halt tells rightly whether the truth is still among the candidates, and deductions."""
-        answered = labelled(data)
+        the rows whose answer is that of the labels, those that the model says it has solved (`accepted`) and those of
+        them whose answer is no known solution, the rows of which q_halt tells rightly whether a known solution is still
+        possible, and deductions."""
+        answered, known = labelled(data), Truth(outputs["seen"], data)
         right, cells = (answered & (outputs["preds"] == data["labels"])).sum(-1), answered.sum(-1)
         counted, exact, accepted = counted & (cells > 0), right == cells, outputs["solved"]
-        consistent = (outputs["q_halt_logits"] >= 0) == holds_truth(outputs["seen"], data["labels"])
+        consistent = (outputs["q_halt_logits"] >= 0) != known.lost
+        solution = ((outputs["preds"][:, None] == known.solutions) | ~answered[:, None]).all(-1).any(-1)
         return {"count": counted.sum(), "accuracy": (counted * right / cells.clamp(min=1)).sum(),
                 "exact_accuracy": (counted & exact).sum(), "accepted": (counted & accepted).sum(),
-                "accepted_wrong": (counted & accepted & ~exact).sum(),
+                "accepted_wrong": (counted & accepted & ~solution).sum(),
                 "q_halt_accuracy": (counted & consistent).sum(),
                 "deductions": (counted * outputs["deductions"]).sum(),
                 "unsound_deductions": (counted * outputs["unsound"]).sum()}

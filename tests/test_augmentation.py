@@ -20,12 +20,18 @@ from test_kinds import puzzles
 from utils.distributed import World
 
 
-def write(path: Path, kind: Kind, name: str, count: int = 24) -> Path:
+def write(path: Path, kind: Kind, name: str, count: int = 24, others: int = 0) -> Path:
+    """`others`: so many other solutions of each puzzle, the labels with one cell marked that is not."""
     inputs, labels = puzzles(kind, count)
     each = np.arange(count + 1, dtype=np.int32)
+    more = {}
+    if others:
+        more["other_labels"] = labels[:, None].repeat(others, 1).astype(np.uint8)
+        for solution in range(others):
+            more["other_labels"][each[1:] - 1, solution, np.argsort(labels == 5, 1, kind="stable")[:, solution]] = 5
     for split in ("train", "test"):
         write_split(path / split, {"inputs": inputs, "labels": labels, "puzzle_identifiers": 0 * each[1:],
-                                   "puzzle_indices": each, "group_indices": each}, kind.vocab_size, kind=name)
+                                   "puzzle_indices": each, "group_indices": each} | more, kind.vocab_size, kind=name)
     return path
 
 
@@ -111,3 +117,41 @@ def test_the_symmetries_of_a_batch_depend_on_its_place_alone(tmp_path):
     places = [fresh.change(fields, place, 8, slice(8))["inputs"] for place in ((0, 0), (0, 8), (1, 0))]
     assert np.array_equal(places[1], again.change(fields, (0, 8), 8, slice(8))["inputs"])
     assert not any(np.array_equal(a, b) for a, b in pairwise(places))
+
+
+def test_other_solutions_come_through_batches_and_change_with_their_puzzle(tmp_path):
+    """Through a stream of several ranks, one that goes on, and fresh symmetries, as stored."""
+    kind = Maze(9, 6)
+    path = write(tmp_path, kind, "maze", others=3)
+    inputs, others = (np.load(path / "train" / f"all__{field}.npy") for field in ("inputs", "other_labels"))
+    stored = fields_of(stream_of(path, augment=None))
+    assert stored["other_labels"].dtype == np.uint8 and stored["other_labels"].shape == (48, 3, 9)
+    for row, told in zip(stored["inputs"], stored["other_labels"]):
+        assert any(np.array_equal(told, others[each]) for each in np.flatnonzero((inputs == row).all(1)))
+    whole, halves = stream_of(path), [stream_of(path, rank=rank, ranks=2) for rank in (0, 1)]
+    for _ in range(5):
+        batch, parts = whole.next_batch(), [half.next_batch() for half in halves]
+        assert all(torch.equal(batch[name], torch.cat([part[name] for part in parts])) for name in batch)
+        for each in range(3):  # each stored solution is the label with one more cell marked
+            changed = (batch["other_labels"][:, each] != batch["labels"]).sum(1)
+            assert changed.tolist() == [1] * 8
+    going_on = stream_of(path)
+    going_on.stream.load_state_dict(whole.stream.state_dict())
+    assert all(torch.equal(*pair) for pair in zip(whole.next_batch().values(), going_on.next_batch().values()))
+    test = stream_of(path, split="test")
+    assert [len(batch["other_labels"]) for _, batch, _ in test] == [8, 8, 8]
+    held_out = stream_of(path, val_puzzles=3).held_out()
+    (_, batch, count), = held_out
+    assert count == 3 and batch["other_labels"].shape == (8, 3, 9)
+
+
+def test_data_with_and_without_other_solutions_do_not_mix_and_losses_that_drop_them_are_refused(tmp_path):
+    several = write(tmp_path / "several", Maze(9, 6), "maze", others=3)
+    one = write(tmp_path / "one", Maze(9, 6), "maze")
+    with pytest.raises(ValueError, match="other_labels is 3 in .*several and 0 in .*one; train on them separately"):
+        stream_of(several, one)
+    words = [f"data_paths=[{several}]", "global_batch_size=8"]
+    with pytest.raises(ValueError, match="3 solutions of each puzzle besides its labels, and arch.loss.name=losses@.* "
+                                         "would drop them; use arch=ldt, or build the data without --paths"):
+        load_data(pretrain_config(*words), World())
+    load_data(pretrain_config(*words, "arch=ldt", "arch.blank=2", "arch.fills=[2,5]", "arch.relabel=false"), World())

@@ -9,7 +9,7 @@ from dataset.kinds.sudoku import Sudoku
 from helpers import pretrain_config, tiny_metadata
 from losses import ACTLossHead
 from models.recursive_reasoning import ldt
-from models.recursive_reasoning.ldt import LDT, LDTConfig, LDTNetwork, holds_truth
+from models.recursive_reasoning.ldt import LDT, LDTConfig, LDTNetwork
 from test_kinds import puzzles
 from utils.distributed import World
 
@@ -107,13 +107,6 @@ def test_a_conflict_is_seen_above_its_threshold(train, limit):
     carry, _ = model(model.initial_carry(batch), batch)
     fixed = (carry.latents[0].sum(-1) == 1).sum(1) > (batch["inputs"] != 1).sum(1)
     assert fixed.tolist() == [True, False, True, False]
-
-
-def test_truth_is_held_where_no_labelled_cell_has_lost_it():
-    labels = torch.tensor([[2, 3, -100], [2, 3, -100]])
-    candidates = torch.zeros(2, 3, 6, dtype=torch.bool)
-    candidates[:, 0, 2] = candidates[0, 1, 3] = candidates[1, 1, 4] = True
-    assert holds_truth(candidates, labels).tolist() == [True, False]
 
 
 def test_a_view_is_undone_and_keeps_every_token_that_is_no_digit():

@@ -6,7 +6,12 @@
 g is a pre-norm transformer, which reads the cells and one position more (CLS). Its head says whether the candidates are
 in conflict: some cell no longer holds its true digit. A row ends where each cell has one candidate left (solved), where
 it is in conflict, or after `halt_max_steps` steps. In training, where answers are known, a conflict ends it only if it
-is one in truth. evaluators/chains.py solves by many chains, of which those in conflict start over.
+is one in truth: no known solution is left. evaluators/chains.py solves by many chains, of which those in conflict start
+over.
+
+A puzzle may have several solutions, of which the data know K (`labels` and `other_labels`). A solution is possible as
+long as each of its tokens is a candidate. What is true of a row is the union of the solutions that are possible or, if
+none is, of those that have lost the fewest tokens (`Truth`).
 
 The network sees another symmetric view of the board in every pass (`turns`, `relabel`). All random numbers are drawn
 from the keys of the rows.
@@ -21,7 +26,6 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from dataset.common import IGNORE_LABEL_ID
 from dataset.symmetry import dihedral_indices
 from models.act import MASK32, WEYL, ACTModel, Carry, Judge, mix32, uniforms, where_rows
 from models.backbone import BackboneConfig, DerivedConfig
@@ -35,6 +39,7 @@ from models.layers import (
     board_positions,
     matrices_of,
 )
+from models.truth import Truth
 
 # Streams of random numbers of a row's key. A supervision step has up to two passes, of many loops each.
 DROPOUT, VIEWS, RENAMING, CELLS, DIGITS = 1_000, 100, 200, 300, 400
@@ -297,11 +302,5 @@ class LDT(ACTModel):
     def _ended(self, solved: Tensor, in_conflict: Tensor, after: Tensor, steps: Tensor, carry: Carry) -> Tensor:
         """Which rows (B,) are done with their puzzle."""
         if self.training:
-            in_conflict = in_conflict & ~holds_truth(after, carry.current_data["labels"])
+            in_conflict = in_conflict & Truth(after, carry.current_data).lost
         return solved | in_conflict | (steps >= self.config.halt_max_steps)
-
-
-def holds_truth(candidates: Tensor, labels: Tensor) -> Tensor:
-    """Which rows (B,) still have the true token of each labelled cell among their candidates (B, L, V)."""
-    true = candidates.gather(-1, labels.clamp(min=0).long()[..., None])[..., 0]
-    return ((true != 0) | (labels == IGNORE_LABEL_ID)).all(-1)
