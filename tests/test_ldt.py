@@ -83,6 +83,31 @@ def test_the_digit_is_drawn_from_the_candidates_by_its_logits_and_the_temperatur
     assert torch.allclose(cells, torch.full_like(cells, 1 / len(cells)), atol=0.04)
 
 
+def test_a_step_that_dropped_candidates_decides_nothing_if_decisions_wait_until_deduction_is_stuck():
+    batch = batch_of()
+    keep = torch.zeros(4, 16, 6)
+    keep[:2, :, 3] = -9  # rows 0 and 1 lose a candidate of each open cell, once
+    model = model_saying(keep, torch.zeros(4, 16, 6), torch.full((4,), -1.0), "arch.decide=stuck")
+    blank, carry = batch["inputs"] == 1, model.initial_carry(batch)
+    decided = []
+    for _ in range(2):
+        carry, _ = model(carry, batch)
+        decided.append(((carry.latents[0].sum(-1) == 1) & blank).sum(1).tolist())
+    assert decided == [[0, 0, 1, 1], [1, 1, 2, 2]]
+
+
+def test_a_cell_with_the_fewest_candidates_is_fixed_if_asked_for_and_each_of_several_as_often():
+    rows = 2000
+    batch = {name: value[:1].expand(rows, *value.shape[1:]) for name, value in batch_of().items()}
+    few = (batch["inputs"][0] == 1).nonzero().flatten()[[1, 3]]  # two open cells that lose a candidate
+    keep = torch.zeros(rows, 16, 6)
+    keep[:, few, 2] = -9
+    model = model_saying(keep, torch.zeros(rows, 16, 6), torch.full((rows,), -1.0), "arch.decide_cell=fewest")
+    carry, _ = model(model.initial_carry(batch), batch)
+    fixed = ((carry.latents[0].sum(-1) == 1) & (batch["inputs"] == 1)).float().mean(0)
+    assert fixed.sum() == 1 and torch.allclose(fixed[few], torch.tensor(0.5), atol=0.05)
+
+
 @pytest.mark.parametrize("train", [True, False])
 def test_a_row_ends_when_solved_in_conflict_or_old_and_in_training_only_by_a_true_conflict(train):
     batch = batch_of()

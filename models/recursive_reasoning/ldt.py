@@ -1,7 +1,8 @@
 """LDT, the Lattice Deduction Transformer (arXiv 2605.08605): its state is the set of candidates of every cell.
 
     h₀ = linear(candidates);  `loops` times: h ← LN(h + h₀ + g(h + h₀))      heads at each loop: keep, digit, conflict
-    then, without gradient: drop the candidates whose keep is improbable, and fix one open cell to a drawn digit
+    then, without gradient: drop the candidates whose keep is improbable, and fix one open cell to a drawn digit (with
+    `decide=stuck` only where none was dropped, which is not published: a few loops then do the work of many)
 
 g is a pre-norm transformer, which reads the cells and one position more (CLS). Its head says whether the candidates are
 in conflict: some cell no longer holds its true digit. A row ends where each cell has one candidate left (solved), where
@@ -71,6 +72,11 @@ class LDTConfig(DerivedConfig):
     drop_below: float = Field(gt=0, lt=1)
     # temperature of the distribution that the digit of the fixed cell is drawn from
     temperature: float = Field(gt=0)
+    # when a step fixes a digit: always, as published; stuck: only where it dropped no candidate, so that a network of few
+    # loops deduces all it can before it guesses
+    decide: Literal["always", "stuck"] = "always"
+    # which open cell it fixes: any, as published; fewest: one of those with the fewest candidates
+    decide_cell: Literal["any", "fewest"] = "any"
     # a conflict is seen where its probability is above, in training
     conflict_above: float = Field(ge=0, le=1)
     # the same at evaluation
@@ -272,7 +278,10 @@ class LDT(ACTModel):
             limit = self.config.conflict_above if self.training else self.config.eval_conflict_above
             in_conflict = ~left.any(-1).all(-1) | (conflict.sigmoid() > limit)
             solved = (left.sum(-1) == 1).all(-1) & ~in_conflict
-            after = torch.where((in_conflict | solved)[:, None, None], left, self._fixed(left, digit, carry.noise_key))
+            waits = in_conflict | solved
+            if self.config.decide == "stuck":
+                waits |= dropped.flatten(1).any(1)
+            after = torch.where(waits[:, None, None], left, self._fixed(left, digit, carry.noise_key))
             steps, removed = carry.steps + 1, removed | dropped
             carry = replace(carry, latents=tuple(latent.to(self.inner.dtype) for latent in (after, removed)),
                             steps=steps, noise_key=(carry.noise_key + 2 * WEYL) & MASK32,
@@ -286,9 +295,12 @@ class LDT(ACTModel):
                 where_rows(carry.halted, torch.zeros_like(removed), removed))
 
     def _fixed(self, left: Tensor, digit: Tensor, keys: Tensor) -> Tensor:
-        """The candidates (B, L, V) with one open cell of each row, drawn evenly, fixed to a digit that is drawn by its
-        logits from the cell's candidates."""
-        is_open = left.sum(-1) > 1
+        """The candidates (B, L, V) with one open cell of each row, drawn evenly from all or from those with the fewest
+        candidates, fixed to a digit that is drawn by its logits from the cell's candidates."""
+        number = left.sum(-1)
+        is_open = number > 1
+        if self.config.decide_cell == "fewest":
+            is_open &= number == number.where(is_open, left.shape[-1]).amin(1, keepdim=True)
         cell = torch.where(is_open, uniforms(keys, CELLS, left.shape[1]), -1.0).argmax(1)
         # adding Gumbel noise and taking the greatest draws from the softmax
         gumbel = -(-uniforms(keys, DIGITS, left.shape[2]).log()).log()
