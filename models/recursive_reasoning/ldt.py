@@ -72,8 +72,8 @@ class LDTConfig(DerivedConfig):
     drop_below: float = Field(gt=0, lt=1)
     # temperature of the distribution that the digit of the fixed cell is drawn from
     temperature: float = Field(gt=0)
-    # when a step fixes a digit: always, as published; stuck: only where it dropped no candidate, so that a network of few
-    # loops deduces all it can before it guesses
+    # when a step fixes a digit: always, as published; stuck: only where it dropped no candidate, so that a network of
+    # few loops deduces all it can before it guesses
     decide: Literal["always", "stuck"] = "always"
     # which open cell it fixes: any, as published; fewest: one of those with the fewest candidates
     decide_cell: Literal["any", "fewest"] = "any"
