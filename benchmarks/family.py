@@ -46,7 +46,7 @@ REFERENCE = "trm"  # whose runs set both budgets
 WIDTH = 32  # of most
 ATTENTION = ["arch.num_heads=4", "arch.pos_encodings=rope2d"]
 TRM_CYCLES = [*ATTENTION, "arch.H_cycles=2", "arch.L_cycles=2", "arch.L_layers=2", "arch.puzzle_emb_len=1"]
-# Two blocks each, and three passes with a gradient where the architecture leaves a choice. The last three have other
+# Two blocks each, and three passes with a gradient where the architecture leaves a choice. The last four have other
 # blocks, and so other widths for as many parameters.
 ARCHITECTURES = {
     "trm": TRM_CYCLES,
@@ -60,6 +60,7 @@ ARCHITECTURES = {
     "dec": ["arch.hidden_size=21", "arch.H_cycles=2", "arch.L_cycles=2", "arch.L_layers=2"],
     "se_rrm": [*TRM_CYCLES, "arch.hidden_size=30", "arch.head_dim=8", "arch.L_cycles=3", "arch.puzzle_emb_len=0",
                "arch.halt_exploration_prob=0.05"],
+    "sotaku": [*ATTENTION, "arch.hidden_size=48", "arch.L_layers=2", "arch.L_cycles=3"],
     # as in experiment=ldt_sudoku4, but for its width, loops and positions
     "ldt": [*ATTENTION, "arch.hidden_size=48", "arch.L_layers=2", "arch.loops=3", "arch.second_pass=false",
             "arch.halt_max_steps=16", "arch.turns=[]", "arch.relabel=false"]}

@@ -72,9 +72,12 @@ class ACTLossHead(LossHead):
 
     def answer_losses(self, outputs: dict[str, Tensor],
                       data: dict[str, Tensor]) -> dict[str, Tensor]:
-        """`lm_loss` (B,): the mean loss of a row's labelled cells."""
+        """`lm_loss` (B,): the mean loss of a row's labelled cells; where a model gives the answers of all passes of a
+        step, `pass_logits` (B, n, L, V), their mean."""
         cells = labelled(data).sum(-1)
-        return {"lm_loss": self.cell_losses(outputs["logits"], data["labels"]).sum(-1) / cells.clamp(min=1)}
+        answers = outputs["pass_logits"].unbind(1) if "pass_logits" in outputs else (outputs["logits"],)
+        losses = torch.stack([self.cell_losses(logits, data["labels"]) for logits in answers]).mean(0)
+        return {"lm_loss": losses.sum(-1) / cells.clamp(min=1)}
 
     def asked(self, data: dict[str, Tensor]) -> Tensor:
         return labelled(data).any(-1)

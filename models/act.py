@@ -233,7 +233,7 @@ class ACTModel(nn.Module):
         if self.chains > 1:
             start, key, chains = self._winning_chain(carry, x, judge)
         else:
-            start, key, chains = carry.latents, carry.noise_key, ()
+            start, key, chains = self.inner.started(carry.latents, x, carry.steps == 0), carry.noise_key, ()
         latents, logits, q = self._recur(start, x, key)
         outputs = {"logits": logits, "q_halt_logits": q[:, 0], "q_continue_logits": q[:, 1]}
         with torch.no_grad():

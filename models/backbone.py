@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from models import float8
 from models.act import MASK32, mix32, normal
 from models.layers import (
+    ROPE_BASE,
     STD_OF_TRUNCATED_NORMAL,
     Block,
     Dropout,
@@ -86,6 +87,8 @@ class BackboneConfig(DerivedConfig):
     L_layers: int = Field(gt=0)
     # how attention is told positions; rope2d: half of each head is rotated by the row and half by the column of a cell
     pos_encodings: Literal["none", "rope", "rope2d", "learned"]
+    # of the slowest and the fastest rotation of rope and rope2d, the ratio of wave lengths
+    rope_base: float = Field(ROPE_BASE, gt=1)
     # mix positions by a SwiGLU along the sequence instead of attention
     mlp_t: bool = False
     # let no position see later ones, as predicting the next latent needs; halting then reads the last position
@@ -166,6 +169,9 @@ class BackboneConfig(DerivedConfig):
             raise ValueError(f"pos_encodings={rope} turns pairs: hidden_size / num_heads = "
                              f"{self.head_width} must be "
                              + ("even" if turned == 2 else "a multiple of 4"))
+        if not turned and self.rope_base != ROPE_BASE:
+            raise ValueError(f"rope_base={self.rope_base} has no effect with pos_encodings={rope}; use "
+                             "pos_encodings=rope or rope2d, or remove it")
         if self.puzzle_emb_len and self.puzzle_emb_ndim > self.puzzle_emb_len * self.hidden_size:
             raise ValueError(f"puzzle_emb_ndim={self.puzzle_emb_ndim} does not fit "
                              f"into puzzle_emb_len={self.puzzle_emb_len} positions "
@@ -229,7 +235,7 @@ class Backbone(nn.Module):
         self.build_ends()
         self.rotary = None
         if config.pos_encodings in ("rope", "rope2d"):
-            self.rotary = RotaryPositions(self.places(), config.head_width)
+            self.rotary = RotaryPositions(self.places(), config.head_width, config.rope_base)
         self.latent_names: list[str] = []
 
     def build_ends(self) -> None:
@@ -311,13 +317,22 @@ class Backbone(nn.Module):
         """Run the recursion and return the new latents, y first. Each pass is `update(network, z, injection)`."""
         raise NotImplementedError
 
+    def passes(self, keys: Tensor | None) -> "Passes":
+        """What computes the passes of one supervision step."""
+        dropped = self.config.dropout if self.training else self.config.eval_dropout
+        return Passes(self.config, self.rotary, keys, dropped)
+
+    def started(self, latents: tuple[Tensor, ...], x: Tensor, new: Tensor) -> tuple[Tensor, ...]:
+        """The latents that a supervision step starts from. `new`: which rows (B,) have a new puzzle. An architecture
+        may let the question x go into these, with gradient; here they stay as they are."""
+        return latents
+
     def forward(self, latents: tuple[Tensor, ...], x: Tensor, keys: Tensor | None = None):
         """Run one supervision step. Returns latents without gradient, logits (B, L, V) and halting logits (B, 2).
 
         `keys` (B,): random keys of the rows, for the noise of the passes.
         """
-        dropped = self.config.dropout if self.training else self.config.eval_dropout
-        latents = self.supervision_step(latents, x, Passes(self.config, self.rotary, keys, dropped))
+        latents = self.supervision_step(latents, x, self.passes(keys))
         return tuple(z.detach() for z in latents), *self.heads(latents[0])
 
     def embed(self, data: dict[str, Tensor]) -> Tensor:

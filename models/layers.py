@@ -137,14 +137,14 @@ class RotaryPositions(nn.Module):
     """Rotary position encoding (arXiv 2104.09864): cosines and sines (positions, head width), always float32.
 
     `positions` is the number of positions in a line, or the coordinates (positions, axes) of each position. Each axis
-    then rotates an equal part of the head's width.
+    then rotates an equal part of the head's width. `base`: how far apart the slowest and the fastest rotation are.
     """
 
-    def __init__(self, positions: int | Tensor, head_width: int):
+    def __init__(self, positions: int | Tensor, head_width: int, base: float = ROPE_BASE):
         super().__init__()
         places = torch.arange(positions)[:, None] if isinstance(positions, int) else positions
         width = head_width // places.shape[1]
-        frequencies = ROPE_BASE ** (-torch.arange(0, width, 2, dtype=torch.float32) / width)
+        frequencies = base ** (-torch.arange(0, width, 2, dtype=torch.float32) / width)
         # (positions, axes, width / 2) -> (positions, head width / 2), repeated for the second half of the rotated pairs
         angles = (places.float()[:, :, None] * frequencies).flatten(1).repeat(1, 2)
         self.register_buffer("cos", angles.cos(), persistent=False)
@@ -261,10 +261,11 @@ class Block(nn.Module):
 
 class PreNormBlock(nn.Module):
     """Two residual parts, each of which sees its input normalised (pre-norm): attention across positions, then
-    `down(gelu(up(x)))` within each. Norms have weights, and all linear maps biases."""
+    `down(activation(up(x)))` within each. Norms have weights, and all linear maps biases."""
 
-    def __init__(self, width: int, heads: int, expansion: float):
+    def __init__(self, width: int, heads: int, expansion: float, activation: Callable[[Tensor], Tensor] = F.gelu):
         super().__init__()
+        self.activation = activation
         self.attn_norm, self.self_attn = LayerNorm(width), Attention(width, heads, bias=True)
         inner = round(expansion * width)
         self.mlp_norm = LayerNorm(width)
@@ -274,7 +275,7 @@ class PreNormBlock(nn.Module):
                 number: int | Tensor = 0) -> Tensor:
         """`drop`: dropout of what each part adds; `number`: of this block in its network, one or (B,)."""
         x = x + dropped(self.self_attn(self.attn_norm(x), rotary), drop, 2 * number)
-        return x + dropped(self.down_proj(F.gelu(self.up_proj(self.mlp_norm(x)))), drop, 2 * number + 1)
+        return x + dropped(self.down_proj(self.activation(self.up_proj(self.mlp_norm(x)))), drop, 2 * number + 1)
 
 
 def matrices_of(network: nn.Module) -> list[Tensor]:

@@ -29,7 +29,7 @@ PUBLISHED = {"sudoku_mlp": "adam_atan2", "sudoku_att": "adam_atan2", "maze": "ad
              "urm_arc2": "muon", "eqr_sudoku": "adam_atan2", "sic_sudoku": "muon",
              "sic_wta_sudoku": "muon", "cgar_sudoku": "adam_atan2",
              "ldt_sudoku": "adamw", "ldt_maze": "adamw", "dec_sudoku": "adam_atan2", "se_rrm_sudoku": "adam_atan2",
-             "se_rrm_arc1": "adam_atan2", "fprm_sudoku": "adamw"}
+             "se_rrm_arc1": "adam_atan2", "fprm_sudoku": "adamw", "sotaku": "adamw"}
 
 
 def head_of(experiment: str) -> str:

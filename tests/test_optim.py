@@ -119,15 +119,15 @@ def test_muon_trains_matrices_by_its_formula_and_the_rest_by_adamw_at_its_own_ra
     np.testing.assert_allclose(head.detach().numpy(), q, rtol=1e-10)
 
 
-FOR_TOKENS = ["dec", "ldt", "se_rrm"]
+FOR_TOKENS = ["dec", "ldt", "se_rrm", "sotaku"]
 
 
 @pytest.mark.parametrize("arch, floats", [(path.stem, floats) for path in sorted((ROOT / "config/arch").glob("*.yaml"))
                                           for floats in (False, True)[:1 if path.stem in FOR_TOKENS else 2]])
 def test_the_matrices_of_an_architecture_are_the_linear_maps_in_its_blocks(arch, floats):
     heads, learned = ["arch.num_heads=2"], ["arch.num_heads=2", "arch.pos_encodings=learned"]
-    words = {"transformers_baseline": heads, "ldt": heads, "dec": [], "fprm": [*heads, "arch.grid_conv=false"]}.get(
-        arch, learned)
+    words = {"transformers_baseline": heads, "ldt": heads, "sotaku": heads, "dec": [],
+             "fprm": [*heads, "arch.grid_conv=false"]}.get(arch, learned)
     config: ArchConfig = pretrain_config(f"arch={arch}", "arch.hidden_size=16", *words,
                                          *([REGRESSION] if floats else [])).arch
     data = RegressionMetadata(task_type="regression", seq_len=6, input_dim=3, target_dim=2, sets=["all"])

@@ -62,8 +62,9 @@ def test_every_key_of_an_architecture_stands_in_its_yaml(arch):
 def test_every_experiment_builds_its_model_and_names_no_run(experiment):
     config = pretrain_config(f"experiment={experiment}")
     assert config.run_name is None
-    length = {"demo_regression": 32, "demo_latents": config.episode_window, "ldt_sudoku6": 36, "dec_sudoku6": 36}.get(
-        experiment, 16 if "sudoku4" in experiment else 81 if "sudoku" in experiment else 900)
+    length = {"demo_regression": 32, "demo_latents": config.episode_window}.get(
+        experiment, 16 if "sudoku4" in experiment else 36 if "sudoku6" in experiment else
+        81 if "sudoku" in experiment or "sotaku" in experiment else 900)
     if config.arch.head_class.TASK == "regression":
         data = RegressionMetadata(task_type="regression", input_dim=2, target_dim=1, seq_len=length, sets=["all"])
     else:
