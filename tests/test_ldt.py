@@ -108,6 +108,17 @@ def test_a_cell_with_the_fewest_candidates_is_fixed_if_asked_for_and_each_of_sev
     assert fixed.sum() == 1 and torch.allclose(fixed[few], torch.tensor(0.5), atol=0.05)
 
 
+@pytest.mark.parametrize("train, share", [(True, 0.6), (False, 0.25)])
+def test_a_share_of_the_decisions_of_training_is_true_and_others_are_drawn(train, share):
+    rows = 4000
+    batch = {name: value[:1].expand(rows, *value.shape[1:]) for name, value in batch_of().items()}
+    model = model_saying(torch.zeros(rows, 16, 6), torch.zeros(rows, 16, 6), torch.full((rows,), -1.0),
+                         f"arch.true_decisions={(0.6 - 0.25) / 0.75}").train(train)
+    carry, _ = model(model.initial_carry(batch), batch)
+    true = carry.latents[0].gather(-1, batch["labels"].long()[..., None])[..., 0].bool().all(-1).float().mean()
+    assert abs(true - share) < 0.04  # of four digits, a draw takes the true one every fourth time
+
+
 @pytest.mark.parametrize("train", [True, False])
 def test_a_row_ends_when_solved_in_conflict_or_old_and_in_training_only_by_a_true_conflict(train):
     batch = batch_of()

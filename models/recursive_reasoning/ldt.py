@@ -43,7 +43,7 @@ from models.layers import (
 from models.truth import Truth
 
 # Streams of random numbers of a row's key. A supervision step has up to two passes, of many loops each.
-DROPOUT, VIEWS, RENAMING, CELLS, DIGITS = 1_000, 100, 200, 300, 400
+DROPOUT, VIEWS, RENAMING, CELLS, DIGITS, TRUE_DIGITS = 1_000, 100, 200, 300, 400, 500
 CLS_STD = 0.02  # of the published code
 
 
@@ -77,6 +77,9 @@ class LDTConfig(DerivedConfig):
     decide: Literal["always", "stuck"] = "always"
     # which open cell it fixes: any, as published; fewest: one of those with the fewest candidates
     decide_cell: Literal["any", "fewest"] = "any"
+    # share of training's decisions that take the true digit, so that boards far from the start are seen before the
+    # network can guess; 0: all are drawn as at evaluation, as published
+    true_decisions: float = Field(0.0, ge=0, le=1)
     # a conflict is seen where its probability is above, in training
     conflict_above: float = Field(ge=0, le=1)
     # the same at evaluation
@@ -281,7 +284,7 @@ class LDT(ACTModel):
             waits = in_conflict | solved
             if self.config.decide == "stuck":
                 waits |= dropped.flatten(1).any(1)
-            after = torch.where(waits[:, None, None], left, self._fixed(left, digit, carry.noise_key))
+            after = torch.where(waits[:, None, None], left, self._fixed(left, digit, carry))
             steps, removed = carry.steps + 1, removed | dropped
             carry = replace(carry, latents=tuple(latent.to(self.inner.dtype) for latent in (after, removed)),
                             steps=steps, noise_key=(carry.noise_key + 2 * WEYL) & MASK32,
@@ -294,10 +297,10 @@ class LDT(ACTModel):
         return (where_rows(carry.halted, self.inner.start(puzzles["inputs"]), candidates),
                 where_rows(carry.halted, torch.zeros_like(removed), removed))
 
-    def _fixed(self, left: Tensor, digit: Tensor, keys: Tensor) -> Tensor:
+    def _fixed(self, left: Tensor, digit: Tensor, carry: Carry) -> Tensor:
         """The candidates (B, L, V) with one open cell of each row, drawn evenly from all or from those with the fewest
         candidates, fixed to a digit that is drawn by its logits from the cell's candidates."""
-        number = left.sum(-1)
+        keys, number = carry.noise_key, left.sum(-1)
         is_open = number > 1
         if self.config.decide_cell == "fewest":
             is_open &= number == number.where(is_open, left.shape[-1]).amin(1, keepdim=True)
@@ -307,6 +310,10 @@ class LDT(ACTModel):
         rows = torch.arange(len(left), device=left.device)
         scores = digit[rows, cell] / self.config.temperature + gumbel
         chosen = scores.masked_fill(~left[rows, cell], -torch.inf).argmax(1)
+        if self.training and self.config.true_decisions:
+            true = carry.current_data["labels"][rows, cell].clamp(min=0).long()
+            is_taught = uniforms(keys, TRUE_DIGITS, 1)[:, 0] < self.config.true_decisions
+            chosen = torch.where(is_taught & left[rows, cell, true], true, chosen)
         fixed = left.clone()
         fixed[rows, cell] = F.one_hot(chosen, left.shape[2]).bool()
         return fixed
