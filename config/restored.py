@@ -179,9 +179,27 @@ class Restored:
         if data is None and self.metadata is not None:
             return self._head_as_stored(arch, self.metadata, world, use_ema)
         data = self._data_of_run(world) if data is None else data
+        tell(self._of_other_sizes(arch, data.metadata), world)
         head = arch.build_head(data.metadata, data.local_batch_size, world)
         tell(load_by_name(head, self.weights(use_ema), self.payload, self.file, data, trains=False), world)
         return head
+
+    def _of_other_sizes(self, arch: ArchConfig, data: SplitMetadata) -> list[str]:
+        """A notice where the data have other sizes than those of training. Raises ValueError where the weights have
+        these sizes."""
+        if self.metadata is None or self.metadata.KIND != data.KIND:
+            return []
+        trained, asked = self.metadata.model_sizes(), data.model_sizes()
+        unlike = [key for key in ("seq_len", "vocab_size") if trained.get(key) != asked.get(key)]
+        if not unlike:
+            return []
+        there, here = (", ".join(f"{key}={sizes[key]}" for key in unlike) for sizes in (trained, asked))
+        fixed = getattr(arch.model_class.Config(**arch.options), "fixed_sizes", ())
+        if {*fixed} & {*unlike}:
+            raise ValueError(f"{self.file} was trained on puzzles of {there}, and the data have {here}; its weights are"
+                             f" made for one {' and '.join(fixed)} (arch.name={arch.name}): choose data_paths of that "
+                             "size, or a network of arch=se_rrm without learned positions and puzzle embeddings")
+        return [f"{self.file} was trained on puzzles of {there}, and answers here those of {here}"]
 
     def head_for_new_puzzles(self, world: World = ALONE, use_ema: bool = True) -> LossHead:
         """Build the loss head for puzzles that it was not trained on, with the puzzle table [blank, mean of all rows].

@@ -198,6 +198,12 @@ class BackboneConfig(DerivedConfig):
     def head_width(self) -> int:
         return self.hidden_size // self.num_heads
 
+    @property
+    def fixed_sizes(self) -> tuple[str, ...]:
+        """Sizes of the data that the weights have, so that these cannot be asked puzzles which differ in them."""
+        along = self.mlp_t or self.pos_encodings == "learned"
+        return ("seq_len",) * along + ("vocab_size",) * (not self.latent_dim)
+
     def notices(self) -> list[str]:
         """Warnings about settings that work but are probably not meant. They are printed at the start."""
         if self.mlp_t or self.hidden_size % self.num_heads == 0:

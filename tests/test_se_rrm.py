@@ -1,10 +1,18 @@
 """SE-RRM: renamed symbols give renamed answers, the recursion by hand, and boards of other sizes."""
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
-from helpers import pretrain_config, tiny_batch
+from config.restored import Restored
+from dataset import build_sudoku_dataset, generate_sudoku
+from evaluate import score
+from helpers import evaluate_config, pretrain_config, tiny_batch
 from losses.classification import ACTLossHead
 from models.recursive_reasoning.se_rrm import SERRM
+from pretrain import train
+from utils.distributed import World
 
 CONFIG = {"batch_size": 4, "seq_len": 9, "vocab_size": 6, "num_puzzle_identifiers": 3, "puzzle_emb_ndim": 0,
           "puzzle_emb_len": 0, "H_cycles": 1, "L_cycles": 2, "L_layers": 2, "hidden_size": 16, "expansion": 2,
@@ -71,6 +79,57 @@ def test_weights_of_one_size_compute_another():
     batch = tiny_batch(seq_len=16, vocab_size=9)
     _, outputs = large.eval()(large.initial_carry(batch), batch)
     assert outputs["logits"].shape == (4, 16, 9) and outputs["logits"].isfinite().all()
+
+
+@pytest.fixture(scope="module")
+def sudokus(tmp_path_factory) -> dict[int, Path]:
+    folder = tmp_path_factory.mktemp("sudokus")
+    for size in (4, 16):
+        csv = str(folder / f"{size}-csv")
+        generate_sudoku.main(["--size", str(size), "--train", "32", "--test", "5", "--clues", str(size * size * 3 // 4),
+                              "--output-dir", csv])
+        build_sudoku_dataset.main(["--source-dir", csv, "--output-dir", str(folder / str(size))])
+    return {size: folder / str(size) for size in (4, 16)}
+
+
+def trained_on_4x4(sudokus: dict[int, Path], run: Path, *options: str) -> Path:
+    return train(pretrain_config(
+        *options, f"data_paths=[{sudokus[4]}]", f"checkpoint.path={run}", f"log_dir={run.parent}", "use_wandb=false",
+        "global_batch_size=16", "epochs=3", "lr=1e-2", "lr_warmup_steps=0", "arch.hidden_size=16", "arch.num_heads=2",
+        "arch.L_cycles=1", "arch.H_cycles=1", "arch.halt_max_steps=2"), World())
+
+
+def test_a_checkpoint_of_4x4_scores_16x16_as_its_module_does(sudokus, tmp_path, capsys):
+    run = trained_on_4x4(sudokus, tmp_path / "run", "arch=se_rrm", "arch.num_heads_t=2", "arch.head_dim=8")
+    metrics = score(evaluate_config(f"checkpoint={run}", f"data_paths=[{sudokus[16]}]",
+                                    f"output_dir={tmp_path / 'scores'}"), World())
+    assert "trained on puzzles of seq_len=16, vocab_size=6, and answers here those of seq_len=256, vocab_size=18" in \
+        capsys.readouterr().out
+    restored = Restored.read(run)
+    model = SERRM(restored.arch_for(World()).options | {"batch_size": 5, "seq_len": 256, "vocab_size": 18,
+                                                        "num_puzzle_identifiers": 1}).eval()
+    model.load_state_dict({name.removeprefix("model."): value for name, value in restored.weights().items()})
+    inputs, labels = (torch.from_numpy(np.load(sudokus[16] / "test" / f"all__{name}.npy")).int()
+                      for name in ("inputs", "labels"))
+    batch = {"inputs": inputs, "labels": labels, "puzzle_identifiers": torch.zeros(5, dtype=torch.int32)}
+    carry = model.initial_carry(batch)
+    with torch.no_grad():
+        for _ in range(2):
+            carry, outputs = model(carry, batch)
+    right = outputs["logits"].argmax(-1) == labels
+    assert metrics["val/accuracy"] == pytest.approx(right.float().mean().item(), abs=1e-6)
+    assert 0 < metrics["val/accuracy"] < 1 and "eval/sudoku/solved" in metrics
+
+
+@pytest.mark.parametrize("options, fixed", [
+    (["arch=trm", "arch.mlp_t=false", "arch.pos_encodings=rope2d"], "one vocab_size"),
+    (["arch=se_rrm", "arch.num_heads_t=2", "arch.head_dim=8", "arch.pos_encodings=learned"], "one seq_len"),
+    (["arch=se_rrm", "arch.num_heads_t=2", "arch.head_dim=8", "arch.puzzle_emb_ndim=1"], "one vocab_size")])
+def test_weights_that_have_a_size_refuse_another(sudokus, tmp_path, options, fixed):
+    run = trained_on_4x4(sudokus, tmp_path / "run", *options)
+    with pytest.raises(ValueError, match=f"puzzles of seq_len=16, vocab_size=6, and the data have seq_len=256, "
+                                         f"vocab_size=18; its weights are made for {fixed} "):
+        score(evaluate_config(f"checkpoint={run}", f"data_paths=[{sudokus[16]}]"), World())
 
 
 def test_training_halts_at_random_and_q_is_not_learned():

@@ -111,6 +111,11 @@ class LDTConfig(DerivedConfig):
         self.check_tokens(blank=[self.blank], fills=self.fills)
         return self
 
+    @property
+    def fixed_sizes(self) -> tuple[str, ...]:
+        """See `models.backbone.BackboneConfig.fixed_sizes`."""
+        return ("seq_len",) * (self.pos_encodings == "learned2d") + ("vocab_size",)
+
     def __getattr__(self, name: str):
         """An option of other architectures that this one cannot be told has the value at which it is off."""
         option = BackboneConfig.model_fields.get(name)

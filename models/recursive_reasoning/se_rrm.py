@@ -51,6 +51,11 @@ class SERRMConfig(TRMConfig):
         return self.head_dim
 
     @property
+    def fixed_sizes(self) -> tuple[str, ...]:
+        """Learned positions fix L, and puzzle embeddings, with their number for each symbol, V."""
+        return ("seq_len",) * (self.pos_encodings == "learned") + ("vocab_size",) * bool(self.puzzle_emb_ndim)
+
+    @property
     def prefix_len(self) -> int:
         """P: only registers stand before the cells; a puzzle embedding is added to all of them."""
         return self.register_tokens
