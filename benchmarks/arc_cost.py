@@ -58,8 +58,8 @@ DATA = {"arc1concept-aug-1000": Facts(*ARC1, 912.5, 7e9), "arc2concept-aug-1000"
         "arc1concept-aug-100": Facts(*ARC1, 101, 0.8e9), "arc2concept-aug-100": Facts(*ARC2, 101, 1.1e9),
         "arc1concept-aug-8": Facts(*ARC1, 9, 0.07e9)}
 # Sudoku, 384 rows, 88 positions, bfloat16, compiled, on an H100: 59.2 ms of forward and backward, 220 TFLOP/s, 10.4 GiB
-ANCHOR = {"experiment": "sudoku_mlp", "rows": 384, "gib": 10.4, "teraflops": 220.0,
-          "settings": ["global_batch_size=384", "arch.puzzle_emb_len=7"]}
+ANCHOR_SETTINGS = ["sudoku_mlp", "global_batch_size=384", "arch.puzzle_emb_len=7"]
+ANCHOR_ROWS, ANCHOR_GIB, ANCHOR_TERAFLOPS = 384, 10.4, 220.0
 SUDOKU = PuzzleDatasetMetadata(pad_id=0, ignore_label_id=0, blank_identifier_id=0, vocab_size=11, seq_len=81,
                                num_puzzle_identifiers=1, total_groups=1, mean_puzzle_examples=1, total_puzzles=1,
                                sets=["all"])
@@ -95,7 +95,9 @@ def on_meta(config: PretrainConfig, data: PuzzleDatasetMetadata, rows: int) -> t
 def counted(config: PretrainConfig, data: PuzzleDatasetMetadata, rows: int = 2) -> Step:
     """Count a supervision step of `rows` rows, of which everything is linear."""
     head, batch = on_meta(config, data, rows)
-    found, saved, kept = [], {}, []
+    saved: dict[int, int] = {}
+    kept: list[torch.Tensor] = []
+    operations: dict[bool, float] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         scores = tensor.ndim >= 2 and tensor.shape[-1] == tensor.shape[-2] >= data.seq_len  # fused attention keeps none
@@ -111,9 +113,10 @@ def counted(config: PretrainConfig, data: PuzzleDatasetMetadata, rows: int = 2) 
             loss = head(carry=carry, batch=batch, return_keys=())[1]
             if training:
                 loss.backward()
-        found.append(sum(flops for flops, _ in count.products) / rows)
+        operations[training] = sum(flops for flops, _ in count.products) / rows
     latents = sum(tensor.nbytes for tensor in tensors_of(carry))
-    return Step(*found, sum(saved.values()) / rows, latents / rows, sum(p.numel() for p in head.parameters()))
+    return Step(train=operations[True], evaluate=operations[False], saved=sum(saved.values()) / rows,
+                carry=latents / rows, parameters=sum(p.numel() for p in head.parameters()))
 
 
 def tensors_of(value: object) -> list[torch.Tensor]:
@@ -127,8 +130,8 @@ def tensors_of(value: object) -> list[torch.Tensor]:
 
 def memory_ratio() -> float:
     """Measured bytes of ANCHOR's step for each counted one: compiled code saves less, and needs room to work."""
-    step = counted(composed(ANCHOR["experiment"], *ANCHOR["settings"]), SUDOKU)
-    return ANCHOR["gib"] * GIB / (ANCHOR["rows"] * step.saved)
+    step = counted(composed(*ANCHOR_SETTINGS), SUDOKU)
+    return ANCHOR_GIB * GIB / (ANCHOR_ROWS * step.saved)
 
 
 def cost(config: PretrainConfig, step: Step, cards: int, rate: float, ratio: float,
@@ -139,7 +142,7 @@ def cost(config: PretrainConfig, step: Step, cards: int, rate: float, ratio: flo
     steps = config.epochs * facts.examples / batch
     exchange = EXCHANGE if cards > 1 else 1
     train = steps * (batch * step.train * exchange / (cards * rate) + OVERHEAD_S)
-    inputs = facts.tests * facts.variants
+    inputs, evaluations = facts.tests * facts.variants, config.epochs / (config.eval_interval or config.epochs)
     evaluation = inputs * config.arch.options["halt_max_steps"] * step.evaluate / (cards * rate)
     copies = 2 + MOMENTS[config.optimizer] + config.ema  # weights and gradients, moments, averages; all in float32
     table = 4 * facts.tasks * facts.variants * config.arch.options["puzzle_emb_ndim"]
@@ -149,8 +152,8 @@ def cost(config: PretrainConfig, step: Step, cards: int, rate: float, ratio: flo
         at_once /= 2
     state = table + 4 * (copies - 1) * step.parameters + batch * step.carry
     return {"cards": cards, "steps": steps, "tflop": batch * step.train / 1e12,
-            "step_s": train / steps, "train_h": train / 3600, "evaluations": config.epochs / config.eval_interval,
-            "evaluate_h": config.epochs / config.eval_interval * evaluation / 3600,
+            "step_s": train / steps, "train_h": train / 3600, "evaluations": evaluations,
+            "evaluate_h": evaluations * evaluation / 3600,
             "gib": (fixed + at_once * step.saved * ratio) / GIB, "rows": at_once, "checkpoint_gb": state / 1e9,
             "disk_gb": (facts.disk + ((config.checkpoint.keep_last or 1) + 1) * state) / 1e9}
 
@@ -160,7 +163,7 @@ def main() -> None:
     parser.add_argument("--experiments", nargs="+", help="recipes whose data DATA has",
                         default=["arc1", "arc2", "urm_arc1", "urm_arc2", "se_rrm_arc1", "arc1_small"])
     parser.add_argument("--cards", type=int, nargs="+", default=[1, 4, 8])
-    parser.add_argument("--teraflops", type=float, default=ANCHOR["teraflops"], help="of a card, 10¹² operations/s")
+    parser.add_argument("--teraflops", type=float, default=ANCHOR_TERAFLOPS, help="of a card, 10¹² operations/s")
     parser.add_argument("--memory", type=float, default=72, help="GiB of a card that a step may take")
     args = parser.parse_args()
     ratio = memory_ratio()

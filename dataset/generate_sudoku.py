@@ -225,7 +225,7 @@ def make_one_by_one(args: argparse.Namespace, maker: Callable[[str, str], Callab
     folder = Path(f"{args.output_dir}.part")
     seed = f"seed {args.seed}, size {args.size}, {args.train} + {args.test}, clues {args.clues or 0}"
     seeds = {split: f"{seed}, {split}" for split in SPLITS}
-    with workers(args.num_workers or os.cpu_count()) as map_tasks:
+    with workers(args.num_workers or os.cpu_count() or 1) as map_tasks:
         splits = {split: kept_rows(maker(split, seed), getattr(args, split), f"{seed}; guesses {args.min_guesses or 0}",
                                    folder / f"{split}.txt", map_tasks) for split, seed in seeds.items()}
     for split in splits:

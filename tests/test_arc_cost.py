@@ -28,10 +28,10 @@ def test_a_step_is_counted_by_row_and_as_by_hand(step):
 
 
 def test_the_step_that_was_measured_has_the_operations_that_were_told_of_it():
-    anchor = arc_cost.composed(arc_cost.ANCHOR["experiment"], *arc_cost.ANCHOR["settings"])
+    anchor = arc_cost.composed(*arc_cost.ANCHOR_SETTINGS)
     told = arc_cost.counted(anchor, arc_cost.SUDOKU)
     assert 384 * told.train == pytest.approx(13.0e12, rel=0.01)
-    assert 384 * told.train / 59.2e-3 == pytest.approx(arc_cost.ANCHOR["teraflops"] * 1e12, rel=0.01)
+    assert 384 * told.train / 59.2e-3 == pytest.approx(arc_cost.ANCHOR_TERAFLOPS * 1e12, rel=0.01)
 
 
 def test_cards_share_rows_and_hours_and_micro_batches_make_steps_fit(step):
