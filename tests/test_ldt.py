@@ -108,6 +108,30 @@ def test_a_cell_with_the_fewest_candidates_is_fixed_if_asked_for_and_each_of_sev
     assert fixed.sum() == 1 and torch.allclose(fixed[few], torch.tensor(0.5), atol=0.05)
 
 
+def test_a_row_is_solved_once_its_whole_answer_was_seen_if_that_is_asked_for():
+    batch = batch_of()
+    truth = torch.nn.functional.one_hot(batch["labels"].long(), 6).float() * 18 - 9  # deduction completes the board
+    for confirm, expected in ((False, [True]), (True, [False, True])):
+        model = model_saying(truth, torch.zeros(4, 16, 6), torch.full((4,), -9.0), f"arch.confirm={confirm}")
+        carry, found = model.initial_carry(batch), []
+        for _ in expected:
+            carry, outputs = model(carry, batch)
+            found.append(outputs["solved"].tolist())
+            assert torch.equal(outputs["candidates"].float().argmax(-1), batch["labels"].long())
+        assert found == [[solved] * 4 for solved in expected]
+
+
+def test_one_cell_alone_can_tell_a_conflict():
+    inner = head_of("arch.conflict_from=cells").model.inner
+    h = torch.zeros(2, 16, 16)
+    with torch.no_grad():
+        inner.conflict_head.weight.copy_(torch.eye(16)[:1])
+        inner.conflict_head.bias.fill_(-9.0)
+        h[0, 5, 0] = 16.0
+        said = inner._conflict(h, torch.zeros(2, 16))
+    assert said[0] == pytest.approx(7.0, abs=1e-3) and said[1] == pytest.approx(-9 + torch.tensor(16.0).log().item())
+
+
 @pytest.mark.parametrize("train, share", [(True, 0.6), (False, 0.25)])
 def test_a_share_of_the_decisions_of_training_is_true_and_others_are_drawn(train, share):
     rows = 4000

@@ -80,6 +80,15 @@ class LDTConfig(DerivedConfig):
     # share of training's decisions that take the true digit, so that boards far from the start are seen before the
     # network can guess; 0: all are drawn as at evaluation, as published
     true_decisions: float = Field(0.0, ge=0, le=1)
+    # what tells a conflict: cls, as published; cells: any cell (the log of the sum of what each tells), so that two
+    # equal digits in a row need not be told to CLS first
+    conflict_from: Literal["cls", "cells"] = "cls"
+    # a row is solved only where a pass has seen its whole answer and no conflict; false: as soon as deduction completes
+    # it, as published
+    confirm: bool = False
+    # guesses of a row that can be taken back, at evaluation: a row in conflict goes on from the state before its latest
+    # guess, without the guessed digit, and ends only where none is left; 0: it ends, as published
+    backtrack: int = Field(0, ge=0)
     # a conflict is seen where its probability is above, in training
     conflict_above: float = Field(ge=0, le=1)
     # the same at evaluation
@@ -198,7 +207,7 @@ class LDTNetwork(nn.Module):
             drop = Dropout(mix32((keys + (DROPOUT * (number + 1) + loop)) & MASK32), dropped) if dropped else None
             h, first = self._loop(h + x, cls, drop)
             if every_loop or loop == self.config.loops - 1:
-                found.append((self.keep_head(h), self.digit_head(h), self.conflict_head(first)[:, 0]))
+                found.append((self.keep_head(h), self.digit_head(h), self._conflict(h, first)))
         keep, digit, conflict = (torch.stack(parts, 1).float() for parts in zip(*found))
         back = cells.argsort(1), names.argsort(1)
         return _permuted(keep, *back), _permuted(digit, *back), conflict
@@ -211,6 +220,12 @@ class LDTNetwork(nn.Module):
             z = layer(z, self.rotary) if drop is None else layer(z, self.rotary, drop,
                                                                  torch.full_like(drop.keys, number))
         return self.loop_norm(h + z[:, 1:]), z[:, 0]
+
+    def _conflict(self, h: Tensor, first: Tensor) -> Tensor:
+        """The conflict logit (B,) of the cells (B, L, D) or of what g made of CLS (B, D)."""
+        if self.config.conflict_from == "cells":
+            return self.conflict_head(h)[..., 0].logsumexp(1)
+        return self.conflict_head(first)[:, 0]
 
     def _positions(self) -> Tensor:
         """(L, D)"""
@@ -236,7 +251,9 @@ def _permuted(values: Tensor, cells: Tensor, tokens: Tensor) -> Tensor:
 
 
 class LDT(ACTModel):
-    """Latents of the carry, each (B, L, V) of zeros and ones: the candidates, and those that deduction removed."""
+    """Latents of the carry, zeros and ones: the candidates (B, L, V), and those that deduction removed. At evaluation
+    with `backtrack` also the states (B, backtrack, L, V) to go back to, latest first; one without candidates is none.
+    """
 
     Config, Recursion, GUESSES = LDTConfig, LDTNetwork, True
     config: LDTConfig
@@ -262,7 +279,10 @@ class LDT(ACTModel):
     def initial_carry(self, batch: dict[str, Tensor], seed: int = 0, first_row: int = 0) -> Carry:
         carry = super().initial_carry(batch, seed, first_row)
         nothing = torch.zeros_like(self.inner.start(batch["inputs"]))
-        return replace(carry, latents=(nothing, nothing.clone()))
+        latents = (nothing, nothing.clone())
+        if self.config.backtrack and not self.training:
+            latents += (nothing[:, None].repeat(1, self.config.backtrack, 1, 1),)
+        return replace(carry, latents=latents)
 
     def forward(self, carry: Carry, batch: dict[str, Tensor],
                 judge: Judge | None = None) -> tuple[Carry, dict[str, Tensor]]:
@@ -271,7 +291,7 @@ class LDT(ACTModel):
         (B,) says that each cell has one. The logits of all loops and what they were computed from serve the loss.
         """
         carry = self.refill(carry, batch)
-        seen, removed = (latent.bool() for latent in carry.latents)
+        seen, removed, *others = (latent.bool() for latent in carry.latents)
         keep, digit, conflict = self.inner(carry.latents[0], carry.noise_key, 0,
                                            self.config.dropout if self.training else self.config.eval_dropout,
                                            self.training)
@@ -286,21 +306,27 @@ class LDT(ACTModel):
             limit = self.config.conflict_above if self.training else self.config.eval_conflict_above
             in_conflict = ~left.any(-1).all(-1) | (conflict.sigmoid() > limit)
             solved = (left.sum(-1) == 1).all(-1) & ~in_conflict
+            if self.config.confirm:
+                solved &= (seen.sum(-1) == 1).all(-1)
             waits = in_conflict | solved
             if self.config.decide == "stuck":
                 waits |= dropped.flatten(1).any(1)
             after = torch.where(waits[:, None, None], left, self._fixed(left, digit, carry))
             steps, removed = carry.steps + 1, removed | dropped
-            carry = replace(carry, latents=tuple(latent.to(self.inner.dtype) for latent in (after, removed)),
+            if others:
+                after, others, in_conflict = self._taken_back(left, after, others[0], in_conflict)
+                removed &= ~after
+            latents = (after, removed, *others)
+            carry = replace(carry, latents=tuple(latent.to(self.inner.dtype) for latent in latents),
                             steps=steps, noise_key=(carry.noise_key + 2 * WEYL) & MASK32,
                             halted=self._ended(solved, in_conflict, after, steps, carry))
         return carry, outputs | {"logits": digit, "q_halt_logits": -conflict, "candidates": after, "removed": removed,
                                  "solved": solved}
 
     def restarted(self, carry: Carry, puzzles: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        candidates, removed = carry.latents
+        candidates, *others = carry.latents
         return (where_rows(carry.halted, self.inner.start(puzzles["inputs"]), candidates),
-                where_rows(carry.halted, torch.zeros_like(removed), removed))
+                *(where_rows(carry.halted, torch.zeros_like(latent), latent) for latent in others))
 
     def _fixed(self, left: Tensor, digit: Tensor, carry: Carry) -> Tensor:
         """The candidates (B, L, V) with one open cell of each row, drawn evenly from all or from those with the fewest
@@ -322,6 +348,21 @@ class LDT(ACTModel):
         fixed = left.clone()
         fixed[rows, cell] = F.one_hot(chosen, left.shape[2]).bool()
         return fixed
+
+    def _taken_back(self, left: Tensor, after: Tensor, others: Tensor, in_conflict: Tensor
+                    ) -> tuple[Tensor, list[Tensor], Tensor]:
+        """Depth-first search: the candidates, the states to go back to, and which rows are in conflict and have none.
+
+        `left`, `after`: the candidates (B, L, V) before and after this step's guess; `others`: the states so far.
+        """
+        guessed = (left != after).any(-1, keepdim=True)  # at the cell of the guess
+        without = torch.where(guessed, left & ~after, left)
+        returns = in_conflict & others[:, 0].flatten(1).any(1)
+        none = torch.zeros_like(others[:, :1])
+        after = where_rows(returns, others[:, 0], after)
+        others = where_rows(guessed.flatten(1).any(1), torch.cat((without[:, None], others[:, :-1]), 1),
+                            where_rows(returns, torch.cat((others[:, 1:], none), 1), others))
+        return after, [others], in_conflict & ~returns
 
     def _ended(self, solved: Tensor, in_conflict: Tensor, after: Tensor, steps: Tensor, carry: Carry) -> Tensor:
         """Which rows (B,) are done with their puzzle."""
