@@ -128,6 +128,7 @@ def test_classes_are_exported_under_their_published_names(name, published):
 @pytest.mark.parametrize("overrides, unknown", [
     (["arch.glu_norm=True", "arch.noise_scale=0.1"], "arch.glu_norm=True, arch.noise_scale=0.1"),
     (["arch.pos_encodings=rope2d"], "arch.pos_encodings=rope2d"),
+    (["arch.rope_base=10"], "arch.rope_base=10"), (["arch.halt_on=residual"], "arch.halt_on=residual"),
     (["arch=eqr"], "arch.initial_state_std=1.0, arch.relaxation=0.95, arch.noise_scale=0.01"),
     (["arch.puzzle_emb_ndim=0"], "arch.puzzle_emb_ndim=0 with puzzle_emb_len=16"),
     (["arch=urm"], "arch.name=recursive_reasoning.urm@URM"), ([REGRESSION], f"{REGRESSION}")])

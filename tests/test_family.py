@@ -18,9 +18,11 @@ from torch import Tensor, nn
 
 from config.schema import ArchConfig
 from dataset.common import PuzzleDatasetMetadata
+from evaluate import score
 from helpers import (
     ROOT,
     assert_same_run,
+    evaluate_config,
     pretrain_config,
     resume,
     run_process,
@@ -196,6 +198,24 @@ def test_a_resumed_run_ends_as_one_that_was_not_stopped(arch, embedding, tmp_pat
     (tmp_path / "again" / "step_00000008.ckpt").unlink()
     resume(tmp_path / "again", "checkpoint.resume_from=step_00000004.ckpt")
     assert_same_run(tmp_path / "whole", tmp_path / "again")
+
+
+@every_architecture
+def test_its_exports_score_as_the_run_or_the_published_layout_says_what_it_lacks(arch, tmp_path):
+    write_tiny_dataset(tmp_path / "data", seq_len=9)
+    words = [f"arch={arch}", *run_words(tmp_path, {}, arch)]
+    if composed(arch).get("L_cycles"):
+        words.append("arch.L_cycles=2")
+    run = train(pretrain_config(*words, "checkpoint.monitor=val/loss", f"checkpoint.path={tmp_path / 'run'}"), World())
+
+    def scored(checkpoint: Path, *overrides: str) -> dict[str, float]:
+        return score(evaluate_config(f"checkpoint={checkpoint}", *overrides), World())
+
+    metrics = scored(run, "export=safetensors", f"output_dir={tmp_path}")
+    assert scored(tmp_path / "safetensors") == scored(tmp_path / "safetensors" / "model.safetensors") == metrics
+    with pytest.raises(ValueError, match="the published code has no arch.*; use export=safetensors"):
+        scored(run, "export=published", f"output_dir={tmp_path}")
+    assert not (tmp_path / "published").exists()
 
 
 @pytest.mark.parametrize("embedding, architectures", [

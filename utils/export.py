@@ -34,7 +34,8 @@ PUBLISHED_LOSS_KEYS = ("name", "loss_type")
 INITIAL_LATENT = "_init"  # how the published layout names initial latents, which have the dtype of activations
 # Options by which a network computes what the published code cannot, with the values at which they do not.
 UNPUBLISHED = {"causal": False, "glu_norm": False, "initial_state_std": 0, "relaxation": 1,
-               "noise_scale": 0, "register_tokens": 0, "dropout": 0, "eval_dropout": 0}
+               "noise_scale": 0, "register_tokens": 0, "dropout": 0, "eval_dropout": 0,
+               "rope_base": 10000, "halt_on": "q"}
 
 
 @dataclass(frozen=True)
@@ -169,9 +170,9 @@ def refuse_unpublished(settings: dict) -> None:
     model_class = load_class(arch["name"], "models", anywhere=True)
     unknown = {f"arch.{key}": arch[key]
                for key, off in UNPUBLISHED.items() if arch.get(key, off) != off}
-    if arch["pos_encodings"] == "rope2d":
+    if arch.get("pos_encodings") == "rope2d":
         unknown["arch.pos_encodings"] = "rope2d"
-    if arch["puzzle_emb_ndim"] == 0 and arch.get("puzzle_emb_len"):
+    if arch.get("puzzle_emb_ndim") == 0 and arch.get("puzzle_emb_len"):
         unknown["arch.puzzle_emb_ndim"] = f"0 with puzzle_emb_len={arch['puzzle_emb_len']}"
     if published_name(arch["name"]).endswith(f"@{model_class.__name__}"):  # it has no published name
         unknown["arch.name"] = arch["name"]
