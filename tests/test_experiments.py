@@ -88,6 +88,12 @@ def test_a_quoted_score_comes_with_the_known_facts_and_the_differences_from_its_
     assert not quotes or ("#   facts" in head and re.search(r"^#   (facts, )?differs: ", head, re.MULTILINE))
 
 
+@pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if name.startswith(("ldt", "sotaku"))])
+def test_commands_of_long_recursions_compile_one_pass(experiment):
+    """By default all passes are one graph: 128 layers of LDT, 64 of Sotaku, which take minutes to compile."""
+    assert "compile_scope=stack" in re.search(r"#   command: .*(\n#    {11}.*)*", head_of(experiment))[0]
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_builds_and_takes_a_step(experiment, tmp_path):
     config = pretrain_config(f"experiment={experiment}")
