@@ -25,8 +25,8 @@ OF_THE_INVOCATION = ("device", "debug", "trust_code", "max_steps", "max_minutes"
                      "checkpoint.overwrite")
 TEXT_LOG = ("log_dir", "log_file")  # these too, unless the saved config names a log that exists and is of this run
 # Settings, or groups of settings, that the saved state depends on. Others (epochs, intervals, rates) may change.
-FIXED = ("arch", "data_paths", "data_paths_test", "val_puzzles", "episode_window", "episode_stride",
-         "global_batch_size", "seed", "optimizer", "weight_decay_on", "ema", "freeze_weights")
+FIXED = ("arch", "data_paths", "data_paths_test", "val_puzzles", "rating_curriculum", "episode_window",
+         "episode_stride", "global_batch_size", "seed", "optimizer", "weight_decay_on", "ema", "freeze_weights")
 FORK = "start a new run from its weights with load_checkpoint=… instead, or leave the setting as it was"
 OTHER_MODEL = "start a new run, under another run_name or checkpoint.path, or leave the setting as it was"
 

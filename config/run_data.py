@@ -20,6 +20,7 @@ def load_data(config: PretrainConfig, world: World) -> tuple[PuzzleDataset, Puzz
     rows = PuzzleRows(config.data_paths, test_paths)
     train = PuzzleDataset(PuzzleDatasetConfig(dataset_paths=config.data_paths, test_set_mode=False,
                                               val_puzzles=config.val_puzzles, augment=config.augment,
+                                              rating_curriculum=config.rating_curriculum, epochs=config.epochs,
                                               trust_code=config.trust_code, **shared), "train", rows)
     test = PuzzleDataset(PuzzleDatasetConfig(dataset_paths=test_paths, test_set_mode=True, **shared), "test", rows)
     for key in ("task_type", *train.metadata.MODEL_KEYS.values()):

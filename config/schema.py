@@ -32,7 +32,7 @@ from models.compiled import ComputeConfig
 from models.train_state import TrainConfig
 from utils.checkpoint import CheckpointConfig
 from utils.command_line import CONFIG_DIR, describe_validation, flat_keys
-from utils.curriculum import check_order
+from utils.curriculum import RatingStage, check_order
 from utils.distributed import World
 from utils.hub import REPOSITORY
 from utils.keywords import composed_from
@@ -273,6 +273,8 @@ class PretrainConfig(SharedConfig, TrainConfig, LogConfig):
     data_paths_test: list[str]
     # fresh: train on each puzzle as a random symmetric one of its kind, drawn anew whenever it comes; null: as stored
     augment: Literal["fresh"] | None
+    # stages that train on hard puzzles alone at first, for data built with --keep-ratings
+    rating_curriculum: list[RatingStage]
     # latent episodes only: number of transitions in an example
     episode_window: int = Field(gt=0)
     # latent episodes only: transitions from the start of one example to the start of the next; null: episode_window
@@ -313,6 +315,7 @@ class PretrainConfig(SharedConfig, TrainConfig, LogConfig):
             raise ValueError("arch.forward_dtype=float16 cannot train: gradients below 6e-8 "
                              "become 0; use bfloat16, which has the range of float32 in as "
                              "much memory, or float32")
+        check_order("rating_curriculum", self.rating_curriculum)
         for curriculum in ("depth_curriculum", "supervision_curriculum"):
             stages = getattr(self, curriculum)
             check_order(curriculum, stages)

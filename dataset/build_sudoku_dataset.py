@@ -107,8 +107,9 @@ def build(args: argparse.Namespace) -> None:
                          "symmetry orbits, so copies of training puzzles would show the "
                          "test grids; leave it out")
     warn_of_overlap(train.answer, test.answer, "solution grids")
-    splits = {"train": Split(len(train.lines), 1 + args.num_aug, partial(fill_split, train, args.num_aug, args.seed)),
-              "test": Split(len(test.lines), 1, partial(fill_split, test, 0, args.seed))}
+    splits = {name: Split(len(puzzles.lines), 1 + num_aug, partial(fill_split, puzzles, num_aug, args.seed),
+                          rating=puzzles.rating if args.keep_ratings else None)
+              for name, puzzles, num_aug in (("train", train, args.num_aug), ("test", test, 0))}
     write_dataset("build_sudoku_dataset", args, files, splits, "sudoku", seq_len=size * size,
                   vocab_size=size + 2)
 
@@ -119,6 +120,8 @@ def main(argv: list[str] | None = None) -> None:
                         help="symmetric copies of a puzzle (default: 0)")
     parser.add_argument("--min-difficulty", type=float, help="leave out puzzles rated "
                                                              "lower, in both splits")
+    parser.add_argument("--keep-ratings", action="store_true",
+                        help="keep the ratings, for rating_curriculum")
     build(parser.parse_args(argv))
 
 

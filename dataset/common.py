@@ -15,6 +15,8 @@ Puzzles with several solutions, as mazes have, may keep others than the one in `
 (N, K, L), holds K of them for each example, of which some may be equal (ours). They count in the cells that `labels`
 has an answer for. dataset.json tells K, as `other_labels`.
 
+A field `rating`, float (groups), may tell how hard the puzzles of each group are (ours); `rating_curriculum` reads it.
+
 Regression data (dataset/regression_dataset.py) hold floats, and `targets` in place of labels. A split of latent
 episodes (dataset/latent_episodes.py) has other files.
 """
@@ -35,7 +37,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 FIELDS = ("inputs", "labels", "puzzle_identifiers", "puzzle_indices", "group_indices")
-OTHER_LABELS = "other_labels"  # a field that puzzles may have besides
+OTHER_LABELS, RATING = "other_labels", "rating"  # fields that puzzles may have besides
 BOARDS = ("inputs", "labels", OTHER_LABELS)  # fields of tokens, which symmetries change
 MOST_IDENTIFIER = np.iinfo(np.int32).max  # largest puzzle identifier
 MOST_POSITIONS = 1 << 20  # longest sequence that a checkpoint may tell, a board of 1024 x 1024
@@ -281,7 +283,8 @@ def write_split(split_dir: str | Path, arrays: Mapping[str, Any], vocab_size: in
     `arrays` maps each of `FIELDS` to its array. `inputs` and `labels` are integers (N, L), or N rows of different
     lengths. Shorter rows are filled up at their end, `inputs` with the pad token 0 and `labels` with
     `ignore_label_id`, which is not scored; a notice is printed. The blank identifier is 0. `kind` and `token_names`
-    are those of `PuzzleDatasetMetadata`. `other_labels` (N, K, L), uint8, may stand in `arrays` besides.
+    are those of `PuzzleDatasetMetadata`. `other_labels` (N, K, L), uint8, and `rating` (groups,), float, may stand in
+    `arrays` besides.
 
     Raises ValueError, before anything is written, if arrays do not fit together, or if the split exists and
     `overwrite` is false.
@@ -291,9 +294,9 @@ def write_split(split_dir: str | Path, arrays: Mapping[str, Any], vocab_size: in
     def refuse(field: str, problem: str):
         raise ValueError(f"{split_dir}, {field}: {problem}; nothing was written")
 
-    if {*arrays} - {OTHER_LABELS} != {*FIELDS}:
+    if {*arrays} - {OTHER_LABELS, RATING} != {*FIELDS}:
         refuse("arrays", f"should be {', '.join(FIELDS)}, and are {', '.join(arrays)}")
-    files = {field: field_path(split_dir, set_name, field) for field in (*FIELDS, OTHER_LABELS)}
+    files = {field: field_path(split_dir, set_name, field) for field in (*FIELDS, OTHER_LABELS, RATING)}
     in_place = {field for field, array in arrays.items() if _lives_in(array, files[field])}
     replaced = [file for file in (split_dir / "dataset.json", *(files[field] for field in files
                                                                 if field not in in_place)) if file.exists()]
@@ -312,6 +315,8 @@ def write_split(split_dir: str | Path, arrays: Mapping[str, Any], vocab_size: in
         check_other_labels(arrays[OTHER_LABELS], arrays["labels"].shape, partial(refuse, OTHER_LABELS))
         _check_tokens(arrays[OTHER_LABELS], OTHER_LABELS in in_place, vocab_size, None, partial(refuse, OTHER_LABELS))
         others = arrays[OTHER_LABELS].shape[1]
+    if RATING in arrays:
+        check_rating(arrays[RATING], len(arrays["group_indices"]) - 1, partial(refuse, RATING))
     puzzles = len(arrays["puzzle_identifiers"])
     examples, seq_len = arrays["inputs"].shape
     metadata = PuzzleDatasetMetadata(
@@ -448,6 +453,14 @@ def check_other_labels(array: np.ndarray, shape: tuple[int, ...], refuse: Callab
     N, L = shape
     if array.ndim != 3 or array.dtype != np.uint8 or (len(array), array.shape[2]) != (N, L) or not array.shape[1]:
         refuse(f"expected uint8 of shape ({N}, solutions, {L}), found {array.dtype} of shape {array.shape}")
+
+
+def check_rating(array: np.ndarray, groups: int, refuse: Callable[[str], Any]) -> None:
+    """Call `refuse` with the problem unless these are finite floats, one for each group."""
+    if array.dtype.kind != "f" or array.shape != (groups,):
+        refuse(f"expected {groups} floats, one a group, found {array.dtype} {array.shape}")
+    if not np.isfinite(array).all():
+        refuse("holds a value that is not finite")
 
 
 def check_integers(array: np.ndarray, dimensions: int, refuse: Callable[[str], Any]) -> None:

@@ -50,6 +50,7 @@ class ExampleSet:
     puzzle_indices: np.ndarray  # (puzzles + 1,)
     group_indices: np.ndarray  # (groups + 1,)
     numbering: Numbering = field(default=Numbering(blank=0), kw_only=True)  # from identifiers to rows
+    rating: np.ndarray | None = field(default=None, kw_only=True)  # (groups,) how hard each group is
 
     ONE_PUZZLE_A_GROUP: ClassVar[bool] = True  # whether an epoch takes one puzzle of each group, or every example
 

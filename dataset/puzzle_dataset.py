@@ -24,6 +24,7 @@ from dataset.puzzle_rows import PuzzleRows
 from dataset.puzzle_set import load_puzzle_set
 from dataset.regression_dataset import load_regression_set
 from dataset.train_stream import TrainStream, WindowStream
+from utils.curriculum import RatingStage
 
 Batch = dict[str, Tensor]
 
@@ -41,6 +42,10 @@ class PuzzleDatasetConfig(BaseModel):
     test_set_mode: bool
     # groups of a training set that the stream leaves out, and `held_out` gives
     val_puzzles: int = Field(default=0, ge=0)
+    # training only: stages that leave easy puzzles out, by fractions of `epochs`
+    rating_curriculum: list[RatingStage] = []
+    # epochs of the whole training
+    epochs: int = Field(default=1, gt=0)
     # epochs that one iteration over a training set covers
     epochs_per_iter: int = Field(default=1, gt=0)
     # data sets that the model was trained on, which baselines are fitted on; empty: dataset_paths
@@ -186,7 +191,8 @@ class PuzzleDataset(torch.utils.data.IterableDataset):
     def _stream(self) -> TrainStream:
         sets = list(self.sets.values())
         stream = TrainStream if sets[0].ONE_PUZZLE_A_GROUP else WindowStream
-        return stream(sets, self.config.seed, self.config.val_puzzles)
+        return stream(sets, self.config.seed, self.config.val_puzzles, self.config.rating_curriculum,
+                      self.config.epochs)
 
     def _fresh_symmetries(self) -> FreshSymmetries:
         if self.metadata.num_puzzle_identifiers > 1 and self.config.rank == 0:

@@ -10,10 +10,12 @@ from dataset.common import (
     FIELDS,
     IGNORE_LABEL_ID,
     OTHER_LABELS,
+    RATING,
     PuzzleDatasetMetadata,
     check_integers,
     check_other_labels,
     check_puzzles,
+    check_rating,
     first_foreign_token,
 )
 from dataset.example_set import ExampleSet, field_file, load_field, refuse_field
@@ -78,7 +80,17 @@ def load_puzzle_set(path: str, split: str, name: str, metadata: PuzzleDatasetMet
             refuse_field(split_dir, name, field, f"expected shape {expected} by inputs and seq_len "
                                                  f"of dataset.json, found {arrays[field].shape}")
     others = _other_labels(split_dir, name, metadata)
-    return PuzzleSet(path, split_dir, name, metadata, **arrays, other_labels=others)
+    rating = _rating(split_dir, name, len(arrays["group_indices"]) - 1)
+    return PuzzleSet(path, split_dir, name, metadata, **arrays, other_labels=others, rating=rating)
+
+
+def _rating(split_dir: Path, name: str, groups: int) -> np.ndarray | None:
+    """How hard each group is, where the set tells it."""
+    if not field_file(split_dir, name, RATING).is_file():
+        return None
+    array = load_field(split_dir, name, RATING)
+    check_rating(array, groups, partial(refuse_field, split_dir, name, RATING))
+    return array
 
 
 def _other_labels(split_dir: Path, name: str, metadata: PuzzleDatasetMetadata) -> np.ndarray | None:

@@ -20,6 +20,7 @@ from dataset.builder import Parser, add_test_fraction, at_least, building
 from dataset.common import (
     BLANK_IDENTIFIER,
     OTHER_LABELS,
+    RATING,
     new_dataset_directory,
     open_field,
     write_json,
@@ -240,6 +241,8 @@ class Split:
     # solutions of each puzzle besides its label, and what writes them, (groups * copies, others, L) uint8
     others: int = 0
     fill_others: Callable[[np.ndarray], None] | None = None
+    # (groups,) how hard each puzzle is, to be kept in the data set
+    rating: np.ndarray | None = None
 
     @property
     def puzzles(self) -> int:
@@ -270,6 +273,8 @@ def _write_split(split_dir: Path, split: Split, kind: str, seq_len: int, vocab_s
     arrays["puzzle_identifiers"] = np.zeros(split.puzzles, np.int32)
     arrays["puzzle_indices"] = np.arange(split.puzzles + 1, dtype=np.int32)
     arrays["group_indices"] = np.arange(0, split.puzzles + 1, split.copies, dtype=np.int32)
+    if split.rating is not None:
+        arrays[RATING] = split.rating
     write_split(split_dir, arrays, vocab_size, kind=kind)
 
 

@@ -125,6 +125,15 @@ def test_min_difficulty_applies_to_both_splits(sources, tmp_path):
         build(sources[9], tmp_path / "none", "--min-difficulty", 99)
 
 
+def test_ratings_are_kept_where_asked_one_a_group(sources, tmp_path):
+    for keep in ([], ["--keep-ratings"]):
+        build(sources[9], tmp_path / f"built{len(keep)}", "--num-aug", 2, *keep)
+        assert (tmp_path / f"built{len(keep)}" / "train" / "all__rating.npy").is_file() == bool(keep)
+    for split in ("train", "test"):
+        kept = np.load(tmp_path / "built1" / split / "all__rating.npy")
+        assert kept.tolist() == [float(row[3]) for row in csv_rows(sources[9] / f"{split}.csv")]
+
+
 def test_provenance_and_report(sources, tmp_path, capsys):
     build(sources[6], tmp_path / "built", "--num-aug", 2)
     source = json.loads((tmp_path / "built" / "source.json").read_text())

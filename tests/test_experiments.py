@@ -100,8 +100,8 @@ def test_every_experiment_builds_and_takes_a_step(experiment, tmp_path):
     data = write_data_for(config, tmp_path / "data")
     smaller = [f"data_paths=[{data}]", "global_batch_size=1", "arch.halt_max_steps=2",
                f"arch.hidden_size={8 * max(1, config.arch.options['num_heads'])}",
-               # random data have no symmetries and no tasks
-               "augment=null",
+               # random data have no symmetries, no ratings and no tasks
+               "augment=null", "rating_curriculum=[]",
                *(["evaluators=[]", "checkpoint.monitor=val/exact_accuracy"] if "arc" in experiment else []),
                *(["micro_batch_size=1"] if config.micro_batch_size else []),
                *(["val_puzzles=1"] if config.val_puzzles else [])]

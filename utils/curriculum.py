@@ -2,9 +2,11 @@
 
     depth_curriculum: [{until: 0.3, H_cycles: 1, L_cycles: 2}, {until: 0.6, H_cycles: 2, L_cycles: 4}]
     supervision_curriculum: [{until: 0.25, halt_max_steps: 1}]
+    rating_curriculum: [{until: 0.2, min_rating: 21}, {until: 0.4, min_rating: 6}]
 
 The first makes recursion shallower, as in CGAR (arXiv 2511.08653). The second gives each puzzle fewer supervision
 steps, so that no batch is learned by heart before the network has learned to solve (SiC's code, arXiv 2601.19085).
+The third trains on the hard puzzles first (github.com/chenglou/sotaku); dataset/train_stream.py follows it.
 
 A stage lasts until that fraction of all steps. After the last one, the settings of the architecture apply. The stage
 depends on the step alone, so a resumed run continues in its stage.
@@ -35,6 +37,11 @@ class DepthStage(Stage):
 class SupervisionStage(Stage):
     # N_sup of the stage
     halt_max_steps: int = Field(gt=0)
+
+
+class RatingStage(Stage):
+    # puzzles with a lower rating are left out in the stage
+    min_rating: float = Field(allow_inf_nan=False)
 
 
 def check_order(name: str, stages: Sequence[Stage]) -> None:
