@@ -108,28 +108,22 @@ def test_a_cell_with_the_fewest_candidates_is_fixed_if_asked_for_and_each_of_sev
     assert fixed.sum() == 1 and torch.allclose(fixed[few], torch.tensor(0.5), atol=0.05)
 
 
-def test_a_row_is_solved_once_its_whole_answer_was_seen_if_that_is_asked_for():
+def test_a_cell_whose_only_candidate_is_in_doubt_is_a_conflict_and_a_board_is_solved_once_it_was_seen():
     batch = batch_of()
-    truth = torch.nn.functional.one_hot(batch["labels"].long(), 6).float() * 18 - 9  # deduction completes the board
-    for confirm, expected in ((False, [True]), (True, [False, True])):
-        model = model_saying(truth, torch.zeros(4, 16, 6), torch.full((4,), -9.0), f"arch.confirm={confirm}")
-        carry, found = model.initial_carry(batch), []
+    keep = torch.nn.functional.one_hot(batch["labels"].long(), 6).float() * 18 - 9  # deduction completes the board
+    open_cell = (batch["inputs"][1] == 1).nonzero()[0, 0]
+    keep[1, open_cell] = torch.where(keep[1, open_cell] > 0, 2.0, keep[1, open_cell])  # of this cell it is less sure
+    given = (batch["inputs"][2] != 1).nonzero()[0, 0]
+    keep[2, given] = 2.0  # and of this clue, while the board is open
+    for below, expected in ((0, [[True] * 4]), (0.9, [[False] * 4, [True, False, False, True]])):
+        model = model_saying(keep, torch.zeros(4, 16, 6), torch.full((4,), -9.0), f"arch.doubt_below={below}").eval()
+        carry, found, halted = model.initial_carry(batch), [], []
         for _ in expected:
             carry, outputs = model(carry, batch)
             found.append(outputs["solved"].tolist())
-            assert torch.equal(outputs["candidates"].float().argmax(-1), batch["labels"].long())
-        assert found == [[solved] * 4 for solved in expected]
-
-
-def test_one_cell_alone_can_tell_a_conflict():
-    inner = head_of("arch.conflict_from=cells").model.inner
-    h = torch.zeros(2, 16, 16)
-    with torch.no_grad():
-        inner.conflict_head.weight.copy_(torch.eye(16)[:1])
-        inner.conflict_head.bias.fill_(-9.0)
-        h[0, 5, 0] = 16.0
-        said = inner._conflict(h, torch.zeros(2, 16))
-    assert said[0] == pytest.approx(7.0, abs=1e-3) and said[1] == pytest.approx(-9 + torch.tensor(16.0).log().item())
+            halted.append(carry.halted.tolist())
+        assert found == expected
+        assert not below or halted == [[False, False, True, False], [True] * 4]
 
 
 @pytest.mark.parametrize("train, share", [(True, 0.6), (False, 0.25)])

@@ -80,12 +80,10 @@ class LDTConfig(DerivedConfig):
     # share of training's decisions that take the true digit, so that boards far from the start are seen before the
     # network can guess; 0: all are drawn as at evaluation, as published
     true_decisions: float = Field(0.0, ge=0, le=1)
-    # what tells a conflict: cls, as published; cells: any cell (the log of the sum of what each tells), so that two
-    # equal digits in a row need not be told to CLS first
-    conflict_from: Literal["cls", "cells"] = "cls"
-    # a row is solved only where a pass has seen its whole answer and no conflict; false: as soon as deduction completes
-    # it, as published
-    confirm: bool = False
+    # a row is in conflict, too, where a cell with one candidate would keep it with a probability below, and solved only
+    # once a pass has seen the complete board; 0: the conflict head alone tells, and a board is solved as soon as
+    # deduction completes it, as published
+    doubt_below: float = Field(0.0, ge=0, lt=1)
     # guesses of a row that can be taken back, at evaluation: a row in conflict goes on from the state before its latest
     # guess, without the guessed digit, and ends only where none is left; 0: it ends, as published
     backtrack: int = Field(0, ge=0)
@@ -207,7 +205,7 @@ class LDTNetwork(nn.Module):
             drop = Dropout(mix32((keys + (DROPOUT * (number + 1) + loop)) & MASK32), dropped) if dropped else None
             h, first = self._loop(h + x, cls, drop)
             if every_loop or loop == self.config.loops - 1:
-                found.append((self.keep_head(h), self.digit_head(h), self._conflict(h, first)))
+                found.append((self.keep_head(h), self.digit_head(h), self.conflict_head(first)[:, 0]))
         keep, digit, conflict = (torch.stack(parts, 1).float() for parts in zip(*found))
         back = cells.argsort(1), names.argsort(1)
         return _permuted(keep, *back), _permuted(digit, *back), conflict
@@ -220,12 +218,6 @@ class LDTNetwork(nn.Module):
             z = layer(z, self.rotary) if drop is None else layer(z, self.rotary, drop,
                                                                  torch.full_like(drop.keys, number))
         return self.loop_norm(h + z[:, 1:]), z[:, 0]
-
-    def _conflict(self, h: Tensor, first: Tensor) -> Tensor:
-        """The conflict logit (B,) of the cells (B, L, D) or of what g made of CLS (B, D)."""
-        if self.config.conflict_from == "cells":
-            return self.conflict_head(h)[..., 0].logsumexp(1)
-        return self.conflict_head(first)[:, 0]
 
     def _positions(self) -> Tensor:
         """(L, D)"""
@@ -306,8 +298,10 @@ class LDT(ACTModel):
             limit = self.config.conflict_above if self.training else self.config.eval_conflict_above
             in_conflict = ~left.any(-1).all(-1) | (conflict.sigmoid() > limit)
             solved = (left.sum(-1) == 1).all(-1) & ~in_conflict
-            if self.config.confirm:
-                solved &= (seen.sum(-1) == 1).all(-1)
+            if self.config.doubt_below:
+                is_single = seen.sum(-1, keepdim=True) == 1
+                doubted = (seen & is_single & (keep.sigmoid() < self.config.doubt_below)).flatten(1).any(1)
+                in_conflict, solved = in_conflict | doubted, solved & is_single.flatten(1).all(1) & ~doubted
             waits = in_conflict | solved
             if self.config.decide == "stuck":
                 waits |= dropped.flatten(1).any(1)
