@@ -91,12 +91,13 @@ class Restored:
 
     @cached_property
     def arch(self) -> ArchConfig:
-        """The typed config of the architecture, with the overrides."""
+        """The typed config of the architecture, with the overrides, and with what the kind of its data says."""
         named = [given["name"] for given in (self.overrides, self.overrides.get("loss"))
                  if isinstance(given, dict) and "name" in given]  # the user trusts what the user names
         arch = ArchConfig.of_file(self.settings["arch"], self.file,
                                   None if self.trust_code else named)
-        return arch.with_options(self.overrides) if self.overrides else arch
+        arch = arch.with_options(self.overrides) if self.overrides else arch
+        return arch.of_kind(self.metadata, self.trust_code) if self.metadata else arch
 
     @property
     def test_paths(self) -> list[str]:
@@ -194,7 +195,7 @@ class Restored:
         if not unlike:
             return []
         there, here = (", ".join(f"{key}={sizes[key]}" for key in unlike) for sizes in (trained, asked))
-        fixed = getattr(arch.model_class.Config(**arch.options), "fixed_sizes", ())
+        fixed = getattr(arch.model_class.Config(**arch.options | trained), "fixed_sizes", ())
         if {*fixed} & {*unlike}:
             raise ValueError(f"{self.file} was trained on puzzles of {there}, and the data have {here}; its weights are"
                              f" made for one {' and '.join(fixed)} (arch.name={arch.name}): choose data_paths of that "

@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from dataset.common import EpisodeMetadata, PuzzleDatasetMetadata, RegressionMetadata, SplitMetadata
+from dataset.kinds.kind import find_kind, kind_by_sizes
 from evaluators.curve import Curve, Task
 from evaluators.protocol import EVALUATOR_PARTS
 from evaluators.strategies import STRATEGY_PARTS, Single, Strategy
@@ -156,6 +157,25 @@ class ArchConfig(NamedConfig):
         changed.check()
         return changed
 
+    def of_kind(self, data: SplitMetadata, trust_code: bool = False) -> "ArchConfig":
+        """The same architecture, which knows by the kind of puzzle in the data what its options leave open: `special`.
+
+        It stays open where the data do not tell their kind. `trust_code`: as in `find_kind`. Raises ValueError where
+        there is no such kind.
+        """
+        if "special" not in self.model_class.Config.model_fields or self.options.get("special") is not None \
+                or not isinstance(data, PuzzleDatasetMetadata):
+            return self
+        name = data.kind or kind_by_sizes(data.seq_len, data.vocab_size)
+        if name is None:
+            return self
+        try:
+            kind = find_kind(name, trust_code)(data.seq_len, data.vocab_size)
+        except ValueError as error:
+            raise ValueError(f"arch.special=null: the kind {name!r} of the data tells no tokens: {error}; or set "
+                             "arch.special=[…], the tokens that cannot be exchanged") from error
+        return self.with_options({"special": list(kind.special)})
+
     def check(self) -> None:
         """Check the options of the model and of the loss head. Raises ValueError that names each wrong key."""
         keys = [f"arch.{key}"
@@ -203,7 +223,7 @@ class ArchConfig(NamedConfig):
     def build_head(self, data: SplitMetadata, batch_size: int, world: World) -> LossHead:
         """Build the model and its loss head, on the device. It draws initial weights, so set the random seed before."""
         self.check_data(data)
-        options = self.options
+        options = self.of_kind(data).options
         if options.get("forward_dtype", "auto") == "auto":
             options["forward_dtype"] = auto_dtype(world.device)
         for_head = self.head_class.model_options(self.head_class.Config(**self.loss.options))

@@ -127,7 +127,7 @@ FOR_TOKENS = ["dec", "ldt", "se_rrm", "sotaku"]
 def test_the_matrices_of_an_architecture_are_the_linear_maps_in_its_blocks(arch, floats):
     heads, learned = ["arch.num_heads=2"], ["arch.num_heads=2", "arch.pos_encodings=learned"]
     words = {"transformers_baseline": heads, "ldt": heads, "sotaku": heads, "dec": [],
-             "fprm": [*heads, "arch.grid_conv=false"]}.get(arch, learned)
+             "se_rrm": [*learned, "arch.special=[0,1]"], "fprm": [*heads, "arch.grid_conv=false"]}.get(arch, learned)
     config: ArchConfig = pretrain_config(f"arch={arch}", "arch.hidden_size=16", *words,
                                          *([REGRESSION] if floats else [])).arch
     data = RegressionMetadata(task_type="regression", seq_len=6, input_dim=3, target_dim=2, sets=["all"])

@@ -70,7 +70,7 @@ def test_every_experiment_builds_its_model_and_names_no_run(experiment):
     else:
         data = PuzzleDatasetMetadata(pad_id=0, ignore_label_id=0, blank_identifier_id=0, vocab_size=11, seq_len=length,
                                      num_puzzle_identifiers=1, total_groups=1, mean_puzzle_examples=1, total_puzzles=1,
-                                     sets=["all"])
+                                     sets=["all"], kind="sequence")
     head = config.arch.build_head(data, batch_size=2, world=World())
     assert isinstance(head.model, config.arch.model_class)
     options = config.arch.options

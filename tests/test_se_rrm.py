@@ -8,7 +8,7 @@ import torch
 from config.restored import Restored
 from dataset import build_sudoku_dataset, generate_sudoku
 from evaluate import score
-from helpers import evaluate_config, pretrain_config, tiny_batch
+from helpers import evaluate_config, pretrain_config, tiny_batch, tiny_metadata
 from losses.classification import ACTLossHead
 from models.recursive_reasoning.se_rrm import SERRM
 from pretrain import train
@@ -44,6 +44,50 @@ def test_renamed_symbols_give_the_renamed_answer(changes):
     assert (results[1]["logits"] - results[0]["logits"]).abs().max() > 0.01
     assert torch.allclose(results[1]["logits"][..., renamed], results[0]["logits"], atol=1e-5)
     assert torch.allclose(results[1]["q_halt_logits"], results[0]["q_halt_logits"], atol=1e-4)
+
+
+@pytest.mark.parametrize("kind, renamed, sizes", [("sudoku", range(2, 18), (256, 18)),
+                                                  ("arc", range(2, 12), (900, 12))])
+def test_a_kind_of_exchangeable_symbols_follows_their_names(kind, renamed, sizes):
+    """16 symbols, and ARC's ten colours, with the special tokens that the kind names."""
+    model, renamed = of_kind(kind, *sizes), torch.tensor(renamed)
+    assert model.config.special == [0, 1]
+    batch = tiny_batch(rows=1, seq_len=sizes[0], vocab_size=sizes[1], identifiers=1)
+    names = torch.arange(sizes[1])
+    names[renamed] = renamed.roll(1)
+    logits, other = (model(model.initial_carry(puzzle), puzzle)[1]["logits"].detach()
+                     for puzzle in (batch, batch | {"inputs": names[batch["inputs"].long()].int()}))
+    assert (other - logits).abs().max() > 0.01
+    assert torch.allclose(other[..., names], logits, atol=1e-5)
+
+
+def of_kind(kind: str | None, seq_len: int, vocab_size: int, *words: str) -> SERRM:
+    torch.manual_seed(0)
+    config = pretrain_config("arch=se_rrm", "arch.hidden_size=8", "arch.num_heads=1", "arch.num_heads_t=1",
+                             "arch.head_dim=4", "arch.L_cycles=1", "arch.H_cycles=1", "arch.halt_max_steps=1",
+                             "arch.forward_dtype=float32", *words)
+    metadata = tiny_metadata(seq_len=seq_len, vocab_size=vocab_size, kind=kind, num_puzzle_identifiers=1)
+    return config.arch.build_head(metadata, batch_size=1, world=World()).model.eval()
+
+
+@pytest.mark.parametrize("kind, sizes", [("maze", (16, 6)), ("sequence", (9, 6))])
+def test_in_other_kinds_every_token_is_its_own(kind, sizes):
+    model = of_kind(kind, *sizes)
+    assert model.config.special == [0, 1, 2, 3, 4, 5] and model.config.fixed_sizes == ("vocab_size",)
+    batch = tiny_batch(rows=1, seq_len=sizes[0], vocab_size=6, identifiers=1)
+    names = torch.tensor([0, 2, 1, 3, 4, 5])  # walls are free, and what is free is walls
+    logits, other = (model(model.initial_carry(puzzle), puzzle)[1]["logits"].detach()
+                     for puzzle in (batch, batch | {"inputs": names[batch["inputs"].long()].int()}))
+    assert (other[..., names] - logits).abs().max() > 1e-3
+
+
+def test_the_kind_is_told_by_name_or_by_sizes_and_a_setting_replaces_it():
+    assert of_kind(None, 81, 11).config.special == [0, 1]
+    assert of_kind("maze", 16, 6, "arch.special=[3]").config.special == [3]
+    with pytest.raises(ValueError, match=r"do not tell their kind of puzzle; set arch.special=\[…\]"):
+        of_kind(None, 9, 6)
+    with pytest.raises(ValueError, match=r"'my@Own' of the data tells no tokens.*or set arch.special=\[…\]"):
+        of_kind("my@Own", 9, 6)
 
 
 def test_a_pass_by_hand():
@@ -153,7 +197,7 @@ def test_what_it_cannot_be_is_refused(changes, message):
 
 
 def test_its_config_has_the_published_sizes():
-    arch = pretrain_config("arch=se_rrm").arch
+    arch = pretrain_config("arch=se_rrm", "arch.special=[0,1]").arch
     sizes = {"batch_size": 1, "seq_len": 81, "vocab_size": 11, "forward_dtype": "float32"}
     model = arch.model_class(arch.options | sizes)
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(2e6, rel=0.15)

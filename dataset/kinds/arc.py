@@ -11,6 +11,7 @@ import numpy as np
 
 from dataset.arc import (
     COLOURS,
+    EOS,
     FIRST_COLOUR,
     PAD,
     SEPARATOR,
@@ -79,6 +80,7 @@ class ARC(Kind):
                "#ff851b", "#7fdbff", "#870c25")  # of the colours 0 to 9 as ARC's own pages draw them
     evaluator = "arc@ARC"
     as_text = False
+    special = (PAD, EOS)  # colours can be exchanged
 
     def __init__(self, seq_len: int, vocab_size: int, token_names: Sequence[str] | None = None):
         if (seq_len, vocab_size) != SIZES:

@@ -83,6 +83,11 @@ class Kind:
         return type(self).__name__
 
     @property
+    def special(self) -> tuple[int, ...]:
+        """Tokens that cannot be exchanged for others without changing what a puzzle means. By default all."""
+        return tuple(range(self.vocab_size))
+
+    @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns of the board: by default a square or, where L is no square number, rows of 30 at most."""
         side = math.isqrt(self.seq_len)

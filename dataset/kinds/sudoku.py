@@ -21,6 +21,7 @@ class Sudoku(Kind):
     box: tuple[int, int]
     evaluator = "sudoku@Sudoku"
     as_text = True
+    special = (0, BLANK)  # digits can be exchanged
 
     def __init__(self, seq_len: int, vocab_size: int, token_names: Sequence[str] | None = None):
         self.size = side_of(seq_len, self)

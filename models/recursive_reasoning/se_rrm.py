@@ -31,8 +31,8 @@ class SERRMConfig(TRMConfig):
     num_heads: int = Field(gt=0)
     num_heads_t: int = Field(gt=0)
     head_dim: int = Field(gt=0)
-    # tokens that are not interchangeable with others, such as padding and blank
-    special: list[int]
+    # tokens that are not interchangeable with others, such as padding and blank; null: those of the kind of puzzle
+    special: list[int] | None = None
     # 1: a puzzle embedding of one vector for all symbols, and one number for each symbol; 0: none
     puzzle_emb_ndim: Literal[0, 1] = 0
     # options of other architectures
@@ -43,7 +43,10 @@ class SERRMConfig(TRMConfig):
 
     @model_validator(mode="after")
     def _check_symbols(self):
-        self.check_tokens(special=self.special)
+        self.check_tokens(special=self.special or ())
+        if self.special is None and self.vocab_size:
+            raise ValueError("special=null: the data do not tell their kind of puzzle; set arch.special=[…], the "
+                             "tokens that cannot be exchanged, such as padding and blank")
         return self
 
     @property
@@ -52,8 +55,10 @@ class SERRMConfig(TRMConfig):
 
     @property
     def fixed_sizes(self) -> tuple[str, ...]:
-        """Learned positions fix L, and puzzle embeddings, with their number for each symbol, V."""
-        return ("seq_len",) * (self.pos_encodings == "learned") + ("vocab_size",) * bool(self.puzzle_emb_ndim)
+        """Learned positions fix L. Puzzle embeddings have a number for each symbol, so they fix V, as vectors do where
+        every symbol has its own."""
+        own = bool(self.puzzle_emb_ndim) or len({*(self.special or ())}) == self.vocab_size
+        return ("seq_len",) * (self.pos_encodings == "learned") + ("vocab_size",) * own
 
     @property
     def prefix_len(self) -> int:
