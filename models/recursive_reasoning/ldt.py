@@ -271,7 +271,7 @@ class LDT(ACTModel):
     def initial_carry(self, batch: dict[str, Tensor], seed: int = 0, first_row: int = 0) -> Carry:
         carry = super().initial_carry(batch, seed, first_row)
         nothing = torch.zeros_like(self.inner.start(batch["inputs"]))
-        latents = (nothing, nothing.clone())
+        latents: tuple[Tensor, ...] = (nothing, nothing.clone())
         if self.config.backtrack and not self.training:
             latents += (nothing[:, None].repeat(1, self.config.backtrack, 1, 1),)
         return replace(carry, latents=latents)

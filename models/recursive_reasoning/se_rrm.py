@@ -97,8 +97,8 @@ class SERRMRecursion(OneLatentRecursion):
     config: SERRMConfig
 
     def build_ends(self) -> None:
-        c = self.config
-        vectors = len(c.special) + 1  # the last is that of all other symbols
+        c, special = self.config, self.config.special or []
+        vectors = len(special) + 1  # the last is that of all other symbols
         self.embed_tokens = Embedding(vectors, c.hidden_size, std=1.0, dtype=self.dtype)
         self.lm_head = OuterLinear(c.hidden_size, 1)
         if c.puzzle_emb_ndim:
@@ -108,7 +108,7 @@ class SERRMRecursion(OneLatentRecursion):
         if c.register_tokens:
             self.registers = Embedding(vectors, c.register_tokens * c.hidden_size, std=c.register_std, dtype=self.dtype)
         kind = torch.full((c.vocab_size,), vectors - 1)
-        kind[c.special] = torch.arange(vectors - 1)
+        kind[special] = torch.arange(vectors - 1)
         self.register_buffer("kind_of_symbol", kind, persistent=False)
 
     def places(self) -> Tensor:
