@@ -83,21 +83,6 @@ def test_one_chain_that_takes_its_guesses_back_solves_every_puzzle(data, decide)
     assert metrics["val/unsound_deductions"] == 0  # what a wrong guess removed is back
 
 
-def test_states_to_go_back_to_are_tried_latest_first_and_the_oldest_give_way(data):
-    model = head_of(dataset_of(data, batch=8), True, "arch.backtrack=2").model
-    states = torch.eye(6).bool().expand(1, 16, 6, 6)  # of each token, the state in which every cell holds it alone
-    two, guess = states[:, :, 2] | states[:, :, 3], states[:, :, 2]
-    none, calm, conflict = torch.zeros(1, 2, 16, 6).bool(), torch.tensor([False]), torch.tensor([True])
-    after, (kept,), ends = model._taken_back(two, guess, none, calm)
-    assert torch.equal(after, guess) and torch.equal(kept[0, 0], states[0, :, 3]) and not kept[0, 1].any() and not ends
-    _, (kept,), _ = model._taken_back(two, states[:, :, 3], kept, calm)
-    _, (kept,), _ = model._taken_back(states[:, :, 4] | states[:, :, 5], states[:, :, 4], kept, calm)
-    for token in (5, 2):  # and 3, the oldest, is forgotten
-        after, (kept,), ends = model._taken_back(guess, guess, kept, conflict)
-        assert torch.equal(after, states[:, :, token]) and not ends
-    assert model._taken_back(guess, guess, kept, conflict)[2]
-
-
 def test_answers_do_not_depend_on_the_batch_and_come_once_each(data):
     found = []
     for batch in (4, 8, 48):

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from dataset.symmetry import dihedral_indices
 from models.act import MASK32, WEYL, ACTModel, Carry, Judge, mix32, uniforms, where_rows
 from models.backbone import BackboneConfig, DerivedConfig
+from models.guesses import guessed, taken_back
 from models.layers import (
     Dropout,
     Embedding,
@@ -43,7 +44,7 @@ from models.layers import (
 from models.truth import Truth
 
 # Streams of random numbers of a row's key. A supervision step has up to two passes, of many loops each.
-DROPOUT, VIEWS, RENAMING, CELLS, DIGITS, TRUE_DIGITS = 1_000, 100, 200, 300, 400, 500
+DROPOUT, VIEWS, RENAMING = 1_000, 100, 200  # 300 to 500 are those of models/guesses.py
 CLS_STD = 0.02  # of the published code
 
 
@@ -72,13 +73,11 @@ class LDTConfig(DerivedConfig):
     drop_below: float = Field(gt=0, lt=1)
     # temperature of the distribution that the digit of the fixed cell is drawn from
     temperature: float = Field(gt=0)
-    # when a step fixes a digit: always, as published; stuck: only where it dropped no candidate, so that a network of
-    # few loops deduces all it can before it guesses
+    # when a step fixes a digit: always, as published; stuck: only where nothing more is deduced, by few loops a step
     decide: Literal["always", "stuck"] = "always"
     # which open cell it fixes: any, as published; fewest: one of those with the fewest candidates
     decide_cell: Literal["any", "fewest"] = "any"
-    # share of training's decisions that take the true digit, so that boards far from the start are seen before the
-    # network can guess; 0: all are drawn as at evaluation, as published
+    # share of training's decisions that take the true digit, so that fuller boards are seen soon; 0: none, as published
     true_decisions: float = Field(0.0, ge=0, le=1)
     # a row is in conflict, too, where a cell with one candidate would keep it with a probability below, and solved only
     # once a pass has seen the complete board; 0: the conflict head alone tells, and a board is solved as soon as
@@ -305,10 +304,12 @@ class LDT(ACTModel):
             waits = in_conflict | solved
             if self.config.decide == "stuck":
                 waits |= dropped.flatten(1).any(1)
-            after = torch.where(waits[:, None, None], left, self._fixed(left, digit, carry))
+            taught = (carry.current_data["labels"], self.config.true_decisions if self.training else 0.0)
+            guess = guessed(left, digit, carry.noise_key, self.config.temperature, self.config.decide_cell, taught)
+            after = torch.where(waits[:, None, None], left, guess)
             steps, removed = carry.steps + 1, removed | dropped
             if others:
-                after, others, in_conflict = self._taken_back(left, after, others[0], in_conflict)
+                after, others, in_conflict = taken_back(left, after, others[0], in_conflict)
                 removed &= ~after
             latents = (after, removed, *others)
             carry = replace(carry, latents=tuple(latent.to(self.inner.dtype) for latent in latents),
@@ -321,42 +322,6 @@ class LDT(ACTModel):
         candidates, *others = carry.latents
         return (where_rows(carry.halted, self.inner.start(puzzles["inputs"]), candidates),
                 *(where_rows(carry.halted, torch.zeros_like(latent), latent) for latent in others))
-
-    def _fixed(self, left: Tensor, digit: Tensor, carry: Carry) -> Tensor:
-        """The candidates (B, L, V) with one open cell of each row, drawn evenly from all or from those with the fewest
-        candidates, fixed to a digit that is drawn by its logits from the cell's candidates."""
-        keys, number = carry.noise_key, left.sum(-1)
-        is_open = number > 1
-        if self.config.decide_cell == "fewest":
-            is_open &= number == number.where(is_open, left.shape[-1]).amin(1, keepdim=True)
-        cell = torch.where(is_open, uniforms(keys, CELLS, left.shape[1]), -1.0).argmax(1)
-        # adding Gumbel noise and taking the greatest draws from the softmax
-        gumbel = -(-uniforms(keys, DIGITS, left.shape[2]).log()).log()
-        rows = torch.arange(len(left), device=left.device)
-        scores = digit[rows, cell] / self.config.temperature + gumbel
-        chosen = scores.masked_fill(~left[rows, cell], -torch.inf).argmax(1)
-        if self.training and self.config.true_decisions:
-            true = carry.current_data["labels"][rows, cell].clamp(min=0).long()
-            is_taught = uniforms(keys, TRUE_DIGITS, 1)[:, 0] < self.config.true_decisions
-            chosen = torch.where(is_taught & left[rows, cell, true], true, chosen)
-        fixed = left.clone()
-        fixed[rows, cell] = F.one_hot(chosen, left.shape[2]).bool()
-        return fixed
-
-    def _taken_back(self, left: Tensor, after: Tensor, others: Tensor, in_conflict: Tensor
-                    ) -> tuple[Tensor, list[Tensor], Tensor]:
-        """Depth-first search: the candidates, the states to go back to, and which rows are in conflict and have none.
-
-        `left`, `after`: the candidates (B, L, V) before and after this step's guess; `others`: the states so far.
-        """
-        guessed = (left != after).any(-1, keepdim=True)  # at the cell of the guess
-        without = torch.where(guessed, left & ~after, left)
-        returns = in_conflict & others[:, 0].flatten(1).any(1)
-        none = torch.zeros_like(others[:, :1])
-        after = where_rows(returns, others[:, 0], after)
-        others = where_rows(guessed.flatten(1).any(1), torch.cat((without[:, None], others[:, :-1]), 1),
-                            where_rows(returns, torch.cat((others[:, 1:], none), 1), others))
-        return after, [others], in_conflict & ~returns
 
     def _ended(self, solved: Tensor, in_conflict: Tensor, after: Tensor, steps: Tensor, carry: Carry) -> Tensor:
         """Which rows (B,) are done with their puzzle."""
