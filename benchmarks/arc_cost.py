@@ -114,18 +114,10 @@ def counted(config: PretrainConfig, data: PuzzleDatasetMetadata, rows: int = 2) 
             if training:
                 loss.backward()
         operations[training] = sum(flops for flops, _ in count.products) / rows
-    latents = sum(tensor.nbytes for tensor in tensors_of(carry))
+    sizes: list[int] = []
+    carry.map(lambda tensor: sizes.append(tensor.nbytes))
     return Step(train=operations[True], evaluate=operations[False], saved=sum(saved.values()) / rows,
-                carry=latents / rows, parameters=sum(p.numel() for p in head.parameters()))
-
-
-def tensors_of(value: object) -> list[torch.Tensor]:
-    """All tensors in a carry."""
-    if isinstance(value, torch.Tensor):
-        return [value]
-    inside = value.values() if isinstance(value, dict) else vars(value).values() if hasattr(value, "__dict__") else (
-        value if isinstance(value, (list, tuple)) else ())
-    return [tensor for part in inside for tensor in tensors_of(part)]
+                carry=sum(sizes) / rows, parameters=sum(p.numel() for p in head.parameters()))
 
 
 def memory_ratio() -> float:

@@ -200,7 +200,6 @@ def print_chains(facts: dict[str, dict], args: argparse.Namespace, results: list
                     print(f"| `{arch}` | {steps} | {seed} | {chains} | {by['deductions']:.1f} | {told} |")
 
 
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, required=True, help="JSON lines, one a run; kept and added to")

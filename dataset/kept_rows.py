@@ -16,15 +16,17 @@ def kept_rows(make: Callable[[int], Row], count: int, settings: str, kept: Path,
     rows: dict[str, Row] = {}
     number = 0
     if kept.exists():
-        first, *lines = kept.read_text().split("\n")[:-1]  # a line that was not ended may be half of one
+        text = kept.read_text()
+        whole = text[:text.rindex("\n") + 1]  # a stop may have left half a line
+        first, *lines = whole.splitlines()
         if first != settings:
             raise ValueError(f"{kept} holds puzzles of other settings ({first}); remove it, or repeat those settings")
         number = len(lines)
         rows = {line.split(",")[0]: _row(line) for line in lines}
+        kept.write_text(whole)
     else:
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(settings + "\n")
-    _end_at_last_line(kept)
     with kept.open("a") as file, tqdm(total=count, initial=len(rows), unit="puzzle", desc=kept.stem) as bar:
         while len(rows) < count:
             numbers = range(number, number + count - len(rows))
@@ -40,9 +42,3 @@ def kept_rows(make: Callable[[int], Row], count: int, settings: str, kept: Path,
 def _row(line: str) -> Row:
     question, answer, rating = line.split(",")
     return question, answer, int(rating)
-
-
-def _end_at_last_line(file: Path) -> None:
-    """Cut off half a line at the end of a file, which a stop while it was written may leave."""
-    text = file.read_text()
-    file.write_text(text[:text.rindex("\n") + 1])

@@ -32,12 +32,13 @@ def peers_and_units(size: int) -> tuple[list[list[int]], list[list[int]]]:
 
 
 @cache
-def units_of_cells(size: int) -> tuple[tuple[int, int, int], ...]:
+def units_of_cells(size: int) -> tuple[tuple[int, ...], ...]:
     """Each cell's row, column and box among the 3 n units, in this order."""
-    height, width = BOXES[size]
-    per_band = size // width
-    return tuple((row, size + column, 2 * size + row // height * per_band + column // width)
-                 for row in range(size) for column in range(size))
+    found: list[tuple[int, ...]] = [()] * size ** 2
+    for number, unit in enumerate(peers_and_units(size)[1]):
+        for cell in unit:
+            found[cell] += number,
+    return tuple(found)
 
 
 def all_digits(size: int) -> int:

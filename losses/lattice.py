@@ -94,7 +94,7 @@ class LatticeLossHead(LossHead):
         return losses[self.ANSWER_LOSS]
 
     def answer_losses(self, outputs: dict[str, Tensor], data: dict[str, Tensor]) -> dict[str, Tensor]:
-        answered, labels, seen = labelled(data), data["labels"].clamp(min=0).long(), outputs["seen"]
+        answered, seen = labelled(data), outputs["seen"]
         known = Truth(seen, data)
         true, conflict = known.tokens(seen.shape[-1]), known.lost
         truth, one = seen & true, true.sum(-1) == 1
@@ -104,7 +104,7 @@ class LatticeLossHead(LossHead):
                                                            weights[:, None].expand_as(keep), reduction="none")
         tokens = self.model.inner.playable
         cells = of_candidates.mean(1)[..., tokens].mean(-1)  # (B, L)
-        digits = labels if known.solutions.shape[1] == 1 else true.int().argmax(-1)
+        digits = true.int().argmax(-1)
         of_digits = F.cross_entropy(digit.permute(0, 3, 1, 2), digits[:, None].expand(digit.shape[:3]),
                                     reduction="none").mean(1)
         open_cells = answered & (data["inputs"] == self.model.config.blank) & one & ~conflict[:, None]

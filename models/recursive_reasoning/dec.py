@@ -35,18 +35,17 @@ class DECConfig(TRMConfig):
     # options of other architectures
     mlp_t: Literal[True] = True
     pos_encodings: Literal["none"] = "none"
-
-    @property
-    def fixed_sizes(self) -> tuple[str, ...]:
-        """Weights along the cells fix L; all digits share theirs."""
-        return "seq_len",
-
     puzzle_emb_ndim: Literal[0] = 0
     puzzle_emb_len: Literal[0] = 0
     register_tokens: Literal[0] = 0
     num_heads: int = 0
 
     UNUSED_KEYS = (*TRMConfig.UNUSED_KEYS, "num_heads")
+
+    @property
+    def fixed_sizes(self) -> tuple[str, ...]:
+        """Weights along the cells fix L; all digits share theirs."""
+        return "seq_len",
 
     @model_validator(mode="after")
     def _check_fields(self):
