@@ -49,6 +49,22 @@ def fits(restored: Restored, metadata: SplitMetadata) -> bool:
     return True
 
 
+def answers(restored: Restored, kind: Kind, metadata: PuzzleDatasetMetadata) -> bool:
+    """Does the model answer puzzles of this kind, at this size? `metadata`: of its training data."""
+    try:
+        restored.of_other_sizes(resized(metadata, kind))
+    except ValueError:  # its weights have a size
+        return False
+    return True
+
+
+def resized(metadata: PuzzleDatasetMetadata, kind: Kind) -> PuzzleDatasetMetadata:
+    """The metadata of such puzzles at the size of `kind`."""
+    if kind.seq_len == metadata.seq_len:
+        return metadata
+    return metadata.model_copy(update={"seq_len": kind.seq_len, "vocab_size": kind.vocab_size, "token_names": None})
+
+
 def kind_of_checkpoint(restored: Restored, name: str | None, trust_code: bool) -> tuple[Kind, PuzzleDatasetMetadata]:
     """The kind of puzzle that a checkpoint with metadata answers: the one named here, or in its metadata, or the only
     usual one of such sizes, or else plain sequences. With it the metadata, which name it.

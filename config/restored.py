@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from config.schema import ArchConfig
-from dataset.common import SplitMetadata, metadata_of
+from dataset.common import PuzzleDatasetMetadata, SplitMetadata, metadata_of
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
 from dataset.puzzle_rows import fingerprints_in, load_by_name, names_in
 from losses.head import LossHead
@@ -180,12 +180,12 @@ class Restored:
         if data is None and self.metadata is not None:
             return self._head_as_stored(arch, self.metadata, world, use_ema)
         data = self._data_of_run(world) if data is None else data
-        tell(self._of_other_sizes(arch, data.metadata), world)
+        tell(self.of_other_sizes(data.metadata), world)
         head = arch.build_head(data.metadata, data.local_batch_size, world)
         tell(load_by_name(head, self.weights(use_ema), self.payload, self.file, data, trains=False), world)
         return head
 
-    def _of_other_sizes(self, arch: ArchConfig, data: SplitMetadata) -> list[str]:
+    def of_other_sizes(self, data: SplitMetadata) -> list[str]:
         """A notice where the data have other sizes than those of training. Raises ValueError where the weights have
         these sizes."""
         if self.metadata is None or self.metadata.KIND != data.KIND:
@@ -195,23 +195,25 @@ class Restored:
         if not unlike:
             return []
         there, here = (", ".join(f"{key}={sizes[key]}" for key in unlike) for sizes in (trained, asked))
-        fixed = getattr(arch.model_class.Config(**arch.options | trained), "fixed_sizes", ())
+        fixed = getattr(self.arch.model_class.Config(**self.arch.options | trained), "fixed_sizes", ())
         if {*fixed} & {*unlike}:
             raise ValueError(f"{self.file} was trained on puzzles of {there}, and the data have {here}; its weights are"
-                             f" made for one {' and '.join(fixed)} (arch.name={arch.name}): choose data_paths of that "
-                             "size, or a network of arch=se_rrm without learned positions and puzzle embeddings")
+                             f" made for one {' and '.join(fixed)} (arch.name={self.arch.name}): choose data_paths of "
+                             "that size, or a network of arch=se_rrm without learned positions and puzzle embeddings")
         return [f"{self.file} was trained on puzzles of {there}, and answers here those of {here}"]
 
-    def head_for_new_puzzles(self, world: World = ALONE, use_ema: bool = True) -> LossHead:
+    def head_for_new_puzzles(self, metadata: PuzzleDatasetMetadata, world: World = ALONE,
+                             use_ema: bool = True) -> LossHead:
         """Build the loss head for puzzles that it was not trained on, with the puzzle table [blank, mean of all rows].
 
-        A table of one row, which all puzzles share, stays as it is. Needs the metadata.
+        A table of one row, which all puzzles share, stays as it is. `metadata`: of data of their size.
         """
-        head = self.head(None, world, use_ema)
+        tell(self.of_other_sizes(metadata), world)
+        head = self._head_as_stored(self.arch_for(world), metadata, world, use_ema)
         table = head.puzzle_embedding
         if table is not None and len(table.weights) > 1:
             mean = table.weights.mean(0)
-            blank = self.metadata.blank_identifier_id if self.metadata else -1
+            blank = metadata.blank_identifier_id
             table.weights = torch.stack([table.weights[blank] if blank >= 0 else torch.zeros_like(mean), mean])
         return head
 

@@ -44,6 +44,9 @@ def serve(config: EvaluateConfig, world: World) -> dict:
     def solve(puzzle: str) -> Iterator[dict]:
         try:
             for trace in solver.watch(puzzle):
+                if len(trace.question) != solver.kind.seq_len:
+                    raise ValueError(f"the puzzle has {len(trace.question)} cells, and the boards of this page "
+                                     f"{solver.kind.seq_len}; evaluate.py solve=… answers it")
                 yield puzzle_data(solver.kind, Shown(trace, "your puzzle"))
         except ValueError as error:
             raise ValueError(str(error).removeprefix("puzzle 0: ")) from error  # there is but one

@@ -7,6 +7,7 @@
     solutions[0].answer, solutions[0].confidence, solutions[0].valid
 """
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,12 @@ import numpy as np
 
 from config.adapting import adapted, batch_size, tasks_as_dataset
 from config.keywords import settled
-from config.puzzle_kind import kind_of_checkpoint, with_metadata
+from config.puzzle_kind import answers, kind_of_checkpoint, resized, with_metadata
 from config.restored import Restored
 from config.schema import EvaluateConfig
 from dataset.arc_tasks import Task, task_to_solve
 from dataset.kinds.arc import ARC
-from dataset.kinds.kind import puzzle_metadata
+from dataset.kinds.kind import Kind, puzzle_metadata
 from dataset.puzzle_dataset import PuzzleDataset
 from dataset.questions import Questions, read_objects
 from evaluators.arc import ARC as Scores
@@ -33,7 +34,8 @@ from utils.threads import use_threads
 
 
 class Solver:
-    """A model that answers puzzles of one kind. It stays in memory, so that only the first answer waits for it.
+    """A model that answers puzzles of one kind, all of a call of one size. It stays in memory, so that only the first
+    answer waits for it.
 
     Not for several threads at once.
     """
@@ -45,8 +47,16 @@ class Solver:
         if isinstance(self.kind, ARC):  # its head is made for each call, with rows for the tasks
             return
         config.refuse_adaptation(f"puzzles of the kind {self.kind}")
-        self.head: LossHead = self.restored.head_for_new_puzzles(world, config.use_ema).eval()
-        speed_up(self.head, config, world.device)
+        self._heads: dict[int, LossHead] = {}  # by number of cells
+        self.head = self.head_for(self.kind)
+
+    def head_for(self, kind: Kind) -> LossHead:
+        """The loss head for puzzles of the size of `kind`. It stays."""
+        if kind.seq_len not in self._heads:
+            head = self.restored.head_for_new_puzzles(resized(self.metadata, kind), self.world, self.config.use_ema)
+            speed_up(head.eval(), self.config, self.world.device)
+            self._heads[kind.seq_len] = head
+        return self._heads[kind.seq_len]
 
     @classmethod
     def of(cls, config: EvaluateConfig, world: World | None = None) -> "Solver":
@@ -72,7 +82,7 @@ class Solver:
 
     def questions(self, puzzles: Iterable[object]) -> Questions:
         """Read puzzles as `solve` takes them. Raises ValueError that names each one that cannot be read, and why."""
-        questions = read_objects(puzzles, self.kind)
+        questions = read_objects(puzzles, self.kind, partial(answers, self.restored, metadata=self.metadata))
         if questions.malformed:
             raise ValueError("\n".join(questions.malformed))
         return questions
@@ -80,7 +90,8 @@ class Solver:
     def data(self, questions: Questions) -> PuzzleDataset:
         """Questions as test data, which all that is made for evaluation takes."""
         size = self.config.global_batch_size or self.restored.settings["global_batch_size"]
-        return questions.as_dataset(self.metadata, self.identifier, size, self.world.rank, self.world.size)
+        return questions.as_dataset(resized(self.metadata, questions.kind), self.identifier, size, self.world.rank,
+                                    self.world.size)
 
     def solve(self, puzzles: Iterable[object]) -> Solutions:
         """Answer puzzles. Each is a line of text in the alphabet of the kind; a board, as a list of rows or an array;
@@ -98,13 +109,13 @@ class Solver:
 
     def answer(self, questions: Questions) -> Solutions:
         """Answer questions that are read already."""
-        data, predictions = self.data(questions), Predictions()
-        use_threads(min(len(questions), data.local_batch_size) * self.metadata.seq_len
-                    * self.head.model.config.hidden_size)
-        evaluate(self.head, data, self.world, strategy=self.config.build_strategy(), predictions=predictions)
-        self.head.eval()
+        data, predictions, head = self.data(questions), Predictions(), self.head_for(questions.kind)
+        use_threads(min(len(questions), data.local_batch_size) * questions.kind.seq_len
+                    * head.model.config.hidden_size)
+        evaluate(head, data, self.world, strategy=self.config.build_strategy(), predictions=predictions)
+        head.eval()
         found = predictions.read()
-        return solutions_of(found["puzzles"], self.kind, questions.texts) if found else Solutions()
+        return solutions_of(found["puzzles"], questions.kind, questions.texts) if found else Solutions()
 
     def _solve_tasks(self, tasks: list[Task]) -> Solutions:
         with tasks_as_dataset(tasks, self.config.adapt_augmentations, self.config.seed) as folder:
@@ -117,14 +128,17 @@ class Solver:
 
     def trace(self, puzzle: object) -> Trace:
         """What the model holds of one puzzle after each supervision step, in each attempt (evaluators/traces.py)."""
-        return record(self.head, self.data(self.questions([puzzle])), [0], self.config.build_strategy(), self.world)[0]
+        questions = self.questions([puzzle])
+        return record(self.head_for(questions.kind), self.data(questions), [0], self.config.build_strategy(),
+                      self.world)[0]
 
     def watch(self, puzzle: object) -> Iterator[Trace]:
         """The trace of one puzzle so far, after each supervision step, as soon as it is computed."""
-        data = self.data(self.questions([puzzle]))
+        questions = self.questions([puzzle])
+        data, head = self.data(questions), self.head_for(questions.kind)
         example_set, = data.sets.values()
-        use_threads(self.metadata.seq_len * self.head.model.config.hidden_size)
-        for trace, in watch(self.head, data, example_set, np.arange(1), self.config.build_strategy(), self.world):
+        use_threads(questions.kind.seq_len * head.model.config.hidden_size)
+        for trace, in watch(head, data, example_set, np.arange(1), self.config.build_strategy(), self.world):
             yield trace
 
 

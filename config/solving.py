@@ -4,17 +4,18 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from config.adapting import adapted, batch_size, tasks_as_dataset
-from config.puzzle_kind import kind_of_checkpoint, with_metadata
+from config.puzzle_kind import answers, kind_of_checkpoint, with_metadata
 from config.restored import Restored
 from config.schema import EvaluateConfig
 from config.solver import Solver
 from dataset.arc_tasks import read_tasks_to_solve
 from dataset.common import PuzzleDatasetMetadata
 from dataset.kinds.arc import ARC
-from dataset.kinds.kind import Kind, kind_of
+from dataset.kinds.kind import kind_of
 from dataset.puzzle_dataset import PuzzleDataset
 from dataset.questions import Questions, read_questions, refuse_missing_file
 from evaluators.solutions import Predictions, refuse_answers_file, solutions_of, told, write_solutions
@@ -87,10 +88,12 @@ def opened(config: EvaluateConfig, restored: Restored, world: World) -> Iterator
         yield _test_data(config, restored, world, file)
         return
     restored = with_metadata(restored, config.kind)
-    kind, _ = kind_of_checkpoint(restored, config.kind, config.trust_code)
+    kind, metadata = kind_of_checkpoint(restored, config.kind, config.trust_code)
     if not isinstance(kind, ARC):
         config.refuse_adaptation(f"puzzles of the kind {kind}")
-        yield _own_puzzles(config, config.solve, kind, restored, world, file)
+        where = config.solve
+        questions = decided_by_main(lambda: read_questions(where, kind, partial(answers, restored, metadata=metadata)))
+        yield _own_puzzles(config, where, questions, restored, world, file)
         return
     if not is_there(config.solve):
         refuse_missing_file(config.solve)
@@ -115,11 +118,11 @@ def _test_data(config: EvaluateConfig, restored: Restored, world: World, file: P
     return Opened(data, lambda: restored.head(data, world, config.use_ema), config.named_evaluators, file)
 
 
-def _own_puzzles(config: EvaluateConfig, where: str, kind: Kind, restored: Restored, world: World,
+def _own_puzzles(config: EvaluateConfig, where: str, questions: Questions, restored: Restored, world: World,
                  file: Path | None) -> Opened:
-    questions = decided_by_main(lambda: read_questions(where, kind))
     if file is None and is_there(where) and config.viewer is None:
         file = Path("answers.csv")
         refuse_answers_file(file)
     solver = Solver(restored, config, world)
-    return Opened(solver.data(questions), lambda: solver.head, config.named_evaluators, file, questions)
+    return Opened(solver.data(questions), lambda: solver.head_for(questions.kind), config.named_evaluators, file,
+                  questions)

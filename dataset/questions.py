@@ -35,6 +35,12 @@ COLUMNS = {1: (0, None), 2: (0, 1), 4: (1, 2)}  # place of question and answer w
 ENDINGS = (".csv", ".jsonl", ".json", ".txt")
 
 Row = tuple[Any, Any]  # question and answer as written; an answer of None is not known
+Answers = Callable[[Kind], bool]
+
+
+def never(kind: Kind) -> bool:
+    """Of a model for one size."""
+    return False
 
 
 @dataclass
@@ -54,28 +60,43 @@ class Questions:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def add(self, place: str, read: Callable[[], Row]) -> None:
-        """Read a question and its answer, or note why not. `place`: where they stand, such as "line 7"."""
+    def add(self, place: str, read: Callable[[], Row], answers: Answers = never) -> None:
+        """Read a question and its answer, or note why not. `place`: where they stand, such as "line 7".
+
+        The first question that can be read tells the size of all: that of `kind` or, if it `answers` them, another.
+        """
         try:
             question, answer = read()
-            text = as_text(self.kind, question)
-            tokens, label = self.kind.parse(text), np.full(self.kind.seq_len, IGNORE_LABEL_ID, np.int32)
+            kind = self.kind if self.texts else self._sized_for(question, answers)
+            text = as_text(kind, question)
+            tokens, label = kind.parse(text), np.full(kind.seq_len, IGNORE_LABEL_ID, np.int32)
         except (ValueError, RecursionError, csv.Error) as error:
             self.malformed.append(f"{place}: {error}")
             return
         try:
             if answer not in (None, ""):
-                label = self.kind.parse(as_text(self.kind, answer))
+                label = kind.parse(as_text(kind, answer))
         except ValueError as error:
             self.malformed.append(f"{place}, its answer: {error}; correct it, or leave it out")
             return
+        self.kind = kind
         self.texts.append(text)
         self.tokens.append(tokens)
         self.labels.append(label)
 
+    def _sized_for(self, question: object, answers: Answers) -> Kind:
+        """The kind at the size of a question, where it and the model have such a size."""
+        if not self.kind.alphabet:  # shorter lines are padded
+            return self.kind
+        try:
+            kind = self.kind.resized(count_cells(question))
+        except ValueError:
+            return self.kind
+        return kind if answers(kind) else self.kind
+
     def as_dataset(self, metadata: PuzzleDatasetMetadata, identifier: int, global_batch_size: int, rank: int = 0,
                    num_replicas: int = 1) -> PuzzleDataset:
-        """The questions as a test set in memory. `metadata`: of the data that the model was trained on. `identifier`:
+        """The questions as a test set in memory. `metadata`: of data of their size. `identifier`:
         the row of the puzzle table that all of them get. Raises ValueError where there is no question."""
         N = len(self)
         if not N:
@@ -92,6 +113,13 @@ class Questions:
         return PuzzleDataset.in_memory(puzzles, global_batch_size, rank, num_replicas)
 
 
+def count_cells(question: object) -> int:
+    """How many cells a question has, whatever its kind; 0 for what is no question."""
+    if isinstance(question, str):
+        return len(question.strip("\r\n"))
+    return np.size(question) if isinstance(question, (list, tuple, np.ndarray)) else 0
+
+
 def as_text(kind: Kind, question: object) -> str:
     """The line that a kind reads a question from. Raises ValueError for what is neither text nor a list of numbers."""
     if isinstance(question, str):
@@ -106,28 +134,30 @@ def as_text(kind: Kind, question: object) -> str:
                      f"of {kind.seq_len} tokens from 0 to {kind.vocab_size - 1}")
 
 
-def read_objects(puzzles: Iterable[object], kind: Kind) -> Questions:
-    """Questions that are given in Python: text, a board, tokens, or {"question": …, "answer": …}."""
+def read_objects(puzzles: Iterable[object], kind: Kind, answers: Answers = never) -> Questions:
+    """Questions that are given in Python: text, a board, tokens, or {"question": …, "answer": …}. `kind`: of the size
+    that the model was trained on; `answers`: which others it answers."""
     if isinstance(puzzles, str):
         raise ValueError(f"{puzzles!r} is one text; give a list of puzzles, [{puzzles!r}]")
     questions = Questions(kind)
     for number, puzzle in enumerate(puzzles):
-        questions.add(f"puzzle {number}", partial(_row_of, puzzle))
+        questions.add(f"puzzle {number}", partial(_row_of, puzzle), answers)
     return questions
 
 
-def read_questions(where: str, kind: Kind) -> Questions:
+def read_questions(where: str, kind: Kind, answers: Answers = never) -> Questions:
     """Questions from a file, from standard input, or from the text of one. Raises ValueError where it is none of these,
     and for a file that is no text."""
     if where == STDIN:
-        return _read_lines(sys.stdin.read(), "", "standard input", kind)
+        return _read_lines(sys.stdin.read(), "", "standard input", kind, answers)
     if is_there(where):
         file = Path(where)
         if file.is_dir():
             raise ValueError(f"{where} is a folder; name a file of puzzles in it")
-        return _read_lines(file.read_text(encoding="utf-8-sig", errors="replace"), file.suffix.lower(), where, kind)
+        return _read_lines(file.read_text(encoding="utf-8-sig", errors="replace"), file.suffix.lower(), where, kind,
+                           answers)
     questions = Questions(kind)
-    questions.add("your puzzle", lambda: (where, None))
+    questions.add("your puzzle", lambda: (where, None), answers)
     if questions.malformed:
         refuse_missing_file(where)
         raise ValueError(f"{questions.malformed[0]} (nor is there a file of that name)")
@@ -145,14 +175,14 @@ def refuse_missing_file(where: str) -> None:
                                                     "; name a file of puzzles, or write one puzzle itself"))
 
 
-def _read_lines(text: str, ending: str, where: str, kind: Kind) -> Questions:
+def _read_lines(text: str, ending: str, where: str, kind: Kind, answers: Answers) -> Questions:
     questions = Questions(kind)
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip("\r\ufeff")]
     if not lines:
         raise ValueError(f"{where} is empty; write a puzzle a line")
     header, read = _format_of(lines[0][1], ending, kind)
     for number, line in lines[header:]:
-        questions.add(f"{where}, line {number}", partial(read, line.strip("\r")))
+        questions.add(f"{where}, line {number}", partial(read, line.strip("\r")), answers)
     return questions
 
 

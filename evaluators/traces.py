@@ -77,8 +77,8 @@ class Trace:
 
 
 def latent_change(latents: Sequence[Tensor], before: Sequence[Tensor]) -> Tensor:
-    """‖z_t − z_{t−1}‖ (B,): the Euclidean norm over all latents, each (B, P+L, D), and all their entries."""
-    squares = [(new.float() - old.float()).square().sum((1, 2)) for new, old in zip(latents, before)]
+    """‖z_t − z_{t−1}‖ (B,): the Euclidean norm over all latents, each (B, …), and all their entries."""
+    squares = [(new.float() - old.float()).flatten(1).square().sum(1) for new, old in zip(latents, before)]
     return torch.stack(squares).sum(0).sqrt()
 
 

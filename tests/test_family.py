@@ -214,6 +214,9 @@ def test_its_exports_score_as_the_run_or_the_published_layout_says_what_it_lacks
 
     metrics = scored(run, "export=safetensors", f"output_dir={tmp_path}")
     assert scored(tmp_path / "safetensors") == scored(tmp_path / "safetensors" / "model.safetensors") == metrics
+    if arch == "ldt":
+        chains = "strategy={name: chains@Chains, chains: 2, rounds: 9}"
+        assert scored(tmp_path / "safetensors", chains) == scored(run, chains) != metrics
     with pytest.raises(ValueError, match="the published code has no arch.*; use export=safetensors"):
         scored(run, "export=published", f"output_dir={tmp_path}")
     assert not (tmp_path / "published").exists()

@@ -1,4 +1,5 @@
 """SE-RRM: renamed symbols give renamed answers, the recursion by hand, and boards of other sizes."""
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,8 @@ import torch
 
 from config.restored import Restored
 from dataset import build_sudoku_dataset, generate_sudoku
-from evaluate import score
+from dataset.kinds.sudoku import Sudoku
+from evaluate import load_solver, score
 from helpers import evaluate_config, pretrain_config, tiny_batch, tiny_metadata
 from losses.classification import ACTLossHead
 from models.recursive_reasoning.se_rrm import SERRM
@@ -123,6 +125,35 @@ def test_weights_of_one_size_compute_another():
     batch = tiny_batch(seq_len=16, vocab_size=9)
     _, outputs = large.eval()(large.initial_carry(batch), batch)
     assert outputs["logits"].shape == (4, 16, 9) and outputs["logits"].isfinite().all()
+
+
+def test_a_solver_answers_boards_of_another_size_as_a_data_set_of_them_does(sudokus, tmp_path, capsys):
+    run = trained_on_4x4(sudokus, tmp_path / "run", "arch=se_rrm", "arch.num_heads_t=2", "arch.head_dim=8")
+    inputs = {size: np.load(folder / "test" / "all__inputs.npy") for size, folder in sudokus.items()}
+    lines = [Sudoku(256, 18).format(tokens) for tokens in inputs[16]]
+    score(evaluate_config(f"checkpoint={run}", f"data_paths=[{sudokus[16]}]", f"output_dir={tmp_path / 'scores'}",
+                          f"predictions={tmp_path / 'a.csv'}"), World())
+    expected = [row["answer"] for row in csv.DictReader((tmp_path / "a.csv").open())]
+
+    solver = load_solver(run, device="cpu")
+    solutions = solver.solve(lines)
+    assert [solution.answer for solution in solutions] == expected and len(set(expected)) == 5
+    assert "and answers here those of seq_len=256, vocab_size=18" in capsys.readouterr().out
+    board = (inputs[16][0].reshape(16, 16).astype(int) - 1).tolist()  # digits as numbers, 0 for a blank
+    assert solver.solve([board])[0].answer == solver.solve([inputs[16][0]])[0].answer == expected[0]
+    assert len(solver.solve(["1...3.....4....2"])[0].answer) == 16
+    assert len(solver.trace(lines[0]).question) == 256
+    with pytest.raises(ValueError, match="puzzle 1: the line has 16 characters; write 256"):
+        solver.solve([lines[0], "1...3.....4....2"])
+    with pytest.raises(ValueError, match="the line has 17 characters; write 16"):
+        solver.solve(["1...3.....4....2."])
+
+    (tmp_path / "mine.txt").write_text("\n".join(lines))
+    own = [f"checkpoint={run}", f"solve={tmp_path / 'mine.txt'}"]
+    score(evaluate_config(*own, f"viewer={tmp_path / 'page.html'}"), World())
+    assert '"cells": 256' in (tmp_path / "page.html").read_text()
+    score(evaluate_config(*own, f"predictions={tmp_path / 'b.csv'}", f"output_dir={tmp_path / 'scores'}"), World())
+    assert [row["answer"] for row in csv.DictReader((tmp_path / "b.csv").open())] == expected
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,10 @@ from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
 from evaluators.rows import supervision_steps
 from evaluators.test_time import build_strategy
 from evaluators.traces import LEVELS, latent_change, record
-from helpers import write_tiny_dataset, write_tiny_regression
+from helpers import pretrain_config, write_tiny_dataset, write_tiny_regression
 from losses.classification import ACTLossHead
 from test_rows import BestOfSeeds, answers_of, dataset_of, head_of
+from utils.distributed import World
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +116,17 @@ def test_examples_are_numbered_over_all_sets_and_unknown_answers_are_none(tmp_pa
     assert all((trace.question == data.examples([trace.number])["inputs"][0].numpy()).all() for trace in traces)
     with pytest.raises(ValueError, match="there is no example 6"):
         record(head_of(), data, [6])
+
+
+@pytest.mark.parametrize("arch", ["se_rrm", "dec", "ldt", "sotaku", "fprm"])
+def test_latents_of_any_shape_are_followed(arch, tmp_path):
+    own = {"se_rrm": ["arch.head_dim=8", "arch.special=[0,1]"], "dec": []}.get(arch, ["arch.num_heads=2"])
+    config = pretrain_config(f"arch={arch}", "arch.hidden_size=16", "arch.halt_max_steps=3", *own)
+    test_data = dataset_of(write_tiny_dataset(tmp_path / "data", seq_len=9), 4)
+    head = config.arch.build_head(test_data.metadata, 4, World()).eval()
+    for trace in record(head, test_data, [3, 5]):
+        one, = trace.trajectories
+        assert np.isnan(one.residual[0]) and len(one.preds) > 1 and (one.residual[1:] >= 0).all()
 
 
 def test_floats_are_refused(tmp_path):

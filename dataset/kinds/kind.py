@@ -87,6 +87,10 @@ class Kind:
         """Tokens that cannot be exchanged for others without changing what a puzzle means. By default all."""
         return tuple(range(self.vocab_size))
 
+    def resized(self, seq_len: int) -> "Kind":
+        """The same kind at another number of cells. Raises ValueError where no such puzzle has as many."""
+        return type(self)(seq_len, self.vocab_size, self.token_names)
+
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns of the board: by default a square or, where L is no square number, rows of 30 at most."""

@@ -33,6 +33,10 @@ class Sudoku(Kind):
         self.also_read = {"0": "."} if self.size <= 9 else {one.lower(): one for one in DIGITS[9:self.size]}
         super().__init__(seq_len, vocab_size, token_names)
 
+    def resized(self, seq_len: int) -> "Sudoku":
+        """With as many digits as the board needs."""
+        return self if seq_len == self.seq_len else type(self)(seq_len, side_of(seq_len, self) + 1 + BLANK)
+
     def format_board(self, rows: Sequence[Sequence[object]]) -> str:
         """Cells are characters or digits, 0 for a blank, which stays 0 where it can be read."""
         characters = ("0" if "0" in self.also_read else ".") + DIGITS
