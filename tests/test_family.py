@@ -457,6 +457,15 @@ def test_the_random_recursion_compiles_as_one_graph_and_computes_the_same(arch, 
         assert rounding < 0.1 * own.abs().max() and torch.allclose(own, compiled, atol=10 * rounding)
 
 
+@pytest.mark.parametrize("size, value", [("seq_len", 16), ("vocab_size", 7)])
+@every_architecture
+def test_it_tells_which_sizes_of_the_data_its_weights_have(arch, size, value):
+    config = arch_config(arch, **({"fills": [2, 3, 4]} if arch in CELLS and "fills" in CELLS[arch] else {}))
+    heads = [config.build_head(METADATA.model_copy(update=sizes), 4, World()) for sizes in ({}, {size: value})]
+    shapes = [{name: weight.shape for name, weight in head.named_parameters()} for head in heads]
+    assert (shapes[0] != shapes[1]) == (size in heads[0].model.config.fixed_sizes)
+
+
 @every_architecture
 def test_a_recursion_is_one_short_file(arch):
     file = ROOT / "models" / "recursive_reasoning" / f"{arch}.py"
