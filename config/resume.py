@@ -12,6 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from config.schema import PretrainConfig
+from dataset.common import SplitMetadata, metadata_of
 from utils.checkpoint import read_checkpoint, settings_of
 from utils.command_line import CONFIG_DIR, leaf_keys
 from utils.distributed import decided_by_main
@@ -94,7 +95,7 @@ def taken_up(config: PretrainConfig, cfg: DictConfig, overrides: Sequence[str]
     resumed = _merged(saved, cfg, named, overrides, imports)
     keep_dtype(resumed, before.arch.options.get("forward_dtype", "auto"))
     resumed.checkpoint.path = config.checkpoint.path or str(config.run_directory or file.parent)
-    changed = changes(before, resumed)
+    changed = changes(before, resumed, metadata_of(payload["data_metadata"]) if "data_metadata" in payload else None)
     refuse_what_would_be_wrong(changed, file)
     keep_dtype(resumed, str(payload["carry"]["latents"][0].dtype).removeprefix("torch."))
     return resumed, Resumed(file, payload, changed)
@@ -181,9 +182,13 @@ def keep_dtype(config: PretrainConfig, before: str) -> None:
         config.arch = config.arch.with_options({"forward_dtype": before})
 
 
-def changes(saved: PretrainConfig, resumed: PretrainConfig) -> dict[str, tuple]:
-    """The (old, new) value of each setting that differs, except those that belong to the command."""
-    old, new = (_flat(config.model_dump()) for config in (saved, resumed))
+def changes(saved: PretrainConfig, resumed: PretrainConfig, data: SplitMetadata | None = None) -> dict[str, tuple]:
+    """The (old, new) value of each setting that differs, except those that belong to the command.
+
+    Options of the architecture that an older version did not write, or that the kind of puzzle in the `data` tells, are
+    compared by the values that they stand for.
+    """
+    old, new = (_flat(config.model_dump() | {"arch": config.arch.in_full(data)}) for config in (saved, resumed))
     return {key: (old.get(key), new.get(key)) for key in old | new
             if old.get(key) != new.get(key) and key not in OF_THE_INVOCATION}
 

@@ -176,6 +176,13 @@ class ArchConfig(NamedConfig):
                              "arch.special=[…], the tokens that cannot be exchanged") from error
         return self.with_options({"special": list(kind.special)})
 
+    def in_full(self, data: SplitMetadata | None = None) -> dict:
+        """All that is set, with the defaults of the options that are left out, and with what the `data` tell."""
+        fields = self.model_class.Config.model_fields.items()
+        defaults = {key: field.get_default(call_default_factory=True) for key, field in fields
+                    if not field.is_required() and key not in DERIVED_KEYS}
+        return defaults | (self.of_kind(data) if data else self).model_dump()
+
     def check(self) -> None:
         """Check the options of the model and of the loss head. Raises ValueError that names each wrong key."""
         keys = [f"arch.{key}"

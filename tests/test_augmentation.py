@@ -46,7 +46,8 @@ def fields_of(data: PuzzleDataset, batches: int = 6) -> dict[str, np.ndarray]:
     return {name: torch.cat([batch[name] for batch in drawn]).numpy() for name in drawn[0]}
 
 
-@pytest.mark.parametrize("kind, name", [(Sudoku(16, 6), "sudoku"), (Sudoku(256, 18), "sudoku"), (Maze(9, 6), "maze"), (ARC(900, 12), "arc")])
+@pytest.mark.parametrize("kind, name", [(Sudoku(16, 6), "sudoku"), (Sudoku(256, 18), "sudoku"), (Maze(9, 6), "maze"),
+                                        (ARC(900, 12), "arc")])
 def test_each_example_is_a_new_symmetric_puzzle_with_its_answer(kind, name, tmp_path):
     path = write(tmp_path, kind, name)
     stored, fresh = fields_of(stream_of(path, augment=None)), fields_of(stream_of(path))

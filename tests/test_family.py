@@ -201,6 +201,27 @@ def test_a_resumed_run_ends_as_one_that_was_not_stopped(arch, embedding, tmp_pat
     assert_same_run(tmp_path / "whole", tmp_path / "again")
 
 
+@pytest.mark.parametrize("arch", ["trm", "ldt", "dec"])
+def test_a_run_of_a_version_without_its_newer_options_goes_on_by_the_command_line_of_now(arch, tmp_path):
+    write_tiny_dataset(tmp_path / "data", seq_len=9)
+    words = [f"arch={arch}", *run_words(tmp_path, {}, arch)]
+    words += ["arch.L_cycles=2"] * bool(composed(arch).get("L_cycles"))
+    run = train(pretrain_config(*words, f"checkpoint.path={tmp_path / 'run'}"), World())
+    payload = read_checkpoint(run / "step_00000008.ckpt")
+    fields, saved = arch_config(arch).model_class.Config.model_fields, payload["config"]["arch"]
+    newer = [key for key, field in fields.items() if not field.is_required() and saved.get(key, saved) == field.default]
+    older = {key: value for key, value in saved.items() if key not in newer}
+    assert len(older) < len(saved)
+    (tmp_path / "older").mkdir()
+    torch.save(payload | {"config": payload["config"] | {"arch": older}}, tmp_path / "older" / "step_00000008.ckpt")
+    (tmp_path / "older" / "latest.txt").write_text("step_00000008.ckpt")
+    ends = [read_checkpoint(resume(folder, *words, "epochs=3") / "step_00000012.ckpt")
+            for folder in (run, tmp_path / "older")]
+    assert all(torch.equal(*pair) for pair in zip(*(end["model_state"].values() for end in ends)))
+    with pytest.raises(ValueError, match="halt_max_steps=2 .was 3."):
+        resume(tmp_path / "older", *words, "arch.halt_max_steps=2")
+
+
 @every_architecture
 def test_its_exports_score_as_the_run_or_the_published_layout_says_what_it_lacks(arch, tmp_path):
     write_tiny_dataset(tmp_path / "data", seq_len=9)

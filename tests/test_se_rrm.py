@@ -10,7 +10,7 @@ from config.restored import Restored
 from dataset import build_sudoku_dataset, generate_sudoku
 from dataset.kinds.sudoku import Sudoku
 from evaluate import load_solver, score
-from helpers import evaluate_config, pretrain_config, tiny_batch, tiny_metadata
+from helpers import evaluate_config, pretrain_config, resume, tiny_batch, tiny_metadata
 from losses.classification import ACTLossHead
 from models.recursive_reasoning.se_rrm import SERRM
 from pretrain import train
@@ -167,11 +167,13 @@ def sudokus(tmp_path_factory) -> dict[int, Path]:
     return {size: folder / str(size) for size in (4, 16)}
 
 
-def trained_on_4x4(sudokus: dict[int, Path], run: Path, *options: str) -> Path:
-    return train(pretrain_config(
-        *options, f"data_paths=[{sudokus[4]}]", f"checkpoint.path={run}", f"log_dir={run.parent}", "use_wandb=false",
-        "global_batch_size=16", "epochs=3", "lr=1e-2", "lr_warmup_steps=0", "arch.hidden_size=16", "arch.num_heads=2",
-        "arch.L_cycles=1", "arch.H_cycles=1", "arch.halt_max_steps=2"), World())
+def trained_on_4x4(sudokus: dict[int, Path], run: Path, *options: str, epochs: int = 3) -> Path:
+    words = [*options, f"data_paths=[{sudokus[4]}]", f"log_dir={run.parent}", "use_wandb=false",
+             "global_batch_size=16", f"epochs={epochs}", "lr=1e-2", "lr_warmup_steps=0", "arch.hidden_size=16",
+             "arch.num_heads=2", "arch.L_cycles=1", "arch.H_cycles=1", "arch.halt_max_steps=2"]
+    if "checkpoint.resume=true" in options:
+        return resume(run, *words)
+    return train(pretrain_config(*words, f"checkpoint.path={run}"), World())
 
 
 def test_a_checkpoint_of_4x4_scores_16x16_as_its_module_does(sudokus, tmp_path, capsys):
@@ -194,6 +196,14 @@ def test_a_checkpoint_of_4x4_scores_16x16_as_its_module_does(sudokus, tmp_path, 
     right = outputs["logits"].argmax(-1) == labels
     assert metrics["val/accuracy"] == pytest.approx(right.float().mean().item(), abs=1e-6)
     assert 0 < metrics["val/accuracy"] < 1 and "eval/sudoku/solved" in metrics
+
+
+def test_symbols_that_were_listed_are_those_that_the_kind_tells_to_a_run_that_goes_on(sudokus, tmp_path):
+    options = ["arch=se_rrm", "arch.num_heads_t=2", "arch.head_dim=8"]
+    run = trained_on_4x4(sudokus, tmp_path / "run", *options, "arch.special=[0,1]")
+    trained_on_4x4(sudokus, run, *options, "checkpoint.resume=true", epochs=4)
+    with pytest.raises(ValueError, match=r"arch.special=\[0\] .was \[0, 1\]"):
+        trained_on_4x4(sudokus, run, *options, "arch.special=[0]", "checkpoint.resume=true")
 
 
 @pytest.mark.parametrize("options, fixed", [
