@@ -63,7 +63,8 @@ ARCHITECTURES = {
     "sotaku": [*ATTENTION, "arch.hidden_size=48", "arch.L_layers=2", "arch.L_cycles=3"],
     # as in experiment=ldt_sudoku4, but for its width, loops and positions
     "ldt": [*ATTENTION, "arch.hidden_size=48", "arch.L_layers=2", "arch.loops=3", "arch.second_pass=false",
-            "arch.halt_max_steps=16", "arch.turns=[]", "arch.relabel=false"]}
+            "arch.halt_max_steps=16", "arch.turns=[]", "arch.relabel=false"],
+    "ldt_fields": ["arch.hidden_size=47", "arch.loops=3", "arch.halt_max_steps=16", "arch.turns=[]"]}
 CHAINS, ROUNDS = 8, 50  # that LDT is scored by, beside one chain
 
 

@@ -10,19 +10,22 @@ from models.act import uniforms, where_rows
 CELLS, DIGITS, TRUE_DIGITS = 300, 400, 500  # streams of random numbers of a row's key
 
 
-def guessed(left: Tensor, digit: Tensor, keys: Tensor, temperature: float, which: Literal["any", "fewest"],
+def guessed(left: Tensor, digit: Tensor, keys: Tensor, temperature: float, which: Literal["any", "fewest", "surest"],
             taught: tuple[Tensor, float]) -> Tensor:
     """The candidates with one open cell of each row fixed to a token that is drawn by its logits (B, L, V) from the
     cell's candidates.
 
-    The cell is drawn evenly, by `which` from all open cells or from those with the fewest candidates. `taught`: the
+    The cell is drawn evenly, by `which` from all open cells or from those with the fewest candidates; or it is the one
+    with the most probable token. `taught`: the
     true tokens (B, L), and the probability that the true one is taken where it is still a candidate.
     """
     number = left.sum(-1)
     is_open = number > 1
     if which == "fewest":
         is_open &= number == number.where(is_open, left.shape[-1]).amin(1, keepdim=True)
-    cell = torch.where(is_open, uniforms(keys, CELLS, left.shape[1]), -1.0).argmax(1)
+    order = uniforms(keys, CELLS, left.shape[1]) if which != "surest" else \
+        digit.masked_fill(~left, -torch.inf).softmax(-1).amax(-1)
+    cell = torch.where(is_open, order, -1.0).argmax(1)
     # adding Gumbel noise and taking the greatest draws from the softmax
     gumbel = -(-uniforms(keys, DIGITS, left.shape[2]).log()).log()
     rows = torch.arange(len(left), device=left.device)

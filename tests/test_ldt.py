@@ -108,6 +108,20 @@ def test_a_cell_with_the_fewest_candidates_is_fixed_if_asked_for_and_each_of_sev
     assert fixed.sum() == 1 and torch.allclose(fixed[few], torch.tensor(0.5), atol=0.05)
 
 
+def test_the_surest_cell_is_fixed_if_asked_for():
+    """Its digit is the most probable among the candidates that are left, not among all."""
+    batch, digit = batch_of(), torch.zeros(4, 16, 6)
+    open_cells = [(batch["inputs"][row] == 1).nonzero()[:2, 0].tolist() for row in range(4)]
+    keep = torch.zeros(4, 16, 6)
+    for row, (first, second) in enumerate(open_cells):
+        digit[row, first, 2], keep[row, first, 2] = 9, -9  # sure of a digit that is dropped
+        digit[row, second, 4] = 5
+    model = model_saying(keep, digit, torch.full((4,), -9.0), "arch.decide_cell=surest", "arch.temperature=0.01")
+    after = model(model.initial_carry(batch), batch)[0].latents[0]
+    for row, (first, second) in enumerate(open_cells):
+        assert after[row, second].tolist() == [0, 0, 0, 0, 1, 0] and after[row, first].sum() == 3
+
+
 def test_a_cell_whose_only_candidate_is_in_doubt_is_a_conflict_and_a_board_is_solved_once_it_was_seen():
     batch = batch_of()
     keep = torch.nn.functional.one_hot(batch["labels"].long(), 6).float() * 18 - 9  # deduction completes the board
@@ -151,6 +165,18 @@ def test_a_row_ends_when_solved_in_conflict_or_old_and_in_training_only_by_a_tru
     assert torch.equal(carry.latents[0][2], model.inner.start(batch["inputs"])[2])  # nothing is fixed in a conflict
     carry, _ = model(carry, batch)
     assert carry.halted[3] and carry.steps.tolist() == [1, 1, 2 if train else 1, 2]
+
+
+@pytest.mark.parametrize("share, ends", [(0, 0), (0.4, 0.4), (1, 1)])
+def test_a_share_of_the_rows_without_a_solution_ends_in_training_though_no_conflict_is_seen(share, ends):
+    rows = 2000
+    batch = {name: value[:1].expand(rows, *value.shape[1:]) for name, value in batch_of().items()}
+    keep, cell = torch.zeros(rows, 16, 6), int((batch["inputs"][0] == 1).nonzero()[0])
+    keep[:1000, cell, int(batch["labels"][0, cell])] = -9  # the true digit of one cell goes, and two or three stay
+    model = model_saying(keep, torch.zeros(rows, 16, 6), torch.full((rows,), -9.0), f"arch.lost_ends={share}",
+                         "arch.true_decisions=1")
+    halted = model(model.initial_carry(batch), batch)[0].halted
+    assert abs(halted[:1000].float().mean() - ends) < 0.06 and not halted[1000:].any()
 
 
 @pytest.mark.parametrize("train, limit", [(True, 0.5), (False, 0.6)])

@@ -119,14 +119,14 @@ def test_muon_trains_matrices_by_its_formula_and_the_rest_by_adamw_at_its_own_ra
     np.testing.assert_allclose(head.detach().numpy(), q, rtol=1e-10)
 
 
-FOR_TOKENS = ["dec", "ldt", "se_rrm", "sotaku"]
+FOR_TOKENS = ["dec", "ldt", "ldt_fields", "se_rrm", "sotaku"]
 
 
 @pytest.mark.parametrize("arch, floats", [(path.stem, floats) for path in sorted((ROOT / "config/arch").glob("*.yaml"))
                                           for floats in (False, True)[:1 if path.stem in FOR_TOKENS else 2]])
 def test_the_matrices_of_an_architecture_are_the_linear_maps_in_its_blocks(arch, floats):
     heads, learned = ["arch.num_heads=2"], ["arch.num_heads=2", "arch.pos_encodings=learned"]
-    words = {"transformers_baseline": heads, "ldt": heads, "sotaku": heads, "dec": [],
+    words = {"transformers_baseline": heads, "ldt": heads, "sotaku": heads, "dec": [], "ldt_fields": [],
              "se_rrm": [*learned, "arch.special=[0,1]"], "fprm": [*heads, "arch.grid_conv=false"]}.get(arch, learned)
     config: ArchConfig = pretrain_config(f"arch={arch}", "arch.hidden_size=16", *words,
                                          *([REGRESSION] if floats else [])).arch
@@ -134,7 +134,8 @@ def test_the_matrices_of_an_architecture_are_the_linear_maps_in_its_blocks(arch,
     puzzles = tiny_metadata(seq_len=9)
     head = config.build_head(data if floats else puzzles, batch_size=2, world=World())
     matrices = head.matrices()
-    stacks = [head.model.inner.layers] if arch == "ldt" else [m for m in head.modules() if isinstance(m, Stack)]
+    stacks = [head.model.inner.layers] if arch.startswith("ldt") else \
+        [m for m in head.modules() if isinstance(m, Stack)]
     in_blocks = [p for stack in stacks for name, p in stack.named_parameters()
                  if not re.search(r"(^|[._])(conv_|alpha_|attn_norm|mlp_norm|bias)", name)]
     assert {id(p) for p in matrices} == {id(p) for p in in_blocks} and all(p.ndim == 2 for p in matrices)

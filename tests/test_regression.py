@@ -49,7 +49,7 @@ from utils.preemption import Stopped
 
 THRESHOLD = 36.0  # below it are the errors of some rows of `float_batch`, not of all
 ARCHITECTURES = sorted(path.stem for path in (ROOT / "config" / "arch").glob("*.yaml")
-                       if path.stem not in ("dec", "ldt", "se_rrm", "sotaku"))  # which are for tokens
+                       if path.stem not in ("dec", "ldt", "ldt_fields", "se_rrm", "sotaku"))  # which are for tokens
 
 
 def float_config(**changes) -> dict:

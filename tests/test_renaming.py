@@ -31,7 +31,7 @@ def test_every_digit_gets_another_name_and_no_name_is_given_twice():
     assert len(names.unique(dim=0)) == 6  # all cycles of four digits
 
 
-@pytest.mark.parametrize("arch, words", [("dec", ["arch.noise_scale=0"]), ("se_rrm", [])])
+@pytest.mark.parametrize("arch, words", [("dec", ["arch.noise_scale=0"]), ("se_rrm", []), ("ldt_fields", [])])
 def test_networks_over_digits_follow_the_names(arch, words):
     """Two steps: an untrained network makes rounding grow about threefold a step."""
     found = follow_names(head_of(arch, "arch.halt_max_steps=2", *words), batch_of(8), cycles(DIGITS, 6, 8))

@@ -44,7 +44,7 @@ from models.layers import (
 from models.truth import Truth
 
 # Streams of random numbers of a row's key. A supervision step has up to two passes, of many loops each.
-DROPOUT, VIEWS, RENAMING = 1_000, 100, 200  # 300 to 500 are those of models/guesses.py
+DROPOUT, VIEWS, RENAMING, ENDS = 1_000, 100, 200, 600  # 300 to 500 are those of models/guesses.py
 CLS_STD = 0.02  # of the published code
 
 
@@ -75,14 +75,18 @@ class LDTConfig(DerivedConfig):
     temperature: float = Field(gt=0)
     # when a step fixes a digit: always, as published; stuck: only where nothing more is deduced, by few loops a step
     decide: Literal["always", "stuck"] = "always"
-    # which open cell it fixes: any, as published; fewest: one of those with the fewest candidates
-    decide_cell: Literal["any", "fewest"] = "any"
+    # which open cell it fixes: any, as published; fewest: one of those with the fewest candidates; surest: that whose
+    # most probable digit is the most probable
+    decide_cell: Literal["any", "fewest", "surest"] = "any"
     # share of training's decisions that take the true digit, so that fuller boards are seen soon; 0: none, as published
     true_decisions: float = Field(0.0, ge=0, le=1)
     # a row is in conflict, too, where a cell with one candidate would keep it with a probability below, and solved only
     # once a pass has seen the complete board; 0: the conflict head alone tells, and a board is solved as soon as
     # deduction completes it, as published
     doubt_below: float = Field(0.0, ge=0, lt=1)
+    # in training, the probability that a step ends a row which has no known solution left, seen or not; 0: it goes on
+    # until the conflict is seen, as published, and soon most rows are such
+    lost_ends: float = Field(0.0, ge=0, le=1)
     # guesses of a row that can be taken back, at evaluation: a row in conflict goes on from the state before its latest
     # guess, without the guessed digit, and ends only where none is left; 0: it ends, as published
     backtrack: int = Field(0, ge=0)
@@ -109,7 +113,7 @@ class LDTConfig(DerivedConfig):
     @model_validator(mode="after")
     def _check(self):
         turned = 4 if self.pos_encodings == "rope2d" else 1
-        if self.hidden_size % self.num_heads or self.hidden_size // self.num_heads % turned:
+        if self.num_heads and (self.hidden_size % self.num_heads or self.hidden_size // self.num_heads % turned):
             raise ValueError(f"hidden_size={self.hidden_size} must be a multiple of num_heads={self.num_heads}"
                              + (", and each head of width 4, for pos_encodings=rope2d" if turned > 1 else ""))
         if not {*self.turns} <= {*range(8)}:
@@ -147,9 +151,19 @@ class LDTNetwork(nn.Module):
     def __init__(self, config: LDTConfig):
         super().__init__()
         self.config = c = config
-        self.dtype = getattr(torch, c.forward_dtype)
-        D, V = c.hidden_size, c.vocab_size
+        self.dtype, V = getattr(torch, c.forward_dtype), c.vocab_size
         places = board_positions(1, c.seq_len)  # CLS comes first, and lies apart from the board
+        tokens, fills = torch.arange(V), c.fills or [*range(c.blank + 1, V)]
+        self.register_buffer("fills", torch.isin(tokens, torch.tensor(fills)), persistent=False)
+        self.ways = int(self.fills.sum())  # that a cell can be filled
+        self.register_buffer("playable", self.fills | (tokens > 0) & (tokens != c.blank), persistent=False)
+        self.register_buffer("turned", torch.from_numpy(dihedral_indices(int(places.max())))[c.turns or [0]],
+                             persistent=False)
+        self.build(places)
+
+    def build(self, places: Tensor) -> None:
+        """Make all that has weights. `places` (1 + L, 2): row and column of CLS and of each cell."""
+        c, D, V = self.config, self.config.hidden_size, self.config.vocab_size
         self.embed_candidates = OuterLinear(V, D, bias=True)
         self.cls = Embedding(1, D, std=CLS_STD, dtype=self.dtype)
         self.rotary = RotaryPositions(places, D // c.num_heads) if c.pos_encodings == "rope2d" else None
@@ -160,12 +174,6 @@ class LDTNetwork(nn.Module):
         self.loop_norm = LayerNorm(D)
         self.keep_head, self.digit_head = OuterLinear(D, V, bias=True), OuterLinear(D, V, bias=True)
         self.conflict_head = OuterLinear(D, 1, bias=True)
-        tokens, fills = torch.arange(V), c.fills or [*range(c.blank + 1, V)]
-        self.register_buffer("fills", torch.isin(tokens, torch.tensor(fills)), persistent=False)
-        self.ways = int(self.fills.sum())  # that a cell can be filled
-        self.register_buffer("playable", self.fills | (tokens > 0) & (tokens != c.blank), persistent=False)
-        self.register_buffer("turned", torch.from_numpy(dihedral_indices(int(places.max())))[c.turns or [0]],
-                             persistent=False)
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
@@ -196,27 +204,38 @@ class LDTNetwork(nn.Module):
         `number`: of the pass in its supervision step; `dropped`: the probability of dropout.
         """
         cells, names = self._view(keys, number)
-        seen = _permuted(candidates, cells, names)
-        x = self.embed_candidates(seen)  # h₀ of the paper, (B, L, D)
-        cls = self.cls.embedding_weight.to(self.dtype).expand(len(x), 1, -1)
+        x = self.embed(_permuted(candidates, cells, names))
         h, found = x, []
         for loop in range(self.config.loops):
             drop = Dropout(mix32((keys + (DROPOUT * (number + 1) + loop)) & MASK32), dropped) if dropped else None
-            h, first = self._loop(h + x, cls, drop)
+            h, whole = self.loop(h + x, drop)
             if every_loop or loop == self.config.loops - 1:
-                found.append((self.keep_head(h), self.digit_head(h), self.conflict_head(first)[:, 0]))
+                found.append(self.heads(h, whole))
         keep, digit, conflict = (torch.stack(parts, 1).float() for parts in zip(*found))
         back = cells.argsort(1), names.argsort(1)
         return _permuted(keep, *back), _permuted(digit, *back), conflict
 
-    def _loop(self, h: Tensor, cls: Tensor, drop: Dropout | None) -> tuple[Tensor, Tensor]:
-        """LN(h + g(h)) (B, L, D), and what g makes of CLS (B, D)."""
-        z = torch.cat((cls, h if self.rotary else h + self._positions()), 1)
+    def embed(self, candidates: Tensor) -> Tensor:
+        """h₀ of the paper, (B, L, D)."""
+        return self.embed_candidates(candidates)
+
+    def loop(self, h: Tensor, drop: Dropout | None) -> tuple[Tensor, Tensor]:
+        """LN(h + g(h)) (B, L, D), and what g makes of CLS (B, D), which stands for the whole board."""
+        cls = self.cls.embedding_weight.to(self.dtype).expand(len(h), 1, -1)
+        z = self.through_layers(torch.cat((cls, h if self.rotary else h + self._positions()), 1), drop)
+        return self.loop_norm(h + z[:, 1:]), z[:, 0]
+
+    def through_layers(self, z: Tensor, drop: Dropout | None) -> Tensor:
+        """What the layers of g make of z (B, …)."""
         for number, layer in enumerate(self.layers):
             # a tensor: torch.compile would make another graph for each int, here one for all layers
             z = layer(z, self.rotary) if drop is None else layer(z, self.rotary, drop,
                                                                  torch.full_like(drop.keys, number))
-        return self.loop_norm(h + z[:, 1:]), z[:, 0]
+        return z
+
+    def heads(self, h: Tensor, whole: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits to keep a candidate and of the digit, (B, L, V), and of a conflict (B,)."""
+        return self.keep_head(h), self.digit_head(h), self.conflict_head(whole)[:, 0]
 
     def _positions(self) -> Tensor:
         """(L, D)"""
@@ -326,5 +345,6 @@ class LDT(ACTModel):
     def _ended(self, solved: Tensor, in_conflict: Tensor, after: Tensor, steps: Tensor, carry: Carry) -> Tensor:
         """Which rows (B,) are done with their puzzle."""
         if self.training:
-            in_conflict = in_conflict & Truth(after, carry.current_data).lost
+            lost = Truth(after, carry.current_data).lost
+            in_conflict = lost & (in_conflict | (uniforms(carry.noise_key, ENDS, 1)[:, 0] < self.config.lost_ends))
         return solved | in_conflict | (steps >= self.config.halt_max_steps)
