@@ -156,15 +156,18 @@ def test_a_solver_answers_boards_of_another_size_as_a_data_set_of_them_does(sudo
     assert [row["answer"] for row in csv.DictReader((tmp_path / "b.csv").open())] == expected
 
 
+def write_sudokus(folder: Path, size: int) -> Path:
+    """A data set of 32 training and 5 test puzzles, most of whose cells are given."""
+    generate_sudoku.main(["--size", str(size), "--train", "32", "--test", "5", "--clues", str(size * size * 3 // 4),
+                          "--output-dir", f"{folder}-csv"])
+    build_sudoku_dataset.main(["--source-dir", f"{folder}-csv", "--output-dir", str(folder)])
+    return folder
+
+
 @pytest.fixture(scope="module")
 def sudokus(tmp_path_factory) -> dict[int, Path]:
     folder = tmp_path_factory.mktemp("sudokus")
-    for size in (4, 16):
-        csv = str(folder / f"{size}-csv")
-        generate_sudoku.main(["--size", str(size), "--train", "32", "--test", "5", "--clues", str(size * size * 3 // 4),
-                              "--output-dir", csv])
-        build_sudoku_dataset.main(["--source-dir", csv, "--output-dir", str(folder / str(size))])
-    return {size: folder / str(size) for size in (4, 16)}
+    return {size: write_sudokus(folder / str(size), size) for size in (4, 16)}
 
 
 def trained_on_4x4(sudokus: dict[int, Path], run: Path, *options: str, epochs: int = 3) -> Path:
