@@ -7,7 +7,7 @@ before a board was solved, `steps` how many supervision steps that took: the few
 shorter a search is. Beside it stand the same figures of a program that only knows naked singles (a digit is dropped
 wherever a row, column or box holds it), or hidden ones, too (a digit is placed where it has one place left).
 
-The puzzles are those that the run held out of training (`val_puzzles`), or with `--data` the test puzzles of a data set.
+The puzzles are those that the run held out of training (`val_puzzles`), or with `--data` test puzzles of a data set.
 """
 import argparse
 import sys

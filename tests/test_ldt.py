@@ -138,6 +138,13 @@ def test_a_cell_whose_only_candidate_is_in_doubt_is_a_conflict_and_a_board_is_so
             halted.append(carry.halted.tolist())
         assert found == expected
         assert not below or halted == [[False, False, True, False], [True] * 4]
+    # doubt that waits for a full board sees the clue in doubt one step later
+    model = model_saying(keep, torch.zeros(4, 16, 6), torch.full((4,), -9.0), "arch.doubt_below=0.9",
+                         "arch.doubt_open=0").eval()
+    carry, _ = model(model.initial_carry(batch), batch)
+    assert not carry.halted.any()
+    carry, outputs = model(carry, batch)
+    assert carry.halted.all() and outputs["solved"].tolist() == [True, False, False, True]
 
 
 @pytest.mark.parametrize("train, share", [(True, 0.6), (False, 0.25)])

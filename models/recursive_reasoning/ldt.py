@@ -84,6 +84,9 @@ class LDTConfig(DerivedConfig):
     # once a pass has seen the complete board; 0: the conflict head alone tells, and a board is solved as soon as
     # deduction completes it, as published
     doubt_below: float = Field(0.0, ge=0, lt=1)
+    # doubt counts on boards with at most so many open cells, since the network is the surer the fewer there are; null: on
+    # all
+    doubt_open: int | None = Field(None, ge=0)
     # in training, the probability that a step ends a row which has no known solution left, seen or not; 0: it goes on
     # until the conflict is seen, as published, and soon most rows are such
     lost_ends: float = Field(0.0, ge=0, le=1)
@@ -319,6 +322,8 @@ class LDT(ACTModel):
             if self.config.doubt_below:
                 is_single = seen.sum(-1, keepdim=True) == 1
                 doubted = (seen & is_single & (keep.sigmoid() < self.config.doubt_below)).flatten(1).any(1)
+                if self.config.doubt_open is not None:
+                    doubted &= (~is_single).flatten(1).sum(1) <= self.config.doubt_open
                 in_conflict, solved = in_conflict | doubted, solved & is_single.flatten(1).all(1) & ~doubted
             waits = in_conflict | solved
             if self.config.decide == "stuck":
