@@ -84,7 +84,7 @@ class LDTConfig(DerivedConfig):
     # once a pass has seen the complete board; 0: the conflict head alone tells, and a board is solved as soon as
     # deduction completes it, as published
     doubt_below: float = Field(0.0, ge=0, lt=1)
-    # doubt counts on boards with at most so many open cells: the fewer there are, the surer the network is; null: on all
+    # doubt counts on boards of at most so many open cells: the fewer there are, the surer the network is; null: on all
     doubt_open: int | None = Field(None, ge=0)
     # in training, the probability that a step ends a row which has no known solution left, seen or not; 0: it goes on
     # until the conflict is seen, as published, and soon most rows are such
