@@ -91,9 +91,9 @@ def opened(config: EvaluateConfig, restored: Restored, world: World) -> Iterator
     kind, metadata = kind_of_checkpoint(restored, config.kind, config.trust_code)
     if not isinstance(kind, ARC):
         config.refuse_adaptation(f"puzzles of the kind {kind}")
-        where = config.solve
-        questions = decided_by_main(lambda: read_questions(where, kind, partial(answers, restored, metadata=metadata)))
-        yield _own_puzzles(config, where, questions, restored, world, file)
+        text, answered = config.solve, partial(answers, restored, metadata=metadata)
+        questions = decided_by_main(lambda: read_questions(text, kind, answered))
+        yield _own_puzzles(config, text, questions, restored, world, file)
         return
     if not is_there(config.solve):
         refuse_missing_file(config.solve)

@@ -41,7 +41,7 @@ every_architecture = pytest.mark.parametrize("arch", ARCHITECTURES)
 SMALL = {"hidden_size": 16, "num_heads": 2, "halt_max_steps": 3, "halt_exploration_prob": 0.5, "loops": 3,
          "num_heads_t": 2, "head_dim": 8, "anchor_fraction": 0.3, "anchor_corruption": 0.5}
 CELLS = {"dec": {"blank": 0, "fills": [1, 2, 3, 4], "num_heads": 0}, "ldt": {"fills": [0, 1, 2, 3, 4]},
-         "ldt_fields": {"blank": 0, "fills": [1, 2, 3, 4], "num_heads": 0},
+         "ldt_fields": {"fills": [0, 1, 2, 3, 4], "num_heads": 0},
          "se_rrm": {"special": [0, 1]}}
 RANDOM = {"initial_state_std": 1.0, "relaxation": 0.9, "noise_scale": 0.1, "dropout": 0.1, "eval_dropout": 0.1}
 METADATA = PuzzleDatasetMetadata(pad_id=0, ignore_label_id=0, blank_identifier_id=0, vocab_size=5, seq_len=9,

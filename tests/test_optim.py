@@ -137,7 +137,7 @@ def test_the_matrices_of_an_architecture_are_the_linear_maps_in_its_blocks(arch,
     stacks = [head.model.inner.layers] if arch.startswith("ldt") else \
         [m for m in head.modules() if isinstance(m, Stack)]
     in_blocks = [p for stack in stacks for name, p in stack.named_parameters()
-                 if not re.search(r"(^|[._])(conv_|alpha_|attn_norm|mlp_norm|bias)", name)]
+                 if not re.search(r"(^|[._])(conv_|alpha_|attn_norm|mix_norm|mlp_norm|bias)", name)]
     assert {id(p) for p in matrices} == {id(p) for p in in_blocks} and all(p.ndim == 2 for p in matrices)
     assert len(matrices) == len(in_blocks)
 

@@ -120,8 +120,9 @@ def test_examples_are_numbered_over_all_sets_and_unknown_answers_are_none(tmp_pa
 
 @pytest.mark.parametrize("arch", ["se_rrm", "dec", "ldt", "ldt_fields", "sotaku", "fprm"])
 def test_latents_of_any_shape_are_followed(arch, tmp_path):
-    own = {"se_rrm": ["arch.head_dim=8", "arch.special=[0,1]"], "dec": [], "ldt_fields": []}.get(
-        arch, ["arch.num_heads=2"])
+    sure = ["arch.drop_below=1e-3", "arch.doubt_below=0", "arch.eval_conflict_above=1"]  # of no conflict
+    own = {"se_rrm": ["arch.head_dim=8", "arch.special=[0,1]"], "dec": [], "ldt": [*sure, "arch.num_heads=2"],
+           "ldt_fields": sure}.get(arch, ["arch.num_heads=2"])
     config = pretrain_config(f"arch={arch}", "arch.hidden_size=16", "arch.halt_max_steps=3", *own)
     test_data = dataset_of(write_tiny_dataset(tmp_path / "data", seq_len=9), 4)
     head = config.arch.build_head(test_data.metadata, 4, World()).eval()

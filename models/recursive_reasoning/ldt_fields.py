@@ -94,5 +94,6 @@ class LDTFieldsNetwork(LDTNetwork):
 
 
 class LDTFields(LDT):
-    Config, Recursion = LDTFieldsConfig, LDTFieldsNetwork
+    Config = LDTFieldsConfig  # type: ignore[assignment]  # LDT has its own
+    Recursion = LDTFieldsNetwork
     config: LDTFieldsConfig
