@@ -23,6 +23,7 @@ from config.restored import Restored
 from dataset.kinds.kind import kind_of
 from dataset.kinds.sudoku import BLANK, Sudoku
 from dataset.puzzle_dataset import Batch
+from dataset.sudoku_search import peers_and_units
 from losses.head import LossHead
 from utils.distributed import World
 
@@ -55,11 +56,11 @@ def along_the_true_path(head: LossHead, batch: Batch) -> dict[str, float]:
 def guesses_of_singles(kind: Sudoku, inputs: np.ndarray, labels: np.ndarray, hidden: bool) -> float:
     """Mean guesses along the true path of puzzles (N, L) by naked and, if wanted, `hidden` singles. A guess is at the
     first cell with the fewest candidates."""
-    return float(np.mean([_guesses(kind.size, kind.box, *puzzle, hidden) for puzzle in zip(inputs, labels)]))
+    return float(np.mean([_guesses(kind.size, *puzzle, hidden) for puzzle in zip(inputs, labels)]))
 
 
-def _guesses(size: int, box: tuple[int, int], puzzle: np.ndarray, answer: np.ndarray, hidden: bool) -> int:
-    units = units_of(size, box)
+def _guesses(size: int, puzzle: np.ndarray, answer: np.ndarray, hidden: bool) -> int:
+    _, units = peers_and_units(size)
     possible = np.ones((size * size, size), bool)
     given = np.flatnonzero(puzzle != BLANK)
     possible[given] = np.eye(size, dtype=bool)[puzzle[given] - BLANK - 1]
@@ -74,16 +75,8 @@ def _guesses(size: int, box: tuple[int, int], puzzle: np.ndarray, answer: np.nda
         guesses += 1
 
 
-def units_of(size: int, box: tuple[int, int]) -> np.ndarray:
-    """The cells of each row, column and box, (3 · size, size)."""
-    board = np.arange(size * size).reshape(size, size)
-    height, width = box
-    boxes = board.reshape(size // height, height, size // width, width).swapaxes(1, 2).reshape(size, size)
-    return np.concatenate((board, board.T, boxes))
-
-
-def deduce(possible: np.ndarray, units: np.ndarray, hidden: bool) -> None:
-    """Drop candidates (L, size) by singles until nothing changes."""
+def deduce(possible: np.ndarray, units: list[list[int]], hidden: bool) -> None:
+    """Drop candidates (L, size) by singles until nothing changes. `units`: the cells of each row, column and box."""
     before = -1
     while before != (before := possible.sum()):
         for cells in units:

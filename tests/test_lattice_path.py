@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.lattice import along_the_true_path, guesses_of_singles, main, units_of
+from benchmarks.lattice import along_the_true_path, guesses_of_singles, main
 from dataset.kinds.sudoku import Sudoku
+from dataset.sudoku_search import peers_and_units
 from helpers import pretrain_config
 from pretrain import train
 from test_kinds import puzzles
@@ -43,7 +44,7 @@ def test_singles_of_a_small_board_by_hand():
     one_missing = answer.copy()
     one_missing[0, 5] = 1
     assert guesses_of_singles(kind, one_missing, answer, hidden=False) == 0
-    assert sorted(map(sorted, units_of(4, (2, 2)).tolist()))[1] == [0, 1, 4, 5]
+    assert sorted(map(sorted, peers_and_units(4)[1]))[1] == [0, 1, 4, 5]
     # 1 in the first row and in the third column: in the box below on the right its place is hidden, not naked
     hidden = np.ones_like(answer)
     hidden[0, [0, 6, 11]] = answer[0, [0, 6, 11]]
