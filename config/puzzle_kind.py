@@ -6,6 +6,7 @@ import torch
 from config.restored import Restored
 from dataset.common import PuzzleDatasetMetadata, SplitMetadata
 from dataset.kinds.kind import USUAL_SIZES, Kind, find_kind, kind_by_sizes
+from dataset.questions import Answers
 from utils.checkpoint import puzzle_table_rows, refuse_misfit
 from utils.distributed import World
 
@@ -49,13 +50,16 @@ def fits(restored: Restored, metadata: SplitMetadata) -> bool:
     return True
 
 
-def answers(restored: Restored, kind: Kind, metadata: PuzzleDatasetMetadata) -> bool:
-    """Does the model answer puzzles of this kind, at this size? `metadata`: of its training data."""
-    try:
-        restored.of_other_sizes(resized(metadata, kind))
-    except ValueError:  # its weights have a size
-        return False
-    return True
+def answers(restored: Restored, metadata: PuzzleDatasetMetadata) -> Answers:
+    """Tells of a kind whether the model answers puzzles of its size. `metadata`: of the training data."""
+    def answered(kind: Kind) -> bool:
+        try:
+            restored.of_other_sizes(resized(metadata, kind))
+        except ValueError:  # its weights have a size
+            return False
+        return True
+
+    return answered
 
 
 def resized(metadata: PuzzleDatasetMetadata, kind: Kind) -> PuzzleDatasetMetadata:

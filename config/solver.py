@@ -7,7 +7,6 @@
     solutions[0].answer, solutions[0].confidence, solutions[0].valid
 """
 from collections.abc import Iterable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +81,7 @@ class Solver:
 
     def questions(self, puzzles: Iterable[object]) -> Questions:
         """Read puzzles as `solve` takes them. Raises ValueError that names each one that cannot be read, and why."""
-        questions = read_objects(puzzles, self.kind, partial(answers, self.restored, metadata=self.metadata))
+        questions = read_objects(puzzles, self.kind, answers(self.restored, self.metadata))
         if questions.malformed:
             raise ValueError("\n".join(questions.malformed))
         return questions

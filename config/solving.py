@@ -4,7 +4,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from config.adapting import adapted, batch_size, tasks_as_dataset
@@ -91,7 +90,7 @@ def opened(config: EvaluateConfig, restored: Restored, world: World) -> Iterator
     kind, metadata = kind_of_checkpoint(restored, config.kind, config.trust_code)
     if not isinstance(kind, ARC):
         config.refuse_adaptation(f"puzzles of the kind {kind}")
-        text, answered = config.solve, partial(answers, restored, metadata=metadata)
+        text, answered = config.solve, answers(restored, metadata)
         questions = decided_by_main(lambda: read_questions(text, kind, answered))
         yield _own_puzzles(config, text, questions, restored, world, file)
         return

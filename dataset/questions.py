@@ -86,10 +86,11 @@ class Questions:
 
     def _sized_for(self, question: object, answers: Answers) -> Kind:
         """The kind at the size of a question, where it and the model have such a size."""
-        if not self.kind.alphabet:  # shorter lines are padded
+        cells = count_cells(question)
+        if cells == self.kind.seq_len or not self.kind.alphabet:  # of words, shorter lines are padded
             return self.kind
         try:
-            kind = self.kind.resized(count_cells(question))
+            kind = self.kind.resized(cells)
         except ValueError:
             return self.kind
         return kind if answers(kind) else self.kind

@@ -35,7 +35,7 @@ class Sudoku(Kind):
 
     def resized(self, seq_len: int) -> "Sudoku":
         """With as many digits as the board needs."""
-        return self if seq_len == self.seq_len else type(self)(seq_len, side_of(seq_len, self) + 1 + BLANK)
+        return type(self)(seq_len, side_of(seq_len, self) + 1 + BLANK)
 
     def format_board(self, rows: Sequence[Sequence[object]]) -> str:
         """Cells are characters or digits, 0 for a blank, which stays 0 where it can be read."""
