@@ -178,7 +178,8 @@ class Attention(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """`down(silu(gate(x)) · up(x))` (arXiv 2002.05202), of inner width 2/3·expansion·width rounded up to 256.
+    """`down(silu(gate(x)) · up(x))` (arXiv 2002.05202), of inner width 2/3·expansion·width, rounded up to a
+    multiple of `rounded`.
 
     With `normed` it is `down(sigmoid(gate(x)) · rms_norm(gate(x) · up(x)))`, which Muon needs at high learning rates
     (arXiv 2601.19085).
@@ -186,10 +187,10 @@ class SwiGLU(nn.Module):
 
     kernel: Callable[..., Tensor] | None = None  # computes `part` in one go (models/kernels.py)
 
-    def __init__(self, width: int, expansion: float, normed: bool = False):
+    def __init__(self, width: int, expansion: float, normed: bool = False, rounded: int = 256):
         super().__init__()
         self.normed = normed
-        inner = -(-round(expansion * width * 2 / 3) // 256) * 256
+        inner = -(-round(expansion * width * 2 / 3) // rounded) * rounded
         self.gate_up_proj = Linear(width, 2 * inner)
         self.down_proj = Linear(inner, width)
 

@@ -40,8 +40,8 @@ def test_a_block_by_hand():
         for row in range(2):
             for digit in range(4):
                 for channel in range(3):
-                    both = block.gate_up_proj.weight @ y[row, digit, :, channel]
-                    expected[row, digit, :, channel] += block.mix_proj.weight @ (F.silu(both[:10]) * both[10:])
+                    both = block.mlp_t.gate_up_proj.weight @ y[row, digit, :, channel]
+                    expected[row, digit, :, channel] += block.mlp_t.down_proj.weight @ (F.silu(both[:10]) * both[10:])
         y, mixed = block.mlp_norm(expected), expected.clone()
         for digit in range(4):
             others = y[:, [other for other in range(4) if other != digit]].mean(1)

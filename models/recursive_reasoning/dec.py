@@ -61,6 +61,18 @@ class DECConfig(TRMConfig):
         return self.fills or list(range(self.blank + 1, self.vocab_size))
 
 
+def mean_of_others(z: Tensor) -> Tensor:
+    """Of each field, at each cell, the mean of the other fields; both (B, F, L, D)."""
+    return (z.sum(1, keepdim=True) - z) / (z.shape[1] - 1)
+
+
+def of_tokens(values: Tensor, digits: Tensor, vocab_size: int, others: float = NO_LOGIT) -> Tensor:
+    """(B, L, V) of values (B, F, L, 1) of the `digits` (F,); `others`: of the tokens that no cell is filled with."""
+    of_fields = values.squeeze(-1).transpose(1, 2)  # (B, L, F)
+    every = of_fields.new_full((*of_fields.shape[:2], vocab_size), others)
+    return every.index_copy(2, digits, of_fields)
+
+
 class FieldBlock(nn.Module):
     """Three residual parts, each normalised after the sum: along the cells, between the fields, and within each."""
 
@@ -77,8 +89,7 @@ class FieldBlock(nn.Module):
             return part if drop is None else drop(part, 3 * number + place)
 
         z = rms_norm(z + added(self.mlp_t.along_sequence(z.flatten(0, 1)), 0), dim=2)
-        others = (z.sum(1, keepdim=True) - z) / (z.shape[1] - 1)
-        z = rms_norm(z + added(self.coupling(others), 1))
+        z = rms_norm(z + added(self.coupling(mean_of_others(z)), 1))
         return rms_norm(z + added(self.mlp(z), 2))
 
 
@@ -108,9 +119,8 @@ class DECRecursion(TRMRecursion):
 
     def heads(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, L, V) and, in float32, those of halt and continue (B, 2), from y (B, F, L, D)."""
-        of_fields = self.lm_head(y).squeeze(-1).transpose(1, 2)  # (B, L, F)
-        logits = of_fields.new_full((*of_fields.shape[:2], self.config.vocab_size), NO_LOGIT)
-        return logits.index_copy(2, self.digits, of_fields), self.q_head(y.mean((1, 2))).float()
+        logits = of_tokens(self.lm_head(y), self.digits, self.config.vocab_size)
+        return logits, self.q_head(y.mean((1, 2))).float()
 
 
 class DEC(ACTModel):

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers import Dropout, Embedding, LayerNorm, Linear, OuterLinear, dropped
-from models.recursive_reasoning.dec import NO_LOGIT
+from models.layers import Dropout, Embedding, LayerNorm, Linear, OuterLinear, SwiGLU, dropped
+from models.recursive_reasoning.dec import mean_of_others, of_tokens
 from models.recursive_reasoning.ldt import LDT, LDTConfig, LDTNetwork
 
 
@@ -42,7 +42,7 @@ class LatticeFieldBlock(nn.Module):
     def __init__(self, width: int, cells: int, expansion: float):
         super().__init__()
         self.mix_norm, self.mlp_norm = LayerNorm(width), LayerNorm(width)
-        self.gate_up_proj, self.mix_proj = Linear(cells, 4 * cells), Linear(2 * cells, cells)
+        self.mlp_t = SwiGLU(cells, 3, rounded=1)  # of inner width 2 L
         inner = round(expansion * width)
         self.up_proj, self.down_proj = Linear(2 * width, inner, bias=True), Linear(inner, width, bias=True)
 
@@ -50,11 +50,10 @@ class LatticeFieldBlock(nn.Module):
                 number: int | Tensor = 0) -> Tensor:
         """z (B, F, L, D). `drop`: dropout of what each part adds; `number`: of this block, one or (B,)."""
         # (B, F, D, L): one large product on a CPU, where many small ones along the cells take a quarter longer
-        gate, up = self.gate_up_proj(self.mix_norm(z).transpose(2, 3)).chunk(2, -1)
-        z = z + dropped(self.mix_proj(F.silu(gate) * up).transpose(2, 3), drop, 2 * number)
+        z = z + dropped(self.mlp_t(self.mix_norm(z).transpose(2, 3)).transpose(2, 3), drop, 2 * number)
         own = self.mlp_norm(z)
-        others = (own.sum(1, keepdim=True) - own) / (own.shape[1] - 1)
-        return z + dropped(self.down_proj(F.gelu(self.up_proj(torch.cat((own, others), -1)))), drop, 2 * number + 1)
+        both = torch.cat((own, mean_of_others(own)), -1)
+        return z + dropped(self.down_proj(F.gelu(self.up_proj(both))), drop, 2 * number + 1)
 
 
 class LDTFieldsNetwork(LDTNetwork):
@@ -83,14 +82,9 @@ class LDTFieldsNetwork(LDTNetwork):
 
     def heads(self, h: Tensor, whole: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See `LDTNetwork.heads`."""
-        return self._of_tokens(self.keep_head(h), 0.0), self._of_tokens(self.digit_head(h), NO_LOGIT), \
-            self.conflict_head(whole)[:, 0]
-
-    def _of_tokens(self, of_fields: Tensor, others: float) -> Tensor:
-        """(B, L, V) of values (B, F, L, 1); `others`: that of the tokens which no cell is filled with."""
-        of_fields = of_fields.squeeze(-1).transpose(1, 2)
-        values = of_fields.new_full((*of_fields.shape[:2], self.config.vocab_size), others)
-        return values.index_copy(2, self.digits, of_fields)
+        V = self.config.vocab_size
+        return of_tokens(self.keep_head(h), self.digits, V, others=0.0), \
+            of_tokens(self.digit_head(h), self.digits, V), self.conflict_head(whole)[:, 0]
 
 
 class LDTFields(LDT):
