@@ -58,6 +58,10 @@ class DerivedConfig(BaseModel):
     # filled from the loss head: whether the halting logits are trained; if not, training gives every puzzle N_sup steps
     learns_halting: bool = True
 
+    def notices(self) -> list[str]:
+        """Warnings about settings that work but are probably not meant. They are printed at the start."""
+        return []
+
     def check_tokens(self, **tokens: Iterable[int]) -> None:
         """Raise ValueError for data of floats, and for a token that they have not, by the option that names it."""
         if self.latent_dim:
@@ -205,7 +209,7 @@ class BackboneConfig(DerivedConfig):
         return ("seq_len",) * along + ("vocab_size",) * (not self.latent_dim)
 
     def notices(self) -> list[str]:
-        """Warnings about settings that work but are probably not meant. They are printed at the start."""
+        """See `DerivedConfig.notices`."""
         if self.mlp_t or self.hidden_size % self.num_heads == 0:
             return []
         return [f"arch.hidden_size={self.hidden_size} is no multiple of "

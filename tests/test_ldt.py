@@ -8,8 +8,8 @@ from torch import Tensor
 from dataset.kinds.sudoku import Sudoku
 from helpers import pretrain_config, tiny_metadata
 from losses import ACTLossHead
-from models.recursive_reasoning import ldt
 from models.recursive_reasoning.ldt import LDT, LDTConfig, LDTNetwork
+from models.views import permuted
 from test_kinds import puzzles
 from utils.distributed import World
 
@@ -201,7 +201,7 @@ def test_a_view_is_undone_and_keeps_every_token_that_is_no_digit():
     keys = torch.arange(50)
     cells, names = network._view(keys, 0)
     values = torch.rand(50, 3, 16, 6)
-    back = ldt._permuted(ldt._permuted(values, cells, names), cells.argsort(1), names.argsort(1))
+    back = permuted(permuted(values, cells, names), cells.argsort(1), names.argsort(1))
     assert torch.equal(back, values)
     assert torch.equal(names[:, [0, 1, 5]], torch.tensor([0, 1, 5]).expand(50, 3)) and len(names.unique(dim=0)) == 6
     assert len(cells.unique(dim=0)) == 8 and not torch.equal(cells, network._view(keys, 1)[0])
@@ -215,10 +215,10 @@ def test_the_network_computes_in_the_frame_of_its_view():
     plain.load_state_dict(viewed.state_dict())
     candidates, keys = viewed.model.inner.start(batch_of()["inputs"]), torch.arange(4)
     cells, names = viewed.model.inner._view(keys, 0)
-    expected = plain.model.inner(ldt._permuted(candidates, cells, names), keys, 0, 0.0, True)
+    expected = plain.model.inner(permuted(candidates, cells, names), keys, 0, 0.0, True)
     found = viewed.model.inner(candidates, keys, 0, 0.0, True)
     for got, want in zip(found[:2], expected[:2]):
-        assert got.shape == (4, 2, 16, 6) and torch.allclose(ldt._permuted(got, cells, names), want, atol=1e-5)
+        assert got.shape == (4, 2, 16, 6) and torch.allclose(permuted(got, cells, names), want, atol=1e-5)
     assert torch.allclose(found[2], expected[2], atol=1e-5)
 
 

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from models.act import ACTModel
 from models.backbone import Stack, q_head
+from models.fields import mean_of_others, of_tokens
 from models.layers import Dropout, Embedding, Linear, OuterLinear, RotaryPositions, SwiGLU, rms_norm
 from models.recursive_reasoning.trm import TRMConfig, TRMRecursion
 
 EMPTY, THIS, OTHER = range(3)  # roles of a cell in a field
-NO_LOGIT = -1e4  # of tokens that no cell is filled with; finite, so that its gradient is a number
 
 
 class DECConfig(TRMConfig):
@@ -59,18 +59,6 @@ class DECConfig(TRMConfig):
     def digits(self) -> list[int]:
         """The token of each field."""
         return self.fills or list(range(self.blank + 1, self.vocab_size))
-
-
-def mean_of_others(z: Tensor) -> Tensor:
-    """Of each field, at each cell, the mean of the other fields; both (B, F, L, D)."""
-    return (z.sum(1, keepdim=True) - z) / (z.shape[1] - 1)
-
-
-def of_tokens(values: Tensor, digits: Tensor, vocab_size: int, others: float = NO_LOGIT) -> Tensor:
-    """(B, L, V) of values (B, F, L, 1) of the `digits` (F,); `others`: of the tokens that no cell is filled with."""
-    of_fields = values.squeeze(-1).transpose(1, 2)  # (B, L, F)
-    every = of_fields.new_full((*of_fields.shape[:2], vocab_size), others)
-    return every.index_copy(2, digits, of_fields)
 
 
 class FieldBlock(nn.Module):

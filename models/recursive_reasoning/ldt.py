@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from dataset.symmetry import dihedral_indices
 from models.act import MASK32, WEYL, ACTModel, Carry, Judge, mix32, uniforms, where_rows
 from models.backbone import BackboneConfig, DerivedConfig
-from models.guesses import guessed, taken_back
+from models.guesses import guessed, judged, taken_back
 from models.layers import (
     Dropout,
     Embedding,
@@ -42,9 +42,10 @@ from models.layers import (
     matrices_of,
 )
 from models.truth import Truth
+from models.views import drawn_view, permuted
 
 # Streams of random numbers of a row's key. A supervision step has up to two passes, of many loops each.
-DROPOUT, VIEWS, RENAMING, ENDS = 1_000, 100, 200, 600  # 300 to 500 are those of models/guesses.py
+DROPOUT, ENDS = 1_000, 600  # 100 and 200 are those of models/views.py, 300 to 500 those of models/guesses.py
 CLS_STD = 0.02  # of the published code
 
 
@@ -135,10 +136,6 @@ class LDTConfig(DerivedConfig):
             return super().__getattr__(name)  # type: ignore[misc]  # pydantic hides it from type checkers
         return option.default
 
-    def notices(self) -> list[str]:
-        """Warnings about settings that work but are probably not meant."""
-        return []
-
 
 class LDTNetwork(nn.Module):
     """From candidates (B, L, V) to the logits of each loop."""
@@ -206,7 +203,7 @@ class LDTNetwork(nn.Module):
         `number`: of the pass in its supervision step; `dropped`: the probability of dropout.
         """
         cells, names = self._view(keys, number)
-        x = self.embed(_permuted(candidates, cells, names))
+        x = self.embed(permuted(candidates, cells, names))
         h, found = x, []
         for loop in range(self.config.loops):
             drop = Dropout(mix32((keys + (DROPOUT * (number + 1) + loop)) & MASK32), dropped) if dropped else None
@@ -215,7 +212,7 @@ class LDTNetwork(nn.Module):
                 found.append(self.heads(h, whole))
         keep, digit, conflict = (torch.stack(parts, 1).float() for parts in zip(*found))
         back = cells.argsort(1), names.argsort(1)
-        return _permuted(keep, *back), _permuted(digit, *back), conflict
+        return permuted(keep, *back), permuted(digit, *back), conflict
 
     def embed(self, candidates: Tensor) -> Tensor:
         """h₀ of the paper, (B, L, D)."""
@@ -246,20 +243,7 @@ class LDTNetwork(nn.Module):
 
     def _view(self, keys: Tensor, number: int) -> tuple[Tensor, Tensor]:
         """Which own cell stands at each place (B, L), and which own token has each name (B, V), in this pass."""
-        chosen = (uniforms(keys, VIEWS + number, 1)[:, 0] * len(self.turned)).long()
-        names = torch.arange(self.config.vocab_size, device=keys.device).expand(len(keys), -1)
-        if self.config.relabel:
-            draws = uniforms(keys, RENAMING + number, self.config.vocab_size)
-            order = torch.where(self.fills, draws, 2.0).argsort(1)[:, :self.ways]
-            names = names.masked_scatter(self.fills.expand_as(names), order)
-        return self.turned[chosen], names
-
-
-def _permuted(values: Tensor, cells: Tensor, tokens: Tensor) -> Tensor:
-    """Values (B, …, L, V) with the cells (B, L) and the tokens (B, V) at these places."""
-    between = [1] * (values.ndim - 3)
-    values = values.gather(-2, cells.view(len(cells), *between, -1, 1).expand(values.shape))
-    return values.gather(-1, tokens.view(len(tokens), *between, 1, -1).expand(values.shape))
+        return drawn_view(keys, number, self.turned, self.fills, self.ways if self.config.relabel else 0)
 
 
 class LDT(ACTModel):
@@ -302,33 +286,24 @@ class LDT(ACTModel):
         `q_halt_logits` (B,) those for "no conflict", `candidates` (B, L, V) are left after the step, and `solved`
         (B,) says that each cell has one. The logits of all loops and what they were computed from serve the loss.
         """
-        carry = self.refill(carry, batch)
+        carry, c = self.refill(carry, batch), self.config
         seen, removed, *others = (latent.bool() for latent in carry.latents)
         keep, digit, conflict = self.inner(carry.latents[0], carry.noise_key, 0,
-                                           self.config.dropout if self.training else self.config.eval_dropout,
-                                           self.training)
+                                           c.dropout if self.training else c.eval_dropout, self.training)
         outputs = {"keep_logits": keep, "digit_logits": digit, "conflict_logits": conflict, "seen": seen}
         with torch.no_grad():
-            if self.training and self.config.second_pass:
+            if self.training and c.second_pass:
                 keep, digit, conflict = self.inner(carry.latents[0], carry.noise_key, 1, 0.0, False)
             keep, digit, conflict = (every.detach()[:, -1] for every in (keep, digit, conflict))
-            given = carry.current_data["inputs"] != self.config.blank
-            dropped = seen & (keep.sigmoid() < self.config.drop_below) & ~given[..., None]
+            dropped = seen & (keep.sigmoid() < c.drop_below) & (carry.current_data["inputs"] == c.blank)[..., None]
             left = seen & ~dropped
-            limit = self.config.conflict_above if self.training else self.config.eval_conflict_above
-            in_conflict = ~left.any(-1).all(-1) | (conflict.sigmoid() > limit)
-            solved = (left.sum(-1) == 1).all(-1) & ~in_conflict
-            if self.config.doubt_below:
-                is_single = seen.sum(-1, keepdim=True) == 1
-                doubted = (seen & is_single & (keep.sigmoid() < self.config.doubt_below)).flatten(1).any(1)
-                if self.config.doubt_open is not None:
-                    doubted &= (~is_single).flatten(1).sum(1) <= self.config.doubt_open
-                in_conflict, solved = in_conflict | doubted, solved & is_single.flatten(1).all(1) & ~doubted
+            limit = c.conflict_above if self.training else c.eval_conflict_above
+            in_conflict, solved = judged(seen, left, keep, conflict.sigmoid() > limit, c.doubt_below, c.doubt_open)
             waits = in_conflict | solved
-            if self.config.decide == "stuck":
+            if c.decide == "stuck":
                 waits |= dropped.flatten(1).any(1)
-            taught = (carry.current_data["labels"], self.config.true_decisions if self.training else 0.0)
-            guess = guessed(left, digit, carry.noise_key, self.config.temperature, self.config.decide_cell, taught)
+            taught = (carry.current_data["labels"], c.true_decisions if self.training else 0.0)
+            guess = guessed(left, digit, carry.noise_key, c.temperature, c.decide_cell, taught)
             after = torch.where(waits[:, None, None], left, guess)
             steps, removed = carry.steps + 1, removed | dropped
             if others:

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.fields import mean_of_others, of_tokens
 from models.layers import Dropout, Embedding, LayerNorm, Linear, OuterLinear, SwiGLU, dropped
-from models.recursive_reasoning.dec import mean_of_others, of_tokens
 from models.recursive_reasoning.ldt import LDT, LDTConfig, LDTNetwork
 
 

@@ -1,0 +1,16 @@
+"""Fields (B, F, L, D), one of L cells for each digit, as DEC and LDT on digit fields have them."""
+from torch import Tensor
+
+NO_LOGIT = -1e4  # of tokens that no cell is filled with; finite, so that its gradient is a number
+
+
+def mean_of_others(z: Tensor) -> Tensor:
+    """Of each field, at each cell, the mean of the other fields; both (B, F, L, D)."""
+    return (z.sum(1, keepdim=True) - z) / (z.shape[1] - 1)
+
+
+def of_tokens(values: Tensor, digits: Tensor, vocab_size: int, others: float = NO_LOGIT) -> Tensor:
+    """(B, L, V) of values (B, F, L, 1) of the `digits` (F,); `others`: of the tokens that no cell is filled with."""
+    of_fields = values.squeeze(-1).transpose(1, 2)  # (B, L, F)
+    every = of_fields.new_full((*of_fields.shape[:2], vocab_size), others)
+    return every.index_copy(2, digits, of_fields)
