@@ -119,13 +119,14 @@ def with_others(split: Split, mazes: SourceRows, views: np.ndarray, paths: int, 
 
 def build(args: argparse.Namespace) -> None:
     files, rows = read_splits(args, checked_mazes, tasks_of)
-    train, test = rows["train"], rows["test"]
-    side = maze_side(train)
-    views = dihedral_indices(side)[:8 if args.aug else 1]
-    warn_of_overlap(train.question[:, views].reshape(-1, side * side), test.question, "mazes")
-    splits = {name: with_others(Split(len(mazes.lines), len(own), partial(fill_split, mazes, own)), mazes, own,
-                                args.paths, args.seed)
-              for name, mazes, own in (("train", train, views), ("test", test, views[:1]))}
+    side = maze_side(rows["test"])
+    views = {"train": dihedral_indices(side)[:8 if args.aug else 1], "test": dihedral_indices(side)[:1]}
+    if "train" in rows:
+        seen = rows["train"].question[:, views["train"]].reshape(-1, side * side)
+        warn_of_overlap(seen, rows["test"].question, "mazes")
+    splits = {name: with_others(Split(len(mazes.lines), len(views[name]), partial(fill_split, mazes, views[name])),
+                                mazes, views[name], args.paths, args.seed)
+              for name, mazes in rows.items()}
     write_dataset("build_maze_dataset", args, files, splits, "maze", seq_len=side * side,
                   vocab_size=VOCAB_SIZE)
 

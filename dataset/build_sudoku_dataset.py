@@ -100,16 +100,17 @@ def fill_split(puzzles: SourceRows, num_aug: int, seed: int, inputs: np.ndarray,
 
 def build(args: argparse.Namespace) -> None:
     files, rows = read_splits(args, lambda rows: hard_enough(checked_puzzles(rows), args.min_difficulty), tasks_of)
-    train, test = rows["train"], rows["test"]
-    size = sudoku_size(train)
+    size = sudoku_size(rows["test"])
     if args.num_aug and size == 4:
         raise ValueError("--num-aug is not for 4×4: its 288 solution grids form only two "
                          "symmetry orbits, so copies of training puzzles would show the "
                          "test grids; leave it out")
-    warn_of_overlap(train.answer, test.answer, "solution grids")
-    splits = {name: Split(len(puzzles.lines), 1 + num_aug, partial(fill_split, puzzles, num_aug, args.seed),
+    if "train" in rows:
+        warn_of_overlap(rows["train"].answer, rows["test"].answer, "solution grids")
+    copies = {"train": args.num_aug, "test": 0}
+    splits = {name: Split(len(puzzles.lines), 1 + copies[name], partial(fill_split, puzzles, copies[name], args.seed),
                           rating=puzzles.rating if args.keep_ratings else None)
-              for name, puzzles, num_aug in (("train", train, args.num_aug), ("test", test, 0))}
+              for name, puzzles in rows.items()}
     write_dataset("build_sudoku_dataset", args, files, splits, "sudoku", seq_len=size * size,
                   vocab_size=size + 2)
 

@@ -137,14 +137,14 @@ def _number(field: bytes) -> float:
 
 def source_files(source_dir: str | None, source_repo: str,
                  splits: Sequence[str] = SPLITS) -> dict[str, Path]:
-    """The CSV file of each split, downloaded unless a folder is given. ValueError where one cannot be had."""
+    """The CSV file of each of `splits`, downloaded unless a folder is given. ValueError where one cannot be had."""
     if source_dir is None:
         return {split: _download(source_repo, f"{split}.csv") for split in splits}
     files = {split: Path(source_dir) / f"{split}.csv" for split in splits}
     for file in files.values():
         if not file.is_file():
-            raise ValueError(f"{file} does not exist; --source-dir must hold train.csv and "
-                             "test.csv, or train.csv alone with --test-fraction")
+            raise ValueError(f"{file} does not exist; --source-dir must hold train.csv and test.csv, train.csv "
+                             "alone with --test-fraction, or test.csv alone with --test-only")
     return files
 
 
@@ -163,12 +163,15 @@ def read_splits(args: argparse.Namespace, check: Callable[[SourceRows], SourceRo
                                                                        dict[str, SourceRows]]:
     """Files and rows of both splits, checked by `check`; the rows of train are then subsampled.
 
-    With `--test-fraction`, train.csv is divided into both. `tasks_of` its rows, (N,), are equal for variants of one
-    another, which stay in one split.
+    With `--test-only` it is the test split alone. With `--test-fraction`, train.csv is divided into both. `tasks_of`
+    its rows, (N,), are equal for variants of one another, which stay in one split.
     """
-    files = source_files(args.source_dir, args.source_repo,
+    _refuse_for_test_only(args)
+    files = source_files(args.source_dir, args.source_repo, SPLITS[1:] if args.test_only else
                          SPLITS if args.test_fraction is None else SPLITS[:1])
     rows = {split: check(read_rows(file)) for split, file in files.items()}
+    if args.test_only:
+        return files, rows
     if args.test_fraction is not None:
         test = rows_for_testing(tasks_of(rows["train"]), args.test_fraction, args.seed)
         rows = {"train": rows["train"].select(~test), "test": rows["train"].select(test)}
@@ -177,6 +180,14 @@ def read_splits(args: argparse.Namespace, check: Callable[[SourceRows], SourceRo
         raise ValueError(f"puzzles of {files['train']} have {lengths['train']} characters, those "
                          f"of {files['test']} {lengths['test']}; both splits must hold one size")
     return files, {**rows, "train": subsample(rows["train"], args.subsample_size, args.seed)}
+
+
+def _refuse_for_test_only(args: argparse.Namespace) -> None:
+    """Raise ValueError for options of training puzzles where there are none."""
+    training = [option for option in ("test_fraction", "subsample_size", "num_aug") if getattr(args, option, None)]
+    if args.test_only and training:
+        raise ValueError(f"--{training[0].replace('_', '-')} is about training puzzles, and --test-only has none; "
+                         "leave out one of them")
 
 
 def subsample(rows: SourceRows, size: int | None, seed: int) -> SourceRows:
@@ -223,6 +234,9 @@ def builder_parser(description: str, output_dir: str, source_repo: str) -> argpa
     parser.add_argument("--source-dir", help="folder with train.csv and test.csv (default: "
                                              "download --source-repo)")
     add_test_fraction(parser, "train.csv", "test.csv is")
+    parser.add_argument("--test-only", action="store_true",
+                        help="build the test split alone, of a folder or hub data set with test.csv, to be scored by "
+                             "evaluate.py data_paths=")
     parser.add_argument("--source-repo", default=source_repo,
                         help=f"hub data set (default: {source_repo})")
     parser.add_argument("--subsample-size", type=at_least(1),

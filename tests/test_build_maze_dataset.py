@@ -197,6 +197,14 @@ def test_other_paths_are_shortest_and_stand_beside_the_usual_files(several, tmp_
         assert not (tmp_path / "plain" / split / "all__other_labels.npy").exists()
 
 
+def test_a_test_set_is_built_alone_with_its_other_paths(several, tmp_path):
+    whole = build(several, tmp_path / "whole", "--paths", 4)
+    main(["--source-dir", str(several), "--output-dir", str(tmp_path / "alone"), "--paths", "4", "--test-only"])
+    assert not (tmp_path / "alone" / "train").exists()
+    np.testing.assert_array_equal(others_of(tmp_path / "alone", "test"), others_of(tmp_path / "whole", "test"))
+    np.testing.assert_array_equal(np.load(tmp_path / "alone" / "test" / "all__inputs.npy"), whole["test"]["inputs"])
+
+
 def test_other_paths_follow_the_seed(several, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         build(several, tmp_path / name, "--paths", 3, "--seed", seed)

@@ -115,6 +115,24 @@ def test_subsample_takes_rows_of_train_only(sources, tmp_path):
         build(sources[9], tmp_path / "more", "--subsample-size", 13)
 
 
+def test_a_test_set_is_built_alone(sources, tmp_path):
+    whole = build(sources[9], tmp_path / "whole")
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / "test.csv").write_bytes((sources[9] / "test.csv").read_bytes())
+    command = ["--source-dir", str(tmp_path / "alone"), "--output-dir", str(tmp_path / "built")]
+    with pytest.raises(ValueError, match=r"train\.csv does not exist; .*or test\.csv alone with --test-only"):
+        main(command)
+    for option in (["--num-aug", "1"], ["--subsample-size", "2"], ["--test-fraction", "0.5"]):
+        with pytest.raises(ValueError, match=f"{option[0]} is about training puzzles, and --test-only has none"):
+            main([*command, "--test-only", *option])
+    main([*command, "--test-only"])
+    assert not (tmp_path / "built" / "train").exists()
+    for field, array in whole["test"].items():
+        np.testing.assert_array_equal(np.load(tmp_path / "built" / "test" / f"all__{field}.npy"), array)
+    rows = json.loads((tmp_path / "built" / "source.json").read_text())["rows"]
+    assert rows == {"test": {"groups": TEST, "puzzles": TEST, "examples": TEST}}
+
+
 def test_min_difficulty_applies_to_both_splits(sources, tmp_path):
     ratings = {split: [int(row[3]) for row in csv_rows(sources[9] / f"{split}.csv")] for split in ("train", "test")}
     bound = sorted(ratings["test"])[2]
