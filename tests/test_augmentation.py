@@ -1,4 +1,5 @@
 """A fresh symmetry for every example of training: the same for any number of ranks, and after a resume."""
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from dataset.kinds.kind import Kind
 from dataset.kinds.maze import Maze
 from dataset.kinds.sudoku import Sudoku
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
-from helpers import pretrain_config, write_tiny_dataset, write_tiny_regression
-from pretrain import load_data
+from helpers import assert_same_run, pretrain_config, resume, write_tiny_dataset, write_tiny_regression
+from pretrain import load_data, train
 from test_kinds import puzzles
+from utils.checkpoint import read_checkpoint
 from utils.distributed import World
 
 
@@ -156,3 +158,19 @@ def test_data_with_and_without_other_solutions_do_not_mix_and_losses_that_drop_t
                                          "would drop them; use arch=ldt, or build the data without --paths"):
         load_data(pretrain_config(*words), World())
     load_data(pretrain_config(*words, "arch=ldt", "arch.blank=2", "arch.fills=[2,5]", "arch.relabel=false"), World())
+
+
+def test_a_run_on_puzzles_of_several_solutions_resumes_to_the_bit(tmp_path):
+    """Under fresh symmetries, with rows whose puzzles and other solutions the carry keeps over the stop."""
+    data = write(tmp_path / "data", Maze(9, 6), "maze", others=3)
+    words = [f"data_paths=[{data}]", "arch=ldt", "arch.blank=2", "arch.fills=[2,5]", "arch.relabel=false",
+             "arch.hidden_size=16", "arch.num_heads=2", "arch.L_layers=1", "arch.loops=2", "arch.halt_max_steps=6",
+             "augment=fresh", "global_batch_size=8", "epochs=4", "eval_interval=2", "lr=1e-2", "lr_warmup_steps=0",
+             "evaluators=[]", "use_wandb=false", f"log_dir={tmp_path}"]
+    train(pretrain_config(*words, f"checkpoint.path={tmp_path / 'whole'}"), World())
+    shutil.copytree(tmp_path / "whole", tmp_path / "again")
+    carry = read_checkpoint(tmp_path / "again" / "step_00000006.ckpt")["carry"]
+    assert not carry["halted"].all() and carry["current_data"]["other_labels"].shape == (8, 3, 9)
+    (tmp_path / "again" / "step_00000012.ckpt").unlink()
+    resume(tmp_path / "again", "checkpoint.resume_from=step_00000006.ckpt")
+    assert_same_run(tmp_path / "whole", tmp_path / "again")
