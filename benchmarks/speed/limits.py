@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from benchmarks.speed import ours
@@ -82,8 +83,9 @@ class ProductCount(TorchDispatchMode):
         if count is not None:
             flops = count(*arguments, **(keywords or {}), out_val=result)
             factors = [t for t in arguments if isinstance(t, torch.Tensor)]
+            results = [t for t in tree_leaves(result) if isinstance(t, torch.Tensor)]  # several: gradients of factors
             of_attention = function._overloadpacket == torch.ops.aten.bmm and not any(0 in t.stride() for t in factors)
-            self.products.append((float(flops), 0.0 if of_attention else sum(map(stored_bytes, [*factors, result]))))
+            self.products.append((float(flops), 0.0 if of_attention else sum(map(stored_bytes, factors + results))))
         return result
 
 

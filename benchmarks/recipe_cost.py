@@ -1,13 +1,15 @@
-"""What the ARC recipes would cost on 1, 4 and 8 H100 cards: a model, not a measurement.
+"""What the recipes would cost on 1, 4 and 8 H100 cards: a model, not a measurement.
 
-    python benchmarks/arc_cost.py
-    python benchmarks/arc_cost.py --experiments arc1 arc1_small --cards 1 --teraflops 150
+    python benchmarks/recipe_cost.py
+    python benchmarks/recipe_cost.py --experiments dec_sudoku ldt_sudoku --cards 1 --teraflops 150
 
 A step's operations are those of its matrix products, counted without computing them (PyTorch's `meta` device). Its time
 is operations / rate, with the rate that Sudoku's step was measured to have on an H100 (ANCHOR). Its memory is counted
 likewise: what the layers save for the backward pass, times the ratio of the measured to the counted memory of that
 Sudoku step; then weights, gradients, moments, averages, carry and the table of puzzle embeddings. Where that is more
-than a card holds, micro_batch_size is halved until it fits. How well the rate holds at 916 positions is not known.
+than a card holds, micro_batch_size is halved until it fits. How well the rate holds at 916 positions is not known, nor
+for networks narrower than that of the measured step (512); they will have less. Every step is counted at full depth
+and length: a curriculum makes the early ones shorter.
 """
 import argparse
 import sys
@@ -16,6 +18,7 @@ from pathlib import Path
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -37,17 +40,19 @@ EXCHANGE = 1.02  # several cards over one: the model of communication of docs/BE
 @dataclass(frozen=True)
 class Facts:
     """What a data set decides: tasks, examples of an epoch (one variant of each task), inputs of the tests (one
-    variant), variants of a task, bytes on disk. The builder prints all of them."""
+    variant), variants of a task, bytes on disk. The builder prints all of them. And its cells and tokens."""
 
     tasks: int
     examples: int
     tests: int
     variants: float
     disk: float
+    cells: int = 900
+    tokens: int = 12
 
     def metadata(self) -> PuzzleDatasetMetadata:
         return PuzzleDatasetMetadata(
-            pad_id=0, ignore_label_id=0, blank_identifier_id=0, vocab_size=12, seq_len=900,
+            pad_id=0, ignore_label_id=0, blank_identifier_id=0, vocab_size=self.tokens, seq_len=self.cells,
             num_puzzle_identifiers=1 + round(self.tasks * self.variants), total_groups=self.tasks,
             mean_puzzle_examples=1, total_puzzles=self.tasks, sets=["all"])
 
@@ -56,13 +61,15 @@ class Facts:
 ARC1, ARC2 = (960, 3988, 419), (1280, 5573, 172)
 DATA = {"arc1concept-aug-1000": Facts(*ARC1, 912.5, 7e9), "arc2concept-aug-1000": Facts(*ARC2, 912.5, 10e9),
         "arc1concept-aug-100": Facts(*ARC1, 101, 0.8e9), "arc2concept-aug-100": Facts(*ARC2, 101, 1.1e9),
-        "arc1concept-aug-8": Facts(*ARC1, 9, 0.07e9)}
+        "arc1concept-aug-8": Facts(*ARC1, 9, 0.07e9),
+        # a variant: none of them has embeddings, or is tested; 422,786 test puzzles, and 256 held out
+        "sudoku-extreme-1k-val": Facts(1000, 1000, 423_042, 1, 0.07e9, 81, 11),
+        "sudoku-extreme-1k-val-aug-1000": Facts(1000, 1000, 423_042, 1, 0.23e9, 81, 11),
+        "sudoku-extreme-full-rated": Facts(3_831_994, 3_831_994, 422_786, 1, 0.7e9, 81, 11)}
 # Sudoku, 384 rows, 88 positions, bfloat16, compiled, on an H100: 59.2 ms of forward and backward, 220 TFLOP/s, 10.4 GiB
 ANCHOR_SETTINGS = ["sudoku_mlp", "global_batch_size=384", "arch.puzzle_emb_len=7"]
 ANCHOR_ROWS, ANCHOR_GIB, ANCHOR_TERAFLOPS = 384, 10.4, 220.0
-SUDOKU = PuzzleDatasetMetadata(pad_id=0, ignore_label_id=0, blank_identifier_id=0, vocab_size=11, seq_len=81,
-                               num_puzzle_identifiers=1, total_groups=1, mean_puzzle_examples=1, total_puzzles=1,
-                               sets=["all"])
+SUDOKU = DATA["sudoku-extreme-1k-val"].metadata()
 
 
 @dataclass(frozen=True)
@@ -83,18 +90,18 @@ def composed(experiment: str, *settings: str) -> PretrainConfig:
         return PretrainConfig.parse(hydra.compose("cfg_pretrain", words), words)
 
 
-def on_meta(config: PretrainConfig, data: PuzzleDatasetMetadata, rows: int) -> tuple[LossHead, dict]:
-    """The loss head and a batch, without storage."""
-    meta = torch.device("meta")
-    with meta:
-        head = config.arch.build_head(data, rows, World(device=meta))
+def built(config: PretrainConfig, data: PuzzleDatasetMetadata, rows: int) -> tuple[LossHead, dict]:
+    """The loss head and a batch, without storage; of a model that guesses, which looks at its candidates, with it."""
+    device = torch.device("cpu" if config.arch.model_class.GUESSES else "meta")
+    with device:
+        head = config.arch.build_head(data, rows, World(device=device))
         cells = torch.zeros(rows, data.seq_len, dtype=torch.int32)
         return head, {"inputs": cells, "labels": cells, "puzzle_identifiers": torch.zeros(rows, dtype=torch.int32)}
 
 
 def counted(config: PretrainConfig, data: PuzzleDatasetMetadata, rows: int = 2) -> Step:
     """Count a supervision step of `rows` rows, of which everything is linear."""
-    head, batch = on_meta(config, data, rows)
+    head, batch = built(config, data, rows)
     saved: dict[int, int] = {}
     kept: list[torch.Tensor] = []
     operations: dict[bool, float] = {}
@@ -109,7 +116,9 @@ def counted(config: PretrainConfig, data: PuzzleDatasetMetadata, rows: int = 2) 
     for training in (True, False):
         head.train(training)
         carry = head.initial_carry(batch)
-        with ProductCount() as count, torch.set_grad_enabled(training), saved_tensors_hooks(keep, lambda kept: kept):
+        # attention as two products each, which are counted; the fused kernel of a CPU is not known to the count
+        with ProductCount() as count, torch.set_grad_enabled(training), sdpa_kernel(SDPBackend.MATH), \
+                saved_tensors_hooks(keep, lambda kept: kept):
             loss = head(carry=carry, batch=batch, return_keys=())[1]
             if training:
                 loss.backward()
@@ -137,7 +146,7 @@ def cost(config: PretrainConfig, step: Step, cards: int, rate: float, ratio: flo
     inputs, evaluations = facts.tests * facts.variants, config.epochs / (config.eval_interval or config.epochs)
     evaluation = inputs * config.arch.options["halt_max_steps"] * step.evaluate / (cards * rate)
     copies = 2 + MOMENTS[config.optimizer] + config.ema  # weights and gradients, moments, averages; all in float32
-    table = 4 * facts.tasks * facts.variants * config.arch.options["puzzle_emb_ndim"]
+    table = 4 * facts.tasks * facts.variants * config.arch.options.get("puzzle_emb_ndim", 0)
     fixed = table + 4 * copies * step.parameters + rows * step.carry
     at_once = rows
     while fixed + at_once * step.saved * ratio > card_gib * GIB and at_once > 1:
@@ -167,10 +176,11 @@ def main() -> None:
         step = counted(config, DATA[Path(config.data_paths[0]).name].metadata())
         for cards in args.cards:
             told = cost(config, step, cards, args.teraflops * 1e12, ratio, args.memory)
-            print("| {experiment} | {cards} | {steps:,.0f} | {tflop:.0f} | {step_s:.2f} | {train_h:,.0f} | "
+            hours = format(told["train_h"], ",.0f" if told["train_h"] >= 9.95 else ".2g")
+            print("| {experiment} | {cards} | {steps:,.0f} | {tflop:.0f} | {step_s:.2f} | {hours} | "
                   "{evaluate_h:,.1f} ({evaluations:.0f}) | {gib:.0f} ({rows:.0f}) | "
                   "{disk_gb:.0f} ({checkpoint_gb:.1f}) |".format(
-                      experiment=experiment, **told))
+                      experiment=experiment, hours=hours, **told))
 
 
 if __name__ == "__main__":
