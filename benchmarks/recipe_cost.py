@@ -143,7 +143,8 @@ def cost(config: PretrainConfig, step: Step, cards: int, rate: float, ratio: flo
     steps = config.epochs * facts.examples / batch
     exchange = EXCHANGE if cards > 1 else 1
     train = steps * (batch * step.train * exchange / (cards * rate) + OVERHEAD_S)
-    inputs, evaluations = facts.tests * facts.variants, config.epochs / (config.eval_interval or config.epochs)
+    inputs = min(facts.tests * facts.variants, (config.test_puzzles or float("inf")) + config.val_puzzles)
+    evaluations = config.epochs / (config.eval_interval or config.epochs)
     evaluation = inputs * config.arch.options["halt_max_steps"] * step.evaluate / (cards * rate)
     copies = 2 + MOMENTS[config.optimizer] + config.ema  # weights and gradients, moments, averages; all in float32
     table = 4 * facts.tasks * facts.variants * config.arch.options.get("puzzle_emb_ndim", 0)

@@ -23,6 +23,8 @@ def load_data(config: PretrainConfig, world: World) -> tuple[PuzzleDataset, Puzz
                                               rating_curriculum=config.rating_curriculum, epochs=config.epochs,
                                               trust_code=config.trust_code, **shared), "train", rows)
     test = PuzzleDataset(PuzzleDatasetConfig(dataset_paths=test_paths, test_set_mode=True, **shared), "test", rows)
+    if config.test_puzzles is not None:
+        test = test.some_puzzles(config.test_puzzles)
     for key in ("task_type", *train.metadata.MODEL_KEYS.values()):
         if getattr(train.metadata, key) != getattr(test.metadata, key):
             raise ValueError(f"{key} is {getattr(train.metadata, key)} in "

@@ -90,6 +90,10 @@ class RunParts:
         for line in outlook(self.world, state.head.model.inner.dtype, state.data, self.test_data, config.epochs,
                             sorted(evaluated), self.limit, config.lr_warmup_steps):
             log.say(line)
+        scored, there_are = self.test_data.num_puzzles, self.test_data.metadata.total_puzzles
+        if scored < there_are:
+            log.say(f"evaluations score {scored:,} of {there_are:,} test puzzles (test_puzzles); evaluate.py scores "
+                    "all")
         if self.held_out is not None:
             log.say(f"{config.val_puzzles:,} training puzzles are held out, and scored as val/held_out/… "
                     f"({self.held_out.num_examples:,} examples)")

@@ -309,6 +309,8 @@ class PretrainConfig(SharedConfig, TrainConfig, LogConfig):
     # training puzzles to hold out with all their augmentations, and to score as val/held_out/…, so that they choose
     # checkpoints and settings; 0: none
     val_puzzles: int = Field(ge=0)
+    # test puzzles that the run's own evaluations score, always the same ones; null: all, as evaluate.py does
+    test_puzzles: int | None = Field(gt=0)
     # epochs to train; an epoch takes one puzzle of each group
     epochs: int = Field(gt=0)
     # epochs between evaluations; null: one evaluation, at the end

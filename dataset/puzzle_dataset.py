@@ -218,6 +218,11 @@ class PuzzleDataset(torch.utils.data.IterableDataset):
         """The number of examples in the split, over all sets."""
         return int(self._set_ends[-1])
 
+    @property
+    def num_puzzles(self) -> int:
+        """The number of puzzles in the split, over all sets."""
+        return sum(len(one.puzzle_indices) - 1 for one in self.sets.values())
+
     def next_batch(self) -> Batch:
         """This rank's part of the next global batch of the training stream."""
         stream = self.stream
@@ -258,6 +263,15 @@ class PuzzleDataset(torch.utils.data.IterableDataset):
     def held_out(self) -> "PuzzleDataset":
         """The puzzles that the training stream leaves out, to be tested on (dataset/held_out.py)."""
         return self._with_sets(held_out_sets(self.sets, self.config.val_puzzles), test_set_mode=True)
+
+    def some_puzzles(self, most: int) -> "PuzzleDataset":
+        """At most so many puzzles of a test split, always the same ones. Raises ValueError where a group has several.
+        """
+        groups = sum(len(one.group_indices) - 1 for one in self.sets.values())
+        if groups < self.num_puzzles:
+            raise ValueError(f"test_puzzles={most}: the {groups:,} test groups of {self.config.folders} hold "
+                             f"{self.num_puzzles:,} puzzles, over which an evaluator may vote; leave test_puzzles out")
+        return self if most >= groups else self._with_sets(held_out_sets(self.sets, most))
 
     def _with_sets(self, sets: dict[str, ExampleSet], **settings) -> "PuzzleDataset":
         other = copy(self)

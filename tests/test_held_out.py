@@ -48,6 +48,24 @@ def test_no_example_of_a_held_out_group_is_trained_on_and_the_first_puzzle_of_ea
     assert scored == {number for group in left_out for number in range(starts[group], starts[group] + FIRST[group])}
 
 
+def test_a_run_scores_some_test_puzzles_and_evaluate_all(tmp_path, capsys):
+    """Always the same ones, with an evaluator too; a larger number than there are is all."""
+    data = write_tiny_dataset(tmp_path / "data", train=GROUPS, test=[[1]] * 9)
+    words = [f"data_paths=[{data}]", f"log_dir={tmp_path}", *TINY_ARCH, "global_batch_size=4", "evaluators=[]",
+             "use_wandb=false", "epochs=1", "eval_interval=1"]
+    some, again, all_of_them = (load_data(pretrain_config(*words, *more), World())[1] for more in (
+        ["test_puzzles=4"], ["test_puzzles=4", "seed=1"], ["test_puzzles=50"]))
+    scored = [numbers_of(np.concatenate([batch["inputs"][:count] for _, batch, count in one]), all_of_them)
+              for one in (some, again, all_of_them)]
+    assert scored[0] == scored[1] and len(scored[0]) == some.num_puzzles == 4 and scored[2] == {*range(9)}
+    run = train(pretrain_config(*words, "test_puzzles=4", f"checkpoint.path={tmp_path / 'run'}"), World())
+    assert "evaluations score 4 of 9 test puzzles (test_puzzles); evaluate.py scores all" in capsys.readouterr().out
+    assert "val/exact_accuracy" in metric_lines(run)[-1]
+    several = write_tiny_dataset(tmp_path / "several", train=GROUPS, test=GROUPS)
+    with pytest.raises(ValueError, match="test_puzzles=4: the 12 test groups of .*several hold 20 puzzles, over which"):
+        load_data(pretrain_config(*words, f"data_paths=[{several}]", "test_puzzles=4"), World())
+
+
 def test_an_epoch_is_shorter_by_what_is_held_out(settings):
     expected = np.array([np.mean(group) for group in GROUPS])
     whole, _ = load_data(pretrain_config(*settings), World())
