@@ -49,7 +49,7 @@ def test_no_example_of_a_held_out_group_is_trained_on_and_the_first_puzzle_of_ea
 
 
 def test_a_run_scores_some_test_puzzles_and_evaluate_all(tmp_path, capsys):
-    """Always the same ones, with an evaluator too; a larger number than there are is all."""
+    """Always the same ones; a larger number than there are is all."""
     data = write_tiny_dataset(tmp_path / "data", train=GROUPS, test=[[1]] * 9)
     words = [f"data_paths=[{data}]", f"log_dir={tmp_path}", *TINY_ARCH, "global_batch_size=4", "evaluators=[]",
              "use_wandb=false", "epochs=1", "eval_interval=1"]
