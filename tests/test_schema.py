@@ -100,9 +100,10 @@ def test_a_published_command_line_is_its_experiment_but_for_the_optimizer(run_na
     published, ours = pretrain_config(*command), pretrain_config(f"experiment={experiment}")
     assert published.run_name == run_name
     assert (published.optimizer, ours.optimizer) == ("lion", "adam_atan2")  # as the page says
-    # the experiments check rules, and keep the best; those of Sudoku choose it on puzzles that they hold out
+    # the experiments check rules, and keep the best; those of Sudoku choose it on puzzles that they hold out,
+    # and score some of the test puzzles on the way
     same = {"run_name": None, "evaluators": [], "checkpoint": {}, "optimizer": None}
-    same |= {"val_puzzles": 0, "data_paths": []} if ours.val_puzzles else {}
+    same |= {"val_puzzles": 0, "test_puzzles": None, "data_paths": []} if ours.val_puzzles else {}
     assert published.model_dump() | same == ours.model_dump() | same
     without_plus = [word.removeprefix("+") for word in command]
     assert pretrain_config(*without_plus) == published
