@@ -54,6 +54,16 @@ def test_the_gradient_reaches_the_question_through_all_passes():
     assert torch.allclose(head.model.inner.embed_tokens.embedding_weight.grad, through, atol=1e-5)
 
 
+def test_weights_begin_small_for_nothing_normalises_what_h_gathers():
+    inner = sotaku(hidden_size=64, num_heads=2).model.inner
+    for block in inner.L_level.layers:
+        for weight in (block.self_attn.qkv_proj.weight, block.up_proj.weight, block.down_proj.weight):
+            bound = weight.shape[1]**-0.5
+            assert weight.abs().max() <= bound and weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.1)
+    tokens = inner.embed_tokens.embedding_weight * inner.scale
+    assert tokens.std().item() == pytest.approx((3 * len(tokens))**-0.5, rel=0.1)
+
+
 @pytest.mark.parametrize("overrides, message", [
     (["arch.H_cycles=2"], "arch.H_cycles=2: Input should be 1"),
     (["arch.wta_chains=2"], "arch.wta_chains=2: Input should be 1"),

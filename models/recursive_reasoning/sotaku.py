@@ -3,7 +3,8 @@
     h = x, p = 0;  n times:  h ← f(h + W·p), p ← softmax(head of h)      a loss of each answer, gradient in all passes
 
 f has `L_layers` blocks of `PreNormBlock` with ReLU. x is added once, when a puzzle starts. The source trains one
-supervision step of n = 16 passes, and asks 1,024 passes at the test, which are 64 supervision steps here.
+supervision step of n = 16 passes, and asks 1,024 passes at the test, which are 64 supervision steps here. h gathers the
+parts of all passes without a norm, so weights begin small, by PyTorch's defaults, as in the source.
 
     python pretrain.py experiment=sotaku
 """
@@ -12,11 +13,11 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from pydantic import model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.act import ACTModel, Carry, Judge
 from models.backbone import Stack
-from models.layers import OuterLinear, PreNormBlock
+from models.layers import Embedding, Linear, OuterLinear, PreNormBlock
 from models.recursive_reasoning.trm import TRMConfig, TRMRecursion
 
 
@@ -47,6 +48,13 @@ class SotakuRecursion(TRMRecursion):
         self.feedback = OuterLinear(config.vocab_size, config.hidden_size, bias=True)  # W
         for name in self.LATENTS:
             getattr(self, name).zero_()
+        for linear in (module for module in self.modules() if isinstance(module, Linear) and module is not self.q_head):
+            bound = linear.weight.shape[1]**-0.5
+            for parameter in linear.parameters():
+                nn.init.uniform_(parameter, -bound, bound)
+        if isinstance(self.embed_tokens, Embedding):
+            bound = config.vocab_size**-0.5 / self.scale  # `embed` multiplies by the scale
+            nn.init.uniform_(self.embed_tokens.embedding_weight, -bound, bound)
 
     def stack(self, layers: int) -> Stack:
         c = self.config
