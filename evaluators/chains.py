@@ -3,16 +3,20 @@
     python evaluate.py checkpoint=checkpoints/ldt strategy="{name: chains@Chains, chains: 64, rounds: 1000}"
 
 It is for models that say when they have solved a puzzle, as LDT does (`solved`). They say it without rules or labels;
-`accepted` is how often, and `accepted_wrong` how often wrongly.
+`accepted` is how often, and `accepted_wrong` how often wrongly. chains.csv has both by rounds: what a shorter search
+would have reached.
 """
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from dataset.example_set import ExampleSet
+from evaluators.curve import write_rows
 from evaluators.rows import Answers, RowStep
 from evaluators.strategies import Attempts
+from utils.distributed import all_gather_objects
 
 COUNTED = ("deductions", "unsound")  # outputs that are added up over all chains of a puzzle
 SEEDS_A_PUZZLE = 1_000_003
@@ -41,6 +45,9 @@ class Chains:
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}={value} must be a whole number of at least 1")
         self.chains, self.rounds = chains, rounds
+        # of each puzzle on this rank: rounds, whether its model calls it solved, whether that is right, if it is known
+        self.ends: list[tuple[int, bool, bool | None]] = []
+        self.told: list[str] = []
 
     def begin(self, example_set: ExampleSet, numbers: np.ndarray, batch: int) -> None:
         self.waiting, self.races = numbers, dict[int, Race]()
@@ -89,5 +96,26 @@ class Chains:
         totals = {name: torch.full_like(answer.outputs[name], race.counted[name]) for name in COUNTED}
         if not solved[first]:
             totals["preds"] = answer.data["inputs"].to(answer.outputs["preds"].dtype)
+        right = bool(step.head.is_right(answer.outputs | totals, answer.data)) if step.head.asked(answer.data) else None
+        self.ends.append((race.rounds, bool(solved[first]), right))
         return replace(answer, outputs=answer.outputs | totals,
                        steps=torch.full_like(answer.steps, race.rounds * self.chains))
+
+    def metrics(self) -> dict[str, float]:
+        """None of its own; gathers what `write` writes."""
+        self.all_ends = [end for ends in all_gather_objects(self.ends) for end in ends]
+        return {}
+
+    def write(self, folder: Path) -> None:
+        """Write chains.csv: of all puzzles, the share accepted within so many rounds and, where their answers are
+        known, that solved."""
+        rounds, accepted, right = zip(*self.all_ends)
+        known = [one for one in right if one is not None]
+        rows = []
+        for most in sorted(set(rounds)):
+            within = np.array(rounds) <= most
+            row = {"rounds": most, "steps": most * self.chains, "accepted": (within & accepted).mean()}
+            solved = sum(one for one, is_within in zip(right, within) if one and is_within)
+            rows.append(row | ({"exact": solved / len(known)} if known else {}))
+        write_rows(folder / "chains.csv", rows)
+        self.told = [f"accepted by rounds: {folder / 'chains.csv'}"]

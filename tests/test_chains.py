@@ -1,4 +1,6 @@
 """Solving by chains, with a network that deduces direct consequences perfectly, and with one that knows nothing."""
+import csv
+
 import numpy as np
 import pytest
 import torch
@@ -95,6 +97,19 @@ def test_answers_do_not_depend_on_the_batch_and_come_once_each(data):
     assert found[0][3].tolist() == list(range(12)) and len(found[0][1].unique()) > 1
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other))
+
+
+def test_a_file_tells_what_a_shorter_search_would_have_reached(data, tmp_path):
+    dataset, strategy = dataset_of(data, batch=8), Chains(chains=2, rounds=200)
+    evaluate(head_of(dataset, True), dataset, World(), strategy=strategy, save_path=tmp_path)
+    rows = list(csv.DictReader((tmp_path / "chains.csv").read_text().splitlines()))
+    assert strategy.told == [f"accepted by rounds: {tmp_path / 'chains.csv'}"]
+    assert rows[-1]["accepted"] == rows[-1]["exact"] == "1.0" and len(rows) > 2
+    for row in (rows[0], rows[-2]):
+        assert int(row["steps"]) == 2 * int(row["rounds"])
+        shorter = evaluate(head_of(dataset, True), dataset, World(), strategy=Chains(2, int(row["rounds"])))
+        assert float(row["accepted"]) == pytest.approx(shorter["val/accepted"])
+        assert float(row["exact"]) == pytest.approx(shorter["val/exact_accuracy"])
 
 
 def test_steps_are_those_of_all_chains_and_more_chains_need_fewer_rounds(data):
