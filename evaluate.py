@@ -72,7 +72,7 @@ def score_opened(config: EvaluateConfig, restored: Restored, puzzles: Opened, wo
     if world.is_main and isinstance(strategy, TestTime):
         print(strategy.cost(head, data), flush=True)
     progress = EvaluationProgress(sum(len(data.own_examples(examples)) for examples in data.sets.values()),
-                                  shown=world.is_main)
+                                  shown=world.is_main, processes=world.size)
     metrics = metrics_of(head, data, world, evaluators, config.eval_save_outputs, folder, curve=curve,
                          strategy=strategy, predictions=puzzles.predictions, answered=progress.add)
     by_step = curve.read() if curve else []

@@ -44,6 +44,8 @@ def test_without_a_terminal_an_evaluation_says_now_and_then_how_far_it_is(capsys
         progress.add(answered)
     first, second = capsys.readouterr().out.splitlines()
     assert "100 of 300 examples answered, " in first and "299 of 300 examples answered, " in second
+    EvaluationProgress(3, processes=2).add(1)
+    assert "1 of 3 examples answered by the first of 2 processes, " in capsys.readouterr().out
     quiet = EvaluationProgress(3, shown=False)
     quiet.add(1)
     assert capsys.readouterr() == ("", "")

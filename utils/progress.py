@@ -58,10 +58,12 @@ class Pace:
 
 
 class EvaluationProgress:
-    """Tells how many of the examples are answered: by a bar, or on a line now and then where there is no terminal."""
+    """Tells how many of this process's examples are answered: by a bar, or on a line now and then where there is no
+    terminal. Of several processes the first tells of its share."""
 
-    def __init__(self, examples: int, shown: bool = True):
+    def __init__(self, examples: int, shown: bool = True, processes: int = 1):
         self.examples, self.shown, self.answered = examples, shown, 0
+        self.share = f" by the first of {processes} processes" if processes > 1 else ""
         self.began = self.told = time.monotonic()
         self.bar = tqdm(total=examples, unit="example", desc="evaluating", dynamic_ncols=True, leave=False,
                         disable=None if shown else True)  # None: where standard error is no terminal
@@ -75,5 +77,5 @@ class EvaluationProgress:
         elif self.shown and self.bar.disable and answered and time.monotonic() - self.told > QUIET:
             self.told = time.monotonic()
             left = (self.told - self.began) * (self.examples / self.answered - 1)
-            print(f"{time.strftime('%H:%M:%S')} {self.answered:,} of {self.examples:,} examples answered, "
-                  f"{duration(left)} left", flush=True)
+            print(f"{time.strftime('%H:%M:%S')} {self.answered:,} of {self.examples:,} examples answered{self.share}, "
+                  f"{duration(left)} left at that pace", flush=True)
