@@ -58,15 +58,17 @@ def checked_puzzles(rows: SourceRows) -> SourceRows:
     return replace(rows, question=question, answer=answer)
 
 
-def hard_enough(rows: SourceRows, min_difficulty: float | None) -> SourceRows:
-    """The rows with a rating of at least `min_difficulty`. Raises ValueError if there are none."""
-    if min_difficulty is None:
+def of_difficulty(rows: SourceRows, least: float | None, most: float | None) -> SourceRows:
+    """The rows with a rating of `least` to `most`; None: no bound. Raises ValueError if there are none."""
+    if least is None and most is None:
         return rows
-    hard = rows.rating >= min_difficulty
-    if not hard.any():
-        raise ValueError(f"no row of {rows.path} reaches --min-difficulty {min_difficulty:g}; "
-                         f"the highest rating is {rows.rating.max():g}")
-    return rows.select(hard)
+    bounds = {"--min-difficulty": least, "--max-difficulty": most}
+    fits = (rows.rating >= (-np.inf if least is None else least)) & (rows.rating <= (np.inf if most is None else most))
+    if not fits.any():
+        asked = " and ".join(f"{option} {bound:g}" for option, bound in bounds.items() if bound is not None)
+        raise ValueError(f"no row of {rows.path} is within {asked}; its ratings are {rows.rating.min():g} to "
+                         f"{rows.rating.max():g}")
+    return rows.select(fits)
 
 
 def tasks_of(puzzles: SourceRows) -> np.ndarray:
@@ -99,7 +101,10 @@ def fill_split(puzzles: SourceRows, num_aug: int, seed: int, inputs: np.ndarray,
 
 
 def build(args: argparse.Namespace) -> None:
-    files, rows = read_splits(args, lambda rows: hard_enough(checked_puzzles(rows), args.min_difficulty), tasks_of)
+    def wanted(rows: SourceRows) -> SourceRows:
+        return of_difficulty(checked_puzzles(rows), args.min_difficulty, args.max_difficulty)
+
+    files, rows = read_splits(args, wanted, tasks_of)
     size = sudoku_size(rows["test"])
     if args.num_aug and size == 4:
         raise ValueError("--num-aug is not for 4×4: its 288 solution grids form only two "
@@ -119,8 +124,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = builder_parser(__doc__, "data/sudoku-extreme-full", "sapientinc/sudoku-extreme")
     parser.add_argument("--num-aug", type=at_least(0), default=0,
                         help="symmetric copies of a puzzle (default: 0)")
-    parser.add_argument("--min-difficulty", type=float, help="leave out puzzles rated "
-                                                             "lower, in both splits")
+    parser.add_argument("--min-difficulty", type=float, help="leave out puzzles rated lower, in both splits")
+    parser.add_argument("--max-difficulty", type=float, help="leave out puzzles rated higher, in both splits")
     parser.add_argument("--keep-ratings", action="store_true",
                         help="keep the ratings, for rating_curriculum")
     build(parser.parse_args(argv))

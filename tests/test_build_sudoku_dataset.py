@@ -133,13 +133,17 @@ def test_a_test_set_is_built_alone(sources, tmp_path):
     assert rows == {"test": {"groups": TEST, "puzzles": TEST, "examples": TEST}}
 
 
-def test_min_difficulty_applies_to_both_splits(sources, tmp_path):
+def test_bounds_of_difficulty_apply_to_both_splits(sources, tmp_path):
     ratings = {split: [int(row[3]) for row in csv_rows(sources[9] / f"{split}.csv")] for split in ("train", "test")}
     bound = sorted(ratings["test"])[2]
-    arrays = build(sources[9], tmp_path / "built", "--min-difficulty", bound)
+    harder = build(sources[9], tmp_path / "harder", "--min-difficulty", bound)
+    easier = build(sources[9], tmp_path / "easier", "--max-difficulty", bound)
+    between = build(sources[9], tmp_path / "between", "--min-difficulty", bound, "--max-difficulty", bound)
     for split in ratings:
-        assert len(arrays[split]["inputs"]) == sum(rating >= bound for rating in ratings[split])
-    with pytest.raises(ValueError, match=r"no row of .*train\.csv reaches --min-difficulty 99; the highest rating is"):
+        assert len(harder[split]["inputs"]) == sum(rating >= bound for rating in ratings[split])
+        assert len(easier[split]["inputs"]) == sum(rating <= bound for rating in ratings[split])
+        assert len(between[split]["inputs"]) == ratings[split].count(bound)
+    with pytest.raises(ValueError, match=r"no row of .*train\.csv is within --min-difficulty 99; its ratings are"):
         build(sources[9], tmp_path / "none", "--min-difficulty", 99)
 
 
