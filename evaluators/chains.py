@@ -69,6 +69,9 @@ class Chains:
     def present(self, fields: dict[str, np.ndarray], attempts: Attempts) -> dict[str, np.ndarray]:
         return fields
 
+    def keep_rows(self, rows: np.ndarray) -> None:
+        """It knows rows by the puzzles they work on, not by their places."""
+
     def take(self, step: RowStep) -> list[Answers]:
         if "solved" not in step.outputs:
             raise ValueError("strategy chains@Chains needs a model that says when it has solved a puzzle, as arch=ldt "

@@ -6,7 +6,7 @@
 If every puzzle gets the same number of steps, rows end together, and the host does not wait for the device between
 steps. A compiled model always gets a whole batch, so that one graph serves all steps: rows without a puzzle compute as
 well. Any other model gets a smaller batch where all rows are free and fewer puzzles are left or, with a strategy that
-knows of it (`keep_rows`), where half of the rows are free.
+knows of it (`keep_rows`), where a quarter of the rows is free.
 """
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -170,8 +170,8 @@ def row_steps(head: LossHead, dataset: PuzzleDataset, example_set: ExampleSet,
         rows.place(attempts, strategy)
         if not any_rank(not rows.free.all())[0]:
             return
-        if hasattr(strategy, "keep_rows") and 0 < 2 * (~rows.free).sum() <= len(rows.free) and not head.is_compiled:
-            busy = np.flatnonzero(~rows.free)
+        busy = np.flatnonzero(~rows.free)
+        if hasattr(strategy, "keep_rows") and 0 < len(busy) <= 0.75 * len(rows.free) and not head.is_compiled:
             rows.keep(busy)
             strategy.keep_rows(busy)
         before_round()

@@ -10,6 +10,7 @@ from dataset import build_sudoku_dataset, generate_sudoku
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
 from evaluators.chains import Chains
 from evaluators.loop import evaluate
+from evaluators.rows import row_steps
 from evaluators.test_time import build_strategy
 from helpers import pretrain_config
 from losses.head import LossHead
@@ -110,6 +111,16 @@ def test_a_file_tells_what_a_shorter_search_would_have_reached(data, tmp_path):
         shorter = evaluate(head_of(dataset, True), dataset, World(), strategy=Chains(2, int(row["rounds"])))
         assert float(row["accepted"]) == pytest.approx(shorter["val/accepted"])
         assert float(row["exact"]) == pytest.approx(shorter["val/exact_accuracy"])
+
+
+def test_rows_that_no_chain_needs_any_more_are_not_computed(data):
+    dataset, strategy = dataset_of(data, batch=48), Chains(chains=4, rounds=200)
+    head, (example_set,) = head_of(dataset, True), dataset.sets.values()
+    strategy.begin(example_set, dataset.own_examples(example_set), 48)
+    with torch.no_grad():
+        computed = [(len(step.numbers), int(step.busy.sum()), strategy.take(step))
+                    for step in row_steps(head, dataset, example_set, strategy, World())]
+    assert computed[0][0] == 48 and computed[-1][0] < 12 and all(3 * rows <= 4 * busy for rows, busy, _ in computed)
 
 
 def test_steps_are_those_of_all_chains_and_more_chains_need_fewer_rounds(data):
