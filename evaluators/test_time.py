@@ -462,6 +462,8 @@ def build_strategy(preset: str | None = None, trust_code: bool = False, **settin
     The model must be built with `strategy.config.test_time_arch`.
     """
     values = (preset_settings(preset) if preset else {}) | settings
+    if "strategy" in values:
+        raise ValueError(f"tta={preset} has a strategy of its own, which evaluate(tta=…) and load_solver(tta=…) take")
     try:
         return TestTime(TestTimeConfig(**values), trust_code)
     except ValidationError as error:

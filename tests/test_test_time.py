@@ -232,7 +232,7 @@ def test_an_upper_bound_is_named_so(path):
     ({"early_exit": True, "augment": 2, "select": "residual"}, "leave early_exit out"),
     ({"early_exit": True, "augment": 2, "select": "first_halt"}, "leave early_exit out"),
     ({"trajectory": 3}, "unknown key trajectory; did you mean trajectories"), ({"select": "luck"}, "select='luck'"),
-    ({"preset": "ptrm"}, "tta=ptrm: there is no such preset; there are eqr, ptrm_arc2")])
+    ({"preset": "ptrm"}, "tta=ptrm: there is no such preset; there are eqr, ldt_laptop, ptrm_arc2")])
 def test_settings_without_effect_are_refused(settings, said):
     with pytest.raises(ValueError, match=said):
         build_strategy(**settings)
@@ -253,13 +253,27 @@ PRESETS = sorted(file.stem for file in (ROOT / "config" / "tta").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_tells_its_command_cost_and_scores(name):
+    file = (ROOT / "config" / "tta" / f"{name}.yaml").read_text()
+    assert all(f"#   {part}: " in file for part in ("command", "cost", "published"))
+
+
+def test_a_preset_may_bring_a_strategy_of_its_own():
+    config = EvaluateConfig.of(checkpoint="x", tta="ldt_laptop")
+    assert config.arch_options == {"doubt_below": 0.99945, "doubt_open": 25, "halt_max_steps": 32}
+    assert config.build_strategy().rounds == 1000
+    changed = EvaluateConfig.of(checkpoint="x", tta="ldt_laptop", arch={"doubt_below": 0.9})
+    assert changed.arch_options == config.arch_options | {"doubt_below": 0.9}
+    with pytest.raises(ValueError, match="tta=ldt_laptop has a strategy of its own"):
+        build_strategy(preset="ldt_laptop")
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "ldt_laptop"])
 def test_a_preset_is_the_same_from_the_command_line_and_from_python(name):
     config = EvaluateConfig.of(checkpoint="x", tta=name)
     assert config.test_time == build_strategy(preset=name).config
     assert config.changed == preset_settings(name) or name == "sic"
-    assert EvaluateConfig.of(checkpoint="x", tta=name, trajectories=7).trajectories == 7
-    file = (ROOT / "config" / "tta" / f"{name}.yaml").read_text()
-    assert all(f"#   {part}: " in file for part in ("command", "cost", "published")) and json.dumps(config.changed)
+    assert EvaluateConfig.of(checkpoint="x", tta=name, trajectories=7).trajectories == 7 and json.dumps(config.changed)
 
 
 def test_depth_has_three_names_and_one_value():
