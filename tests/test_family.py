@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from config.schema import ArchConfig
+from config.solver import load_solver
 from dataset.common import PuzzleDatasetMetadata
 from evaluate import score
 from helpers import (
@@ -28,6 +29,7 @@ from helpers import (
     run_process,
     run_script,
     tiny_batch,
+    tiny_sudokus,
     write_tiny_dataset,
 )
 from models.act import normal
@@ -242,6 +244,18 @@ def test_its_exports_score_as_the_run_or_the_published_layout_says_what_it_lacks
     with pytest.raises(ValueError, match="the published code has no arch.*; use export=safetensors"):
         scored(run, "export=published", f"output_dir={tmp_path}")
     assert not (tmp_path / "published").exists()
+
+
+@every_architecture
+def test_its_checkpoint_alone_answers_typed_puzzles(arch, tmp_path):
+    tiny_sudokus(tmp_path / "data")
+    of_other_data = ("arch.fills", "arch.special", "arch.blank")
+    words = [word for word in run_words(tmp_path, {}, arch) if not word.startswith(of_other_data)]
+    run = train(pretrain_config(f"arch={arch}", *words, f"checkpoint.path={tmp_path / 'run'}"), World())
+    shutil.rmtree(tmp_path / "data")
+    puzzles = ["1...3.....4....2", "..2.1....4.....3"]
+    answers = load_solver(str(run)).solve(puzzles)
+    assert [answer.question for answer in answers] == puzzles and all(len(answer.answer) == 16 for answer in answers)
 
 
 @pytest.mark.parametrize("embedding, architectures", [

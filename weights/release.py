@@ -44,7 +44,7 @@ puzzle answered, from the project's folder:
 
 ```
 {command}
-python evaluate.py checkpoint=weights/{name} solve=PUZZLE
+{solving}
 ```
 """
 
@@ -72,8 +72,8 @@ def sums(folder: Path) -> str:
                    for path in files(folder))
 
 
-def card(name: str, folder: Path, command: str, said: dict[str, str]) -> str:
-    """The card of weights that were exported to the folder."""
+def card(name: str, folder: Path, command: list[str], said: dict[str, str]) -> str:
+    """The card of weights that `command` scored and exported to the folder."""
     from omegaconf import OmegaConf
     from safetensors.torch import load_file
 
@@ -81,7 +81,10 @@ def card(name: str, folder: Path, command: str, said: dict[str, str]) -> str:
     arch = str(OmegaConf.load(folder / "config.yaml").arch.name).partition("@")[0].rpartition(".")[2]
     scores = "\n".join(f"| {key} | {value:.4g} |" for key, value in facts["metrics"].items()
                        if isinstance(value, float))
-    return CARD.format(name=name, arch=arch, which=facts["weights"], step=facts["step"], scores=scores, command=command,
+    presets = [word for word in command if word.startswith("+tta=")]
+    solving = shlex.join(["python", "evaluate.py", f"checkpoint=weights/{name}", *presets, "solve=PUZZLE"])
+    return CARD.format(name=name, arch=arch, which=facts["weights"], step=facts["step"], scores=scores,
+                       command=shlex.join(["python", *command]), solving=solving,
                        numbers=sum(t.numel() for t in load_file(folder / "model.safetensors").values()), **said)
 
 
@@ -95,7 +98,7 @@ def release(checkpoint: str, name: str, settings: list[str], said: dict[str, str
             raise ValueError(f"evaluate.py ended with status {done.returncode}; nothing is released")
         new = Path(scored) / "new" / name
         shutil.copytree(Path(scored) / "safetensors", new, copy_function=shutil.copyfile)  # an export is 0600
-        (new / "README.md").write_text(card(name, new, shlex.join(["python", *command]), said))
+        (new / "README.md").write_text(card(name, new, command, said))
         refuse_large([*(path for path in files(folder) if path.parent.name != name), *files(new.parent)])
         shutil.rmtree(folder / name, ignore_errors=True)
         shutil.copytree(new, folder / name, copy_function=shutil.copyfile)

@@ -19,6 +19,7 @@ from the keys of the rows.
 
     python pretrain.py arch=ldt augment=fresh data_paths="[data/…]"
 """
+import math
 from dataclasses import replace
 from typing import ClassVar, Literal
 
@@ -152,11 +153,10 @@ class LDTNetwork(nn.Module):
         self.config = c = config
         self.dtype, V = getattr(torch, c.forward_dtype), c.vocab_size
         places = board_positions(1, c.seq_len)  # CLS comes first, and lies apart from the board
-        tokens, fills = torch.arange(V), c.fills or [*range(c.blank + 1, V)]
-        self.register_buffer("fills", torch.isin(tokens, torch.tensor(fills)), persistent=False)
-        self.ways = int(self.fills.sum())  # that a cell can be filled
+        tokens, self.ways = torch.arange(V), sorted(set(c.fills)) or [*range(c.blank + 1, V)]  # ways to fill a cell
+        self.register_buffer("fills", torch.isin(tokens, torch.tensor(self.ways)), persistent=False)
         self.register_buffer("playable", self.fills | (tokens > 0) & (tokens != c.blank), persistent=False)
-        self.register_buffer("turned", torch.from_numpy(dihedral_indices(int(places.max())))[c.turns or [0]],
+        self.register_buffer("turned", torch.from_numpy(dihedral_indices(math.isqrt(c.seq_len)))[c.turns or [0]],
                              persistent=False)
         self.build(places)
 
@@ -167,7 +167,7 @@ class LDTNetwork(nn.Module):
         self.cls = Embedding(1, D, std=CLS_STD, dtype=self.dtype)
         self.rotary = RotaryPositions(places, D // c.num_heads) if c.pos_encodings == "rope2d" else None
         if self.rotary is None:
-            side = int(places.max())
+            side = math.isqrt(c.seq_len)
             self.embed_rows, self.embed_columns = (Embedding(side, D, std=1.0, dtype=self.dtype) for _ in range(2))
         self.layers = nn.ModuleList(PreNormBlock(D, c.num_heads, c.expansion) for _ in range(c.L_layers))
         self.loop_norm = LayerNorm(D)
@@ -243,7 +243,7 @@ class LDTNetwork(nn.Module):
 
     def _view(self, keys: Tensor, number: int) -> tuple[Tensor, Tensor]:
         """Which own cell stands at each place (B, L), and which own token has each name (B, V), in this pass."""
-        return drawn_view(keys, number, self.turned, self.fills, self.ways if self.config.relabel else 0)
+        return drawn_view(keys, number, self.turned, self.fills, len(self.ways) if self.config.relabel else 0)
 
 
 class LDT(ACTModel):

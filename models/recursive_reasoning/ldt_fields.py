@@ -64,7 +64,7 @@ class LDTFieldsNetwork(LDTNetwork):
     def build(self, places: Tensor) -> None:
         """See `LDTNetwork.build`."""
         c, D = self.config, self.config.hidden_size
-        self.register_buffer("digits", self.fills.nonzero()[:, 0], persistent=False)
+        self.register_buffer("digits", torch.tensor(self.ways), persistent=False)
         self.embed_roles = Embedding(3, D, std=1.0, dtype=self.dtype)
         self.layers = nn.ModuleList(LatticeFieldBlock(D, c.seq_len, c.expansion) for _ in range(c.L_layers))
         self.loop_norm = LayerNorm(D)
