@@ -80,7 +80,7 @@ def card(name: str, folder: Path, command: list[str], said: dict[str, str]) -> s
     facts = json.loads((folder / "metadata.json").read_text())
     arch = str(OmegaConf.load(folder / "config.yaml").arch.name).partition("@")[0].rpartition(".")[2]
     scores = "\n".join(f"| {key} | {value:.4g} |" for key, value in facts["metrics"].items()
-                       if isinstance(value, float))
+                       if isinstance(value, float) and "/" in key)
     presets = [word for word in command if word.startswith("+tta=")]
     solving = shlex.join(["python", "evaluate.py", f"checkpoint=weights/{name}", *presets, "solve=PUZZLE"])
     return CARD.format(name=name, arch=arch, which=facts["weights"], step=facts["step"], scores=scores,
