@@ -583,7 +583,8 @@ class EvaluateConfig(SharedConfig, TestTimeConfig, ComputeConfig):
         if self.puzzle_identifiers != "own":
             here["puzzle_identifiers"] = self.puzzle_identifiers
         here |= {"held_out": "puzzles"} if self.held_out else {}
-        here |= {"strategy": self.strategy.name} if self.strategy else {}
+        if self.strategy:
+            here |= {"strategy": self.strategy.name} | self.strategy.options
         here |= self.attempted_otherwise
         return here | short | {f"arch.{key}": value for key, value in (options | loss).items()}
 

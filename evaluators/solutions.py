@@ -37,7 +37,7 @@ class Solution:
     question: str
     # in the same characters
     answer: str
-    # sigmoid(q_halt): how sure the model is that the whole answer is right
+    # sigmoid(q_halt): how sure the model is that the whole answer is right; 0 of one that says itself it is not solved
     confidence: float
     # supervision steps of the attempt that gave the answer
     steps: int
@@ -90,6 +90,7 @@ class Predictions:
 
     def add(self, set_name: str, answers: Answers) -> None:
         q = answers.outputs["q_halt_logits"].float().sigmoid()
+        q = q * answers.outputs["solved"] if "solved" in answers.outputs else q  # as LDT says it
         values = answers.data["inputs"], answers.data["labels"], answers.outputs["preds"], q, answers.steps
         self.parts.setdefault(set_name, []).append((answers.numbers, *(value.cpu().numpy() for value in values)))
 

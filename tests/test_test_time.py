@@ -262,8 +262,10 @@ def test_a_preset_may_bring_a_strategy_of_its_own():
     config = EvaluateConfig.of(checkpoint="x", tta="ldt_laptop")
     assert config.arch_options == {"doubt_below": 0.99945, "doubt_open": 25, "halt_max_steps": 32}
     assert config.build_strategy().rounds == 1000
-    changed = EvaluateConfig.of(checkpoint="x", tta="ldt_laptop", arch={"doubt_below": 0.9})
-    assert changed.arch_options == config.arch_options | {"doubt_below": 0.9}
+    changed = EvaluateConfig.of(checkpoint="x", tta="ldt_laptop", steps=8, arch={"doubt_below": 0.9},
+                                strategy={"name": "chains@Chains", "chains": 2, "rounds": 7})
+    assert changed.arch_options == config.arch_options | {"doubt_below": 0.9, "halt_max_steps": 8}
+    assert changed.differences.items() >= {"strategy": "chains@Chains", "chains": 2, "rounds": 7}.items()
     with pytest.raises(ValueError, match="tta=ldt_laptop has a strategy of its own"):
         build_strategy(preset="ldt_laptop")
 

@@ -71,7 +71,11 @@ def test_the_9x9_weights_solve_a_hard_sudoku_by_search_without_rules():
     grid = np.array([int(digit) for digit in answer.answer]).reshape(9, 9)
     boxes = grid.reshape(3, 3, 3, 3).swapaxes(1, 2).reshape(9, 9)
     assert all(sorted(unit) == list(range(1, 10)) for unit in (*grid, *grid.T, *boxes))
-    assert all(clue in (".", digit) for clue, digit in zip(clues, answer.answer)) and answer.steps > 1
+    assert all(clue in (".", digit) for clue, digit in zip(clues, answer.answer))
+    assert answer.steps > 2 and answer.confidence > 0.5
+    brief = {"name": "chains@Chains", "chains": 1, "rounds": 2}
+    given_up, = load_solver(str(WEIGHTS / "ldt-sudoku9"), tta="ldt_laptop", strategy=brief).solve([clues])
+    assert (given_up.answer, given_up.confidence, given_up.steps) == (clues, 0, 2)
 
 
 def test_a_checkpoint_is_released_with_card_and_sums_and_one_that_is_too_large_is_refused(tool, tmp_path, monkeypatch):

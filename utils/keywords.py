@@ -13,6 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 from utils.command_line import composed, message_of, overrides_known_to_classes
 from utils.quoting import readable
 
+WHOLE = ("strategy",)  # settings that are null by default, and so take their mapping at once
+
 
 def composed_from(config_name: str, settings: Mapping[str, object]) -> tuple[DictConfig, list[str]]:
     """The config that keyword settings mean, and the same settings as the words of a command line. Raises ValueError,
@@ -25,10 +27,10 @@ def composed_from(config_name: str, settings: Mapping[str, object]) -> tuple[Dic
 
 
 def words_of(settings: Mapping[str, object], prefix: str = "") -> list[str]:
-    """Settings as `key=value`, unquoted for a shell; a mapping holds the settings below its key."""
+    """Settings as `key=value`, unquoted for a shell; a mapping holds the settings below its key, but for `WHOLE`."""
     words = []
     for key, value in settings.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and prefix + key not in WHOLE:
             words += words_of(value, f"{prefix}{key}.")
         else:
             words.append(f"{prefix}{key}={_text(prefix + key, value)}")
