@@ -80,6 +80,9 @@ def score_opened(config: EvaluateConfig, restored: Restored, puzzles: Opened, wo
         tell_what_is_scored(config, restored, puzzles.called)
         report(metrics, by_step, config.differences, folder)
         tellers = [*(evaluator for _, evaluator in evaluators.values()), strategy]
+        if config.picture is not None and (config.strategy or config.attempted_otherwise):
+            print("notice: the picture is of one plain attempt, which need not be the one that answered; "
+                  "viewer=steps.html shows all attempts")
         for line in [*doubts(restored), *(line for teller in tellers for line in getattr(teller, "told", []))]:
             print(line)
         if config.export is not None:

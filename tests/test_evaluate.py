@@ -238,6 +238,13 @@ def test_a_picture_moves_if_asked_to(fresh, capsys):
     assert f"animation: {folder / 'solution_steps.gif'}" in capsys.readouterr().out
 
 
+def test_a_picture_says_that_it_is_of_one_attempt_where_there_may_be_more(fresh, capsys):
+    scored(fresh, "picture=0")
+    assert "one plain attempt" not in capsys.readouterr().out
+    scored(fresh, "picture=0", "strategy={name: strategies@Single}")
+    assert "the picture is of one plain attempt, which need not be the one that answered" in capsys.readouterr().out
+
+
 def test_pictures_that_cannot_be_are_refused_before_scoring(fresh):
     with pytest.raises(ValueError, match="animation=true has no effect without picture"):
         scored(fresh, "animation=true")
