@@ -1,7 +1,7 @@
 """Every architecture on generated 4×4 Sudokus, at equal parameters and at equal compute: how many it solves, at what
 cost, and whether its answers follow the names of the digits.
 
-    python benchmarks/family.py --results family.jsonl          # the whole table: 63 runs, hours beside other jobs
+    python benchmarks/family.py --results family.jsonl          # the whole table: 69 runs, 45 minutes of a free core
     python benchmarks/family.py --results family.jsonl --table                  # the table of the runs there are
     python benchmarks/family.py --results few.jsonl --steps 32 --seeds 1 --architectures trm urm        # a minute
 
