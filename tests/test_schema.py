@@ -79,7 +79,7 @@ def test_every_experiment_builds_its_model_and_names_no_run(experiment):
         assert (options["register_tokens"] or of_embedding) == head.model.inner.P
     text = (ROOT / "config" / "experiment" / f"{experiment}.yaml").read_text()
     for field in ("command:", "cost:", "published:", "ours:" if "published: none" not in text else "published: none"):
-        assert field in text.split("data_paths")[0], f"the head of {experiment}.yaml lacks {field}"
+        assert field in text.split("\ndata_paths")[0], f"the head of {experiment}.yaml lacks {field}"
 
 
 @pytest.mark.parametrize("ablation", sorted(path.stem for path in (ROOT / "config" / "ablation").glob("*.yaml")))
