@@ -112,13 +112,13 @@ class Chains:
     def write(self, folder: Path) -> None:
         """Write chains.csv: of all puzzles, the share accepted within so many rounds and, where their answers are
         known, that solved."""
-        rounds, accepted, right = zip(*self.all_ends)
-        known = [one for one in right if one is not None]
+        *told, right = zip(*self.all_ends)
+        rounds, accepted, solved = map(np.array, (*told, [one is True for one in right]))
+        known = len(right) - right.count(None)
         rows = []
-        for most in sorted(set(rounds)):
-            within = np.array(rounds) <= most
+        for most in np.unique(rounds).tolist():
+            within = rounds <= most
             row = {"rounds": most, "steps": most * self.chains, "accepted": (within & accepted).mean()}
-            solved = sum(one for one, is_within in zip(right, within) if one and is_within)
-            rows.append(row | ({"exact": solved / len(known)} if known else {}))
+            rows.append(row | ({"exact": (within & solved).sum() / known} if known else {}))
         write_rows(folder / "chains.csv", rows)
         self.told = [f"accepted by rounds: {folder / 'chains.csv'}"]
