@@ -104,6 +104,21 @@ def tensors_of(carry) -> list[Tensor]:
     return [*fields.pop("latents"), *fields.pop("current_data").values(), *fields.values()]
 
 
+@every_architecture
+def test_no_step_needs_a_value_of_the_device(arch):
+    """Tensors on `meta` have none: what asks for one, as a mask that is an index does, raises. A GPU is waited for."""
+    head, batch = head_of(arch).to("meta"), {name: value.to("meta") for name, value in batch_of().items()}
+    with torch.device("meta"):
+        carry = head.initial_carry(batch)
+    for _ in range(2):
+        carry, loss, _ = step(head, carry, batch)
+        loss.backward()
+    assert loss.is_meta and all(tensor.is_meta for tensor in tensors_of(carry))
+    with torch.no_grad():
+        carry, _ = head.eval().step(carry, batch)
+    assert carry.halted.is_meta
+
+
 @with_and_without_puzzle_embedding
 def test_it_learns_to_copy_with_all_its_weights(arch, embedding):
     head, batch = head_of(arch, **embedding), batch_of()
