@@ -95,7 +95,9 @@ def _swiglu_kernel(x_ptr, w_ptr, h_ptr, squares_ptr, M, N: tl.constexpr, K: tl.c
     inside = rows < M
     if NORMED:
         part = tl.program_id(0) % (N // BN) * (BN // 64)
-        tl.store(squares_ptr + part.to(tl.int64) * M + rows, tl.sum(product * product, 1), mask=inside)
+        sums = tl.sum(product * product, 1)
+        for place in tl.static_range(BN // 64):  # the first has them, and no other may keep those of another block size
+            tl.store(squares_ptr + (part + place).to(tl.int64) * M + rows, sums if place == 0 else 0 * sums, mask=inside)
     h = product * tl.sigmoid(gate)
     at = rows[:, None].to(tl.int64) * N + columns[None, :]
     tl.store(h_ptr + at, h.to(h_ptr.dtype.element_ty), mask=inside[:, None])
@@ -169,7 +171,8 @@ class _SwiGLUPart(torch.autograd.Function):
         scale = torch.rsqrt(squares / h.shape[1] + EPS.value)
         z = x.float() + (y * scale[:, None] if normed else y)
         out_scale = torch.rsqrt(z.square().mean(1) + EPS.value)
-        out = (z * out_scale[:, None]).to(x.dtype)
+        # A copy, since compiled by PyTorch 2.11 a result that is also saved as it was computed has no gradient.
+        out = (z * out_scale[:, None]).to(x.dtype, copy=True)
         ctx.save_for_backward(x, gate_up, down, out, out_scale, scale)
         ctx.normed = normed
         return out

@@ -68,6 +68,16 @@ def compiled() -> float:
     return off_by(with_gradients(block, x, lambda own: whole(own, None)), plain)
 
 
+def squares_of_used_memory() -> float:
+    """The sums of squares, where their memory holds what another block size has left, as when kernels are tuned."""
+    x, w = random(20, 16), random(512, 16)
+    h, squares = torch.empty(20, 256), torch.full((4, 20), 1e9)
+    grid = (lambda m: (-(-20 // m["BM"]) * (256 // m["BN"]),))
+    kernels._swiglu_kernel[grid](x, w, h, squares, 20, 256, 16, True)
+    gate, up = (x @ w.T).chunk(2, 1)
+    return off_by([squares.sum(0)], [(gate * up).square().sum(1)])
+
+
 def operators() -> None:
     """Each operator tells torch.compile the shapes that it returns, and changes none of its inputs."""
     x, w, scales = random(6, 8), random(512, 8), torch.ones(6)
@@ -87,4 +97,4 @@ if __name__ == "__main__":
                   for positions, width in ((5, 24), (17, 40)) for dim in (1, 2) for normed in (False, True)},
         "float16": max(part(5, 24, dim, normed, torch.float16) for dim in (1, 2) for normed in (False, True)),
         "trained": {"mlp_t": trained(mlp_t=True, pos_encodings="none"), "attention": trained(glu_norm=True)},
-        "compiled": compiled()}))
+        "squares": squares_of_used_memory(), "compiled": compiled()}))

@@ -39,6 +39,10 @@ def test_a_supervision_step_and_its_gradients_are_those_of_the_plain_path(differ
     assert {name: off for name, off in differences["trained"].items() if not off < 3e-5} == {}
 
 
+def test_sums_of_squares_do_not_depend_on_what_their_memory_held(differences):
+    assert differences["squares"] < 1e-6
+
+
 def test_a_block_of_kernels_compiles_as_one_graph(differences):
     assert differences["compiled"] < 3e-6
 
