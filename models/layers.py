@@ -88,6 +88,12 @@ class Linear(nn.Module):
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.weight.to(x.dtype), bias)
 
+    def along_first(self, x: Tensor) -> Tensor:
+        """`weight @ x`, from (in, N) to (out, N): the map runs along the first dimension. The bias is not used."""
+        weight, zeros = self.weight.to(x.dtype), rows_to_add(len(self.weight), x.device, x.dtype)
+        # As it is stored, a row of it has `in` entries; turned, it has `out` of them, and zeros to fill it up.
+        return (F.pad(weight.T, (0, zeros)).T @ x)[:len(weight)] if zeros else weight @ x
+
     def along_sequence(self, x: Tensor) -> Tensor:
         """`weight @ x`, from (B, in, D) to (B, out, D): the map runs along the sequence, with no transposed copy of x.
 
@@ -204,6 +210,10 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(self.gated(self.gate_up_proj(x)))
+
+    def along_first(self, x: Tensor) -> Tensor:
+        """The same along the first dimension of x (width, N)."""
+        return self.down_proj.along_first(self.gated(self.gate_up_proj.along_first(x), dim=0))
 
     def along_sequence(self, x: Tensor) -> Tensor:
         """The same along the second dimension of x (B, width, D)."""

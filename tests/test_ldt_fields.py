@@ -47,7 +47,7 @@ def test_a_block_by_hand():
             others = y[:, [other for other in range(4) if other != digit]].mean(1)
             inner = F.gelu(torch.cat((y[:, digit], others), -1) @ block.up_proj.weight.T + block.up_proj.bias)
             expected[:, digit] = mixed[:, digit] + inner @ block.down_proj.weight.T + block.down_proj.bias
-        assert torch.allclose(block(z), expected, atol=1e-5)
+        assert torch.allclose(block(z.permute(2, 0, 1, 3)).permute(1, 2, 0, 3), expected, atol=1e-5)
 
 
 def test_tokens_that_no_cell_is_filled_with_are_never_chosen():
@@ -75,7 +75,7 @@ def test_a_field_tells_what_is_no_candidate_a_candidate_and_the_only_one():
     candidates = torch.zeros(1, 16, 6)
     candidates[0, 0, 3], candidates[0, 1, [2, 5]] = 1, 1
     none, one, only = inner.embed_roles.embedding_weight
-    h0 = inner.embed(candidates)
+    h0 = inner.embed(candidates).permute(1, 2, 0, 3)
     assert h0.shape == (1, 4, 16, 8)
     for cell, roles in [(0, [none, only, none, none]), (1, [one, none, none, one]), (2, [none] * 4)]:
         assert torch.equal(h0[0, :, cell], torch.stack(roles))

@@ -1,6 +1,6 @@
 """LDT on digit fields: its candidates, deductions and guesses, by a network that knows that digits are exchangeable.
 
-    h₀    = vector of (digit, cell): no candidate; a candidate; the only candidate                     (B, F, L, D)
+    h₀    = vector of (digit, cell): no candidate; a candidate; the only candidate                     (L, B, F, D)
     block = h + SwiGLU along the cells of LN(h), each field apart; then h + MLP of LN(h) and of the other fields' mean
 
 F fields, one for each token that a cell may be filled with, as in DEC (models/recursive_reasoning/dec.py). All weights
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.fields import mean_of_others, of_tokens
+from models.fields import of_tokens
 from models.layers import Dropout, Embedding, LayerNorm, Linear, OuterLinear, SwiGLU, dropped
 from models.recursive_reasoning.ldt import LDT, LDTConfig, LDTNetwork
 
@@ -48,12 +48,21 @@ class LatticeFieldBlock(nn.Module):
 
     def forward(self, z: Tensor, rotary: None = None, drop: Dropout | None = None,
                 number: int | Tensor = 0) -> Tensor:
-        """z (B, F, L, D). `drop`: dropout of what each part adds; `number`: of this block, one or (B,)."""
-        # (B, F, D, L): one large product on a CPU, where many small ones along the cells take a quarter longer
-        z = z + dropped(self.mlp_t(self.mix_norm(z).transpose(2, 3)).transpose(2, 3), drop, 2 * number)
-        own = self.mlp_norm(z)
-        both = torch.cat((own, mean_of_others(own)), -1)
-        return z + dropped(self.down_proj(F.gelu(self.up_proj(both))), drop, 2 * number + 1)
+        """z (L, B, F, D), so that mixing all cells is one product. `drop`: dropout of what each part adds; `number`: of
+        this block, one or (B,)."""
+        def added(part: Tensor, place: int | Tensor) -> Tensor:
+            return dropped(part.transpose(0, 1), drop, place).transpose(0, 1)
+
+        z = z + added(self.mlp_t.along_first(self.mix_norm(z).flatten(1)).view_as(z), 2 * number)
+        return z + added(self.down_proj(F.gelu(self.up(self.mlp_norm(z)))), 2 * number + 1)
+
+    def up(self, own: Tensor) -> Tensor:
+        """`up_proj` of each field and the mean of the others, (L, B, F, 2·D). The latter is (sum − own) / (F − 1), so
+        that the sum's product serves all fields."""
+        of_own, of_others = self.up_proj.weight.chunk(2, 1)
+        others = of_others / (own.shape[2] - 1)
+        common = F.linear(own.sum(2, keepdim=True), others.to(own.dtype), self.up_proj.bias.to(own.dtype))
+        return F.linear(own, (of_own - others).to(own.dtype)) + common
 
 
 class LDTFieldsNetwork(LDTNetwork):
@@ -71,20 +80,21 @@ class LDTFieldsNetwork(LDTNetwork):
         self.keep_head, self.digit_head, self.conflict_head = (OuterLinear(D, 1, bias=True) for _ in range(3))
 
     def embed(self, candidates: Tensor) -> Tensor:
-        """h₀ (B, F, L, D) of candidates (B, L, V)."""
-        possible = candidates[..., self.digits].transpose(1, 2).bool()
-        return self.embed_roles(possible.int() + (possible & (possible.sum(1, keepdim=True) == 1)).int())
+        """h₀ (L, B, F, D) of candidates (B, L, V)."""
+        possible = candidates[..., self.digits].transpose(0, 1).bool()
+        return self.embed_roles(possible.int() + (possible & (possible.sum(-1, keepdim=True) == 1)).int())
 
     def loop(self, h: Tensor, drop: Dropout | None) -> tuple[Tensor, Tensor]:
-        """LN(h + g(h)) (B, F, L, D), and its mean (B, D), which stands for the whole board."""
+        """LN(h + g(h)) (L, B, F, D), and its mean (B, D), which stands for the whole board."""
         h = self.loop_norm(h + self.through_layers(h, drop))
-        return h, h.mean((1, 2))
+        return h, h.mean((0, 2))
 
     def heads(self, h: Tensor, whole: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See `LDTNetwork.heads`."""
         V = self.config.vocab_size
-        return of_tokens(self.keep_head(h), self.digits, V, others=0.0), \
-            of_tokens(self.digit_head(h), self.digits, V), self.conflict_head(whole)[:, 0]
+        keep, digit = (head(h).permute(1, 2, 0, 3) for head in (self.keep_head, self.digit_head))  # (B, F, L, 1)
+        return of_tokens(keep, self.digits, V, others=0.0), of_tokens(digit, self.digits, V), \
+            self.conflict_head(whole)[:, 0]
 
 
 class LDTFields(LDT):
