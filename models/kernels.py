@@ -96,8 +96,9 @@ def _swiglu_kernel(x_ptr, w_ptr, h_ptr, squares_ptr, M, N: tl.constexpr, K: tl.c
     if NORMED:
         part = tl.program_id(0) % (N // BN) * (BN // 64)
         sums = tl.sum(product * product, 1)
-        for place in tl.static_range(BN // 64):  # the first has them, and no other may keep those of another block size
-            tl.store(squares_ptr + (part + place).to(tl.int64) * M + rows, sums if place == 0 else 0 * sums, mask=inside)
+        for place in tl.static_range(BN // 64):  # after the first, zeros: none keeps the sums of another block size
+            of_place = squares_ptr + (part + place).to(tl.int64) * M + rows
+            tl.store(of_place, sums if place == 0 else 0 * sums, mask=inside)
     h = product * tl.sigmoid(gate)
     at = rows[:, None].to(tl.int64) * N + columns[None, :]
     tl.store(h_ptr + at, h.to(h_ptr.dtype.element_ty), mask=inside[:, None])

@@ -72,8 +72,7 @@ def squares_of_used_memory() -> float:
     """The sums of squares, where their memory holds what another block size has left, as when kernels are tuned."""
     x, w = random(20, 16), random(512, 16)
     h, squares = torch.empty(20, 256), torch.full((4, 20), 1e9)
-    grid = (lambda m: (-(-20 // m["BM"]) * (256 // m["BN"]),))
-    kernels._swiglu_kernel[grid](x, w, h, squares, 20, 256, 16, True)
+    kernels._swiglu_kernel[lambda m: (-(-20 // m["BM"]) * (256 // m["BN"]),)](x, w, h, squares, 20, 256, 16, True)
     gate, up = (x @ w.T).chunk(2, 1)
     return off_by([squares.sum(0)], [(gate * up).square().sum(1)])
 

@@ -60,8 +60,9 @@ class LatticeFieldBlock(nn.Module):
         """`up_proj` of each field and the mean of the others, (L, B, F, 2·D). The latter is (sum − own) / (F − 1), so
         that the sum's product serves all fields."""
         of_own, of_others = self.up_proj.weight.chunk(2, 1)
-        others = of_others / (own.shape[2] - 1)
-        common = F.linear(own.sum(2, keepdim=True), others.to(own.dtype), self.up_proj.bias.to(own.dtype))
+        others, bias = of_others / (own.shape[2] - 1), self.up_proj.bias
+        assert bias is not None
+        common = F.linear(own.sum(2, keepdim=True), others.to(own.dtype), bias.to(own.dtype))
         return F.linear(own, (of_own - others).to(own.dtype)) + common
 
 
