@@ -12,6 +12,7 @@ from conftest import ROOT
 from helpers import pretrain_config, tiny_config
 from losses.classification import ACTLossHead
 from models.compiled import give_kernels, speed_up
+from models.layers import SwiGLU
 from models.recursive_reasoning.trm import TRM
 from models.recursive_reasoning.urm import URM
 
@@ -45,6 +46,32 @@ def test_sums_of_squares_do_not_depend_on_what_their_memory_held(differences):
 
 def test_a_block_of_kernels_compiles_as_one_graph(differences):
     assert differences["compiled"] < 3e-6
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("positions, dim, normed", [(97, 1, False), (88, 1, True), (97, 2, False), (88, 2, True),
+                                                    (916, 2, False)])
+def test_on_a_gpu_kernels_are_as_near_to_float64_as_the_plain_path(positions, dim, normed):
+    """In bfloat16, at the width of the paper: the first call, which tunes block sizes, and the next."""
+    from models import kernels
+    torch.manual_seed(0)
+    part, shape = SwiGLU(512 if dim == 2 else positions, 4, normed).cuda(), (24, positions, 512)
+    with torch.no_grad():
+        for weight in part.parameters():
+            weight.copy_(torch.randn_like(weight) * weight.shape[1]**-0.5)
+    x, grad = torch.randn(shape, device="cuda"), torch.randn(shape, device="cuda")
+
+    def found(dtype: torch.dtype, kernel=None) -> list[torch.Tensor]:
+        part.to(torch.float64 if dtype == torch.float64 else torch.float32).kernel = kernel
+        own = x.to(dtype).requires_grad_()
+        y = part.part(own, dim)
+        return [value.double() for value in (y, *torch.autograd.grad(y, [own, *part.parameters()], grad.to(dtype)))]
+
+    exact, kernel = found(torch.float64), kernels.swiglu_part if dim == 2 else kernels.mlp_t_part
+    plain, *fused = (found(torch.bfloat16, own) for own in (None, kernel, kernel))
+    for each in fused:
+        for a, b, want in zip(each, plain, exact, strict=True):
+            assert (a - want).norm() <= 1.1 * (b - want).norm()
 
 
 class Kernels:

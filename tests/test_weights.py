@@ -15,7 +15,7 @@ from utils.distributed import World
 WEIGHTS = ROOT / "weights"
 RELEASED = sorted(path.name for path in WEIGHTS.iterdir() if (path / "model.safetensors").is_file())
 PARTS = {"README.md", "config.yaml", "identifiers.json", "metadata.json", "model.safetensors"}
-NAMELESS = {"ldt-sudoku9"}  # without puzzle embeddings, and so without their names
+NAMELESS = {"ldt-sudoku9", "ldt-fields-sudoku9"}  # without puzzle embeddings, and so without their names
 SAID = {"trained": "64 strings", "scored": "10 strings", "cost": "a second"}
 
 
@@ -65,16 +65,17 @@ def test_the_demo_weights_solve_a_sudoku_from_the_command_line(tmp_path):
     assert [grid.flat[i] for i in (0, 4, 10, 15)] == [1, 3, 4, 2]
 
 
-def test_the_9x9_weights_solve_a_hard_sudoku_by_search_without_rules():
+@pytest.mark.parametrize("name, preset", [("ldt-sudoku9", "ldt_laptop"), ("ldt-fields-sudoku9", "ldt_fields")])
+def test_the_9x9_weights_solve_a_hard_sudoku_by_search_without_rules(name, preset):
     clues = ".1.2.....5......6...216..5.8.93......2.7.84...4....98.4..95........17....5...269."  # of docs/recipes.md
-    answer, = load_solver(str(WEIGHTS / "ldt-sudoku9"), tta="ldt_laptop").solve([clues])
+    answer, = load_solver(str(WEIGHTS / name), tta=preset).solve([clues])
     grid = np.array([int(digit) for digit in answer.answer]).reshape(9, 9)
     boxes = grid.reshape(3, 3, 3, 3).swapaxes(1, 2).reshape(9, 9)
     assert all(sorted(unit) == list(range(1, 10)) for unit in (*grid, *grid.T, *boxes))
     assert all(clue in (".", digit) for clue, digit in zip(clues, answer.answer))
     assert answer.steps > 2 and answer.confidence > 0.5
     brief = {"name": "chains@Chains", "chains": 1, "rounds": 2}
-    given_up, = load_solver(str(WEIGHTS / "ldt-sudoku9"), tta="ldt_laptop", strategy=brief).solve([clues])
+    given_up, = load_solver(str(WEIGHTS / name), tta=preset, strategy=brief).solve([clues])
     assert (given_up.answer, given_up.confidence, given_up.steps) == (clues, 0, 2)
 
 
