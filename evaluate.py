@@ -83,6 +83,9 @@ def score_opened(config: EvaluateConfig, restored: Restored, puzzles: Opened, wo
         if config.picture is not None and (config.strategy or config.attempted_otherwise):
             print("notice: the picture is of one plain attempt, which need not be the one that answered; "
                   "viewer=steps.html shows all attempts")
+        if head.model.GUESSES and config.strategy is None:
+            print("notice: this model guesses where it is stuck, and one try often goes wrong; "
+                  'strategy="{name: chains@Chains}" searches by many (docs/recipes.md)')
         for line in [*doubts(restored), *(line for teller in tellers for line in getattr(teller, "told", []))]:
             print(line)
         if config.export is not None:

@@ -241,7 +241,7 @@ def test_a_run_of_a_version_without_its_newer_options_goes_on_by_the_command_lin
 
 
 @every_architecture
-def test_its_exports_score_as_the_run_or_the_published_layout_says_what_it_lacks(arch, tmp_path):
+def test_its_exports_score_as_the_run_or_the_published_layout_says_what_it_lacks(arch, tmp_path, capsys):
     write_tiny_dataset(tmp_path / "data", seq_len=9)
     words = [f"arch={arch}", *run_words(tmp_path, {}, arch)]
     if composed(arch).get("L_cycles"):
@@ -255,7 +255,9 @@ def test_its_exports_score_as_the_run_or_the_published_layout_says_what_it_lacks
     assert scored(tmp_path / "safetensors") == scored(tmp_path / "safetensors" / "model.safetensors") == metrics
     if arch.startswith("ldt"):
         chains = "strategy={name: chains@Chains, chains: 2, rounds: 9}"
+        assert "one try often goes wrong" in capsys.readouterr().out
         assert scored(tmp_path / "safetensors", chains) == scored(run, chains) != metrics
+        assert "one try" not in capsys.readouterr().out
     with pytest.raises(ValueError, match="the published code has no arch.*; use export=safetensors"):
         scored(run, "export=published", f"output_dir={tmp_path}")
     assert not (tmp_path / "published").exists()
