@@ -3,7 +3,7 @@
 # make test    make lint, and the test suite; make test-long: those of its tests that take minutes
 # make lint    ruff, and mypy as a ratchet; make lint-accept: what mypy finds now is what it may find from here on
 # make bench   speed on a CPU, beside the published code with REFERENCE=CHECKOUT: 12 minutes on two idle cores
-# make bench-gpu     the same on a GPU, 6 minutes; make bench-check: are the ratios of both as good as the recorded ones?
+# make bench-gpu     the same on a GPU, some 15 minutes; make bench-check: are the ratios of both as good as the recorded ones?
 # All make the virtual environment they need; SEED=1 gives a demo another seed.
 PYTHON ?= python3
 SEED ?= 0

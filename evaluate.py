@@ -31,6 +31,7 @@ from evaluators.loop import DepthCurve
 from evaluators.loop import evaluate as metrics_of
 from evaluators.protocol import build_evaluators
 from evaluators.report import report
+from evaluators.strategies import Single
 from evaluators.test_time import TestTime
 from models.compiled import speed_up
 from utils.best import best_in_doubt, unscored_since
@@ -83,8 +84,8 @@ def score_opened(config: EvaluateConfig, restored: Restored, puzzles: Opened, wo
         if config.picture is not None and (config.strategy or config.attempted_otherwise):
             print("notice: the picture is of one plain attempt, which need not be the one that answered; "
                   "viewer=steps.html shows all attempts")
-        if head.model.GUESSES and config.strategy is None:
-            print("notice: this model guesses where it is stuck, and one try often goes wrong; "
+        if head.model.GUESSES and isinstance(strategy, Single):
+            print("notice: this model guesses, and one try often goes wrong; +tta=ldt_fields, +tta=ldt_laptop or "
                   'strategy="{name: chains@Chains}" searches by many (docs/recipes.md)')
         for line in [*doubts(restored), *(line for teller in tellers for line in getattr(teller, "told", []))]:
             print(line)

@@ -1,4 +1,4 @@
-"""Fields (B, F, L, D), one of L cells for each digit, as DEC and LDT on digit fields have them."""
+"""Fields (B, F, L, D), one of L cells for each digit, as DEC has them; LDT on digit fields keeps its cells first."""
 from torch import Tensor
 
 NO_LOGIT = -1e4  # of tokens that no cell is filled with; finite, so that its gradient is a number

@@ -96,9 +96,9 @@ def _swiglu_kernel(x_ptr, w_ptr, h_ptr, squares_ptr, M, N: tl.constexpr, K: tl.c
     if NORMED:
         part = tl.program_id(0) % (N // BN) * (BN // 64)
         sums = tl.sum(product * product, 1)
-        for place in tl.static_range(BN // 64):  # after the first, zeros: none keeps the sums of another block size
+        for place in tl.static_range(BN // 64):  # all N / 64 rows: several BN are tuned on one piece of memory
             of_place = squares_ptr + (part + place).to(tl.int64) * M + rows
-            tl.store(of_place, sums if place == 0 else 0 * sums, mask=inside)
+            tl.store(of_place, sums if place == 0 else tl.zeros_like(sums), mask=inside)
     h = product * tl.sigmoid(gate)
     at = rows[:, None].to(tl.int64) * N + columns[None, :]
     tl.store(h_ptr + at, h.to(h_ptr.dtype.element_ty), mask=inside[:, None])

@@ -90,9 +90,13 @@ class Linear(nn.Module):
 
     def along_first(self, x: Tensor) -> Tensor:
         """`weight @ x`, from (in, N) to (out, N): the map runs along the first dimension. The bias is not used."""
-        weight, zeros = self.weight.to(x.dtype), rows_to_add(len(self.weight), x.device, x.dtype)
-        # As it is stored, a row of it has `in` entries; turned, it has `out` of them, and zeros to fill it up.
-        return (F.pad(weight.T, (0, zeros)).T @ x)[:len(weight)] if zeros else weight @ x
+        weight = self.weight.to(x.dtype)
+        if not rows_to_add(weight.shape[1], x.device, x.dtype):
+            return weight @ x
+        # Rows of 81 numbers are no multiple of 16 bytes. The same weight with its columns stored as rows, which have
+        # `out` numbers and zeros to fill them up, is.
+        turned = F.pad(weight.T, (0, rows_to_add(len(weight), x.device, x.dtype)))
+        return (turned.T @ x)[:len(weight)]
 
     def along_sequence(self, x: Tensor) -> Tensor:
         """`weight @ x`, from (B, in, D) to (B, out, D): the map runs along the sequence, with no transposed copy of x.

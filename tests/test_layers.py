@@ -169,6 +169,25 @@ def test_along_the_sequence_a_swiglu_is_the_same_on_the_transposed_latent_with_o
             assert got.shape == want.shape and torch.allclose(got, want, atol=2e-6)
 
 
+@pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize("width", [5, 8])
+def test_along_the_first_dimension_a_swiglu_is_the_same_on_columns_however_its_weights_are_stored(width, normed,
+                                                                                                   monkeypatch):
+    torch.manual_seed(0)
+    module, x, seen = SwiGLU(width, 3, normed, rounded=1), random(width, 12), random(width, 12, seed=1)
+
+    def result_and_gradients(apply) -> list[torch.Tensor]:
+        own = x.clone().requires_grad_()
+        y = apply(own)
+        return [y, *torch.autograd.grad((y * seen).sum(), [own, *module.parameters()])]
+
+    expected = result_and_gradients(lambda own: module(own.T).T)
+    for rows in (1, 8):  # as on a CPU, and as on tensor cores
+        monkeypatch.setattr("models.layers.rows_to_add", lambda count, *_, rows=rows: -count % rows)
+        for got, want in zip(result_and_gradients(module.along_first), expected):
+            assert got.shape == want.shape and torch.allclose(got, want, atol=2e-6)
+
+
 def test_rows_of_zeros_are_added_for_tensor_cores_only():
     cuda = torch.device("cuda")
     assert [rows_to_add(rows, cuda, torch.bfloat16) for rows in (96, 97, 103, 104)] == [0, 7, 1, 0]

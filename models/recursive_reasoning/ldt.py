@@ -225,7 +225,7 @@ class LDTNetwork(nn.Module):
         return self.loop_norm(h + z[:, 1:]), z[:, 0]
 
     def through_layers(self, z: Tensor, drop: Dropout | None) -> Tensor:
-        """What the layers of g make of z (B, …)."""
+        """What the layers of g make of z."""
         for number, layer in enumerate(self.layers):
             # a tensor: torch.compile would make another graph for each int, here one for all layers
             z = layer(z, self.rotary) if drop is None else layer(z, self.rotary, drop,

@@ -57,8 +57,10 @@ class LatticeFieldBlock(nn.Module):
         return z + added(self.down_proj(F.gelu(self.up(self.mlp_norm(z)))), 2 * number + 1)
 
     def up(self, own: Tensor) -> Tensor:
-        """`up_proj` of each field and the mean of the others, (L, B, F, 2·D). The latter is (sum − own) / (F − 1), so
-        that the sum's product serves all fields."""
+        """`up_proj` of each field and the mean of the others, (L, B, F, inner) of `own` (L, B, F, D).
+
+        W₁·own + W₂·(sum − own) / (F − 1), rearranged so that the sum over the fields is multiplied once for all.
+        """
         of_own, of_others = self.up_proj.weight.chunk(2, 1)
         others, bias = of_others / (own.shape[2] - 1), self.up_proj.bias
         assert bias is not None
