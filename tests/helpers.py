@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import runpy
+import signal
 import socket
 import subprocess
 import sys
@@ -285,12 +286,18 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
+def heed_ctrl_c() -> None:
+    """For a new process (`preexec_fn`): SIGINT ends it, though a shell turns that off for what it puts behind."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start_script(script: str, *overrides: str, cwd: Path, ranks: int = 1, torchrun: Sequence[str] = (),
                  **environment: str) -> subprocess.Popen:
     """The same in the background; it writes `stdout` and `stderr` in its folder."""
     with open(cwd / "stdout", "w") as out, open(cwd / "stderr", "w") as err:
         return subprocess.Popen(script_command(script, *overrides, ranks=ranks, torchrun=torchrun), cwd=cwd,
-                                stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=os.environ | environment)
+                                stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=os.environ | environment,
+                                preexec_fn=heed_ctrl_c)
 
 
 def wait_for(condition: Callable[[], Any], process: subprocess.Popen, seconds: float = 120):

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from functools import cache, partial
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from dataset.build_arc_dataset import main
 from dataset.common import FIELDS, dataset_fingerprint
 from dataset.puzzle_dataset import PuzzleDataset, PuzzleDatasetConfig
 from evaluators.arc import ARC
-from helpers import random_arc_task, run_process, write_arc_source
+from helpers import heed_ctrl_c, random_arc_task, run_process, write_arc_source
 
 ROOT = Path(__file__).resolve().parents[1]
 NUM_AUG = 20
@@ -370,8 +370,8 @@ def test_an_interrupted_build_leaves_nothing(prefix, tmp_path, stop):
     command = [sys.executable, "-m", "dataset.build_arc_dataset", "--input-file-prefix", prefix, "--output-dir",
                str(out / "arc"), "--subsets", "learn", "exam", "--test-set-name", "exam", "--num-aug", "5000",
                "--num-workers", "2"]
-    heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which a shell turns off for what it puts behind
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True, preexec_fn=heeds)
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True,
+                               preexec_fn=heed_ctrl_c)
     deadline = time.monotonic() + 60
     while not list(out.glob("*/train/all__inputs.npy")) and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -18,6 +18,7 @@ from dataset.kinds.sudoku import digits_of, text_of, valid_grids
 from dataset.source_csv import write_csv
 from dataset.sudoku_search import random_grid
 from dataset.symmetry import BOXES, random_sudoku_symmetries
+from helpers import heed_ctrl_c
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = (4, 6, 9, 16)  # 25×25 ones have a test of their own
@@ -293,7 +294,7 @@ def test_an_interrupted_process_leaves_nothing(sources, tmp_path):
     command = [sys.executable, "-m", "dataset.build_sudoku_dataset", "--source-dir", str(sources[9]), "--num-aug",
                "100000", "--output-dir", str(tmp_path / "out" / "built")]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+                               preexec_fn=heed_ctrl_c)
     try:
         while not list(tmp_path.glob("out/.built.building-*/train/all__labels.npy")):
             assert process.poll() is None, "the build ended before it could be interrupted"
