@@ -85,8 +85,8 @@ def score_opened(config: EvaluateConfig, restored: Restored, puzzles: Opened, wo
             print("notice: the picture is of one plain attempt, which need not be the one that answered; "
                   "viewer=steps.html shows all attempts")
         if head.model.GUESSES and isinstance(strategy, Single):
-            print("notice: this model guesses, and one try often goes wrong; +tta=ldt_fields, +tta=ldt_laptop or "
-                  'strategy="{name: chains@Chains}" searches by many (docs/recipes.md)')
+            print("notice: this model guesses, and one try often goes wrong; the preset that its recipe names, as "
+                  '+tta=ldt_fields, or strategy="{name: chains@Chains}" searches by many (docs/recipes.md)')
         for line in [*doubts(restored), *(line for teller in tellers for line in getattr(teller, "told", []))]:
             print(line)
         if config.export is not None:
