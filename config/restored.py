@@ -254,7 +254,8 @@ class Restored:
         if world.device.type != "cpu" or "forward_dtype" in self.overrides:
             return self.arch
         if (dtype := self.arch.options.get("forward_dtype")) in SLOW_ON_CPU:
-            print(f"notice: computing in float32; the run's {dtype} is many times slower on a CPU")
+            print("notice: computing in float32, so that scores are the same on each CPU; "
+                  f"arch.forward_dtype={dtype} computes as the run did")
         return self.arch.with_options({"forward_dtype": "float32"})
 
     def start(self, head: LossHead, arch: ArchConfig, data: PuzzleDataset, world: World, use_ema: bool = True) -> None:
