@@ -102,8 +102,8 @@ class LatticeLossHead(LossHead):
         weights = torch.where(truth, self.config.keep_weight, self.config.drop_weight)
         of_candidates = F.binary_cross_entropy_with_logits(keep, truth[:, None].expand_as(keep).to(keep.dtype),
                                                            weights[:, None].expand_as(keep), reduction="none")
-        tokens = self.model.inner.playable  # a factor: as an index, such a mask makes the host wait for the GPU
-        cells = (of_candidates.mean(1) * tokens).sum(-1) / tokens.sum()  # (B, L)
+        # not an index: such a mask as index makes the host wait for the GPU
+        cells = _mean(of_candidates.mean(1), self.model.inner.playable)  # (B, L)
         digits = true.int().argmax(-1)
         of_digits = F.cross_entropy(digit.permute(0, 3, 1, 2), digits[:, None].expand(digit.shape[:3]),
                                     reduction="none").mean(1)
@@ -131,5 +131,5 @@ class LatticeLossHead(LossHead):
 
 
 def _mean(values: Tensor, where: Tensor) -> Tensor:
-    """Means (B,) of values (B, L) over the places that count; 0 for a row without any."""
+    """Means (…) of values (…, N) over the N places that count; 0 for a row without any."""
     return (values * where).sum(-1) / where.sum(-1).clamp(min=1)
