@@ -10,7 +10,5 @@ def mean_of_others(z: Tensor) -> Tensor:
 
 
 def of_tokens(values: Tensor, digits: Tensor, vocab_size: int, others: float = NO_LOGIT) -> Tensor:
-    """(B, L, V) of values (B, F, L, 1) of the `digits` (F,); `others`: of the tokens that no cell is filled with."""
-    of_fields = values.squeeze(-1).transpose(1, 2)  # (B, L, F)
-    every = of_fields.new_full((*of_fields.shape[:2], vocab_size), others)
-    return every.index_copy(2, digits, of_fields)
+    """(B, L, V) of values (B, L, F) of the `digits` (F,); `others`: of the tokens that no cell is filled with."""
+    return values.new_full((*values.shape[:2], vocab_size), others).index_copy(2, digits, values)

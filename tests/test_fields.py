@@ -12,7 +12,7 @@ def test_each_field_sees_the_mean_of_the_others():
 
 
 def test_values_of_digits_stand_at_their_tokens_and_others_have_one_value():
-    values = torch.arange(6.0).view(1, 2, 3, 1)  # of two digits at three cells
+    values = torch.arange(6.0).view(1, 2, 3).mT  # of two digits at three cells, (1, 3, 2)
     assert of_tokens(values, torch.tensor([3, 1]), 5, others=-7.0).tolist() == [
         [[-7, 3, -7, 0, -7], [-7, 4, -7, 1, -7], [-7, 5, -7, 2, -7]]]
     assert (of_tokens(values, torch.tensor([3, 1]), 5)[..., [0, 2, 4]] < -1e3).all()

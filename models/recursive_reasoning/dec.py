@@ -107,7 +107,7 @@ class DECRecursion(TRMRecursion):
 
     def heads(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, L, V) and, in float32, those of halt and continue (B, 2), from y (B, F, L, D)."""
-        logits = of_tokens(self.lm_head(y), self.digits, self.config.vocab_size)
+        logits = of_tokens(self.lm_head(y).squeeze(-1).transpose(1, 2), self.digits, self.config.vocab_size)
         return logits, self.q_head(y.mean((1, 2))).float()
 
 

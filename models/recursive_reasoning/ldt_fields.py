@@ -95,7 +95,7 @@ class LDTFieldsNetwork(LDTNetwork):
     def heads(self, h: Tensor, whole: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See `LDTNetwork.heads`."""
         V = self.config.vocab_size
-        keep, digit = (head(h).permute(1, 2, 0, 3) for head in (self.keep_head, self.digit_head))  # (B, F, L, 1)
+        keep, digit = (head(h).squeeze(-1).transpose(0, 1) for head in (self.keep_head, self.digit_head))  # (B, L, F)
         return of_tokens(keep, self.digits, V, others=0.0), of_tokens(digit, self.digits, V), \
             self.conflict_head(whole)[:, 0]
 
