@@ -150,22 +150,23 @@ def test_the_short_convolution_of_swiglu_is_depthwise_and_causal():
     assert torch.allclose(module(x), F.linear(F.silu(convolved), module.down_proj.weight), atol=1e-5)
 
 
+def result_and_gradients(module: torch.nn.Module, x: torch.Tensor, apply) -> list[torch.Tensor]:
+    """What `apply` makes of x by the module, and the gradients of x and of its weights."""
+    own = x.clone().requires_grad_()
+    y = apply(own)
+    return [y, *torch.autograd.grad((y * random(*y.shape, seed=1)).sum(), [own, *module.parameters()])]
+
+
 @pytest.mark.parametrize("normed", [False, True])
 @pytest.mark.parametrize("positions", [5, 8, 13])
 def test_along_the_sequence_a_swiglu_is_the_same_on_the_transposed_latent_with_or_without_rows_of_zeros(
         positions, normed, monkeypatch):
     torch.manual_seed(0)
-    module, x, seen = SwiGLU(positions, 2, normed), random(3, positions, 12), random(3, positions, 12, seed=1)
-
-    def result_and_gradients(apply) -> list[torch.Tensor]:
-        own = x.clone().requires_grad_()
-        y = apply(own)
-        return [y, *torch.autograd.grad((y * seen).sum(), [own, *module.parameters()])]
-
-    expected = result_and_gradients(lambda own: module(own.mT).mT)
+    module, x = SwiGLU(positions, 2, normed), random(3, positions, 12)
+    expected = result_and_gradients(module, x, lambda own: module(own.mT).mT)
     for zeros in (0, -positions % 8):  # as on a CPU, and as on tensor cores
         monkeypatch.setattr("models.layers.rows_to_add", lambda rows, *_, zeros=zeros: zeros * (rows == positions))
-        for got, want in zip(result_and_gradients(module.along_sequence), expected):
+        for got, want in zip(result_and_gradients(module, x, module.along_sequence), expected):
             assert got.shape == want.shape and torch.allclose(got, want, atol=2e-6)
 
 
@@ -174,17 +175,11 @@ def test_along_the_sequence_a_swiglu_is_the_same_on_the_transposed_latent_with_o
 def test_along_the_first_dimension_a_swiglu_is_the_same_on_columns_however_its_weights_are_stored(width, normed,
                                                                                                    monkeypatch):
     torch.manual_seed(0)
-    module, x, seen = SwiGLU(width, 3, normed, rounded=1), random(width, 12), random(width, 12, seed=1)
-
-    def result_and_gradients(apply) -> list[torch.Tensor]:
-        own = x.clone().requires_grad_()
-        y = apply(own)
-        return [y, *torch.autograd.grad((y * seen).sum(), [own, *module.parameters()])]
-
-    expected = result_and_gradients(lambda own: module(own.T).T)
+    module, x = SwiGLU(width, 3, normed, rounded=1), random(width, 12)
+    expected = result_and_gradients(module, x, lambda own: module(own.T).T)
     for rows in (1, 8):  # as on a CPU, and as on tensor cores
         monkeypatch.setattr("models.layers.rows_to_add", lambda count, *_, rows=rows: -count % rows)
-        for got, want in zip(result_and_gradients(module.along_first), expected):
+        for got, want in zip(result_and_gradients(module, x, module.along_first), expected):
             assert got.shape == want.shape and torch.allclose(got, want, atol=2e-6)
 
 

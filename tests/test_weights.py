@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from config.solver import load_solver
+from dataset.kinds.sudoku import digits_of, valid_grids
 from helpers import ROOT, TINY_ARCH, pretrain_config, run_script, write_tiny_dataset
 from pretrain import train
 from utils.distributed import World
@@ -59,19 +60,16 @@ def test_the_demo_weights_solve_a_sudoku_from_the_command_line(tmp_path):
     assert done.returncode == 0, done.stderr
     answer = load_solver(str(WEIGHTS / "demo-sudoku4")).solve(["1...3.....4....2"])[0]
     assert answer.answer in done.stdout
-    grid = np.array([int(digit) for digit in answer.answer]).reshape(4, 4)
-    boxes = grid.reshape(2, 2, 2, 2).swapaxes(1, 2).reshape(4, 4)
-    assert all(sorted(unit) == [1, 2, 3, 4] for unit in (*grid, *grid.T, *boxes))
-    assert [grid.flat[i] for i in (0, 4, 10, 15)] == [1, 3, 4, 2]
+    grid = np.array(digits_of(answer.answer))
+    assert valid_grids(grid[None], (2, 2)).all()
+    assert [grid[i] for i in (0, 4, 10, 15)] == [1, 3, 4, 2]
 
 
 @pytest.mark.parametrize("name, preset", [("ldt-sudoku9", "ldt_laptop"), ("ldt-fields-sudoku9", "ldt_fields")])
 def test_the_9x9_weights_solve_a_hard_sudoku_by_search_without_rules(name, preset):
     clues = ".1.2.....5......6...216..5.8.93......2.7.84...4....98.4..95........17....5...269."  # of docs/recipes.md
     answer, = load_solver(str(WEIGHTS / name), tta=preset).solve([clues])
-    grid = np.array([int(digit) for digit in answer.answer]).reshape(9, 9)
-    boxes = grid.reshape(3, 3, 3, 3).swapaxes(1, 2).reshape(9, 9)
-    assert all(sorted(unit) == list(range(1, 10)) for unit in (*grid, *grid.T, *boxes))
+    assert valid_grids(np.array([digits_of(answer.answer)]), (3, 3)).all()
     assert all(clue in (".", digit) for clue, digit in zip(clues, answer.answer))
     assert answer.steps > 2 and answer.confidence > 0.5
     brief = {"name": "chains@Chains", "chains": 1, "rounds": 2}
