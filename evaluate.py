@@ -31,8 +31,9 @@ from evaluators.loop import DepthCurve
 from evaluators.loop import evaluate as metrics_of
 from evaluators.protocol import build_evaluators
 from evaluators.report import report
-from evaluators.strategies import Single
+from evaluators.strategies import Single, Strategy
 from evaluators.test_time import TestTime
+from losses.head import LossHead
 from models.compiled import speed_up
 from utils.best import best_in_doubt, unscored_since
 from utils.command_line import run_script
@@ -81,13 +82,8 @@ def score_opened(config: EvaluateConfig, restored: Restored, puzzles: Opened, wo
         tell_what_is_scored(config, restored, puzzles.called)
         report(metrics, by_step, config.differences, folder)
         tellers = [*(evaluator for _, evaluator in evaluators.values()), strategy]
-        if config.picture is not None and (config.strategy or config.attempted_otherwise):
-            print("notice: the picture is of one plain attempt, which need not be the one that answered; "
-                  "viewer=steps.html shows all attempts")
-        if head.model.GUESSES and isinstance(strategy, Single):
-            print("notice: this model guesses, and one try often goes wrong; the preset that its recipe names, as "
-                  '+tta=ldt_fields, or strategy="{name: chains@Chains}" searches by many (docs/recipes.md)')
-        for line in [*doubts(restored), *(line for teller in tellers for line in getattr(teller, "told", []))]:
+        for line in [*notices(config, head, strategy), *doubts(restored),
+                     *(line for teller in tellers for line in getattr(teller, "told", []))]:
             print(line)
         if config.export is not None:
             export(config, restored, data, metrics, folder)
@@ -124,6 +120,18 @@ def tell_what_is_scored(config: EvaluateConfig, restored: Restored, data: str) -
     settings = [f"{key}={value}" for key, value in config.differences.items()]
     told = ", ".join([f"{restored.kind_of_weights(config.use_ema)} weights", *settings])
     print(f"{restored.file} ({told}) on {data}")
+
+
+def notices(config: EvaluateConfig, head: LossHead, strategy: Strategy) -> list[str]:
+    """Lines to print of attempts that are not shown, or were not made."""
+    told = []
+    if config.picture is not None and (config.strategy or config.attempted_otherwise):
+        told.append("notice: the picture is of one plain attempt, which need not be the one that answered; "
+                    "viewer=steps.html shows all attempts")
+    if head.model.GUESSES and isinstance(strategy, Single):
+        told.append("notice: this model guesses, and one try often goes wrong; the preset that its recipe names, as "
+                    '+tta=ldt_fields, or strategy="{name: chains@Chains}" searches by many (docs/recipes.md)')
+    return told
 
 
 def doubts(restored: Restored) -> list[str]:

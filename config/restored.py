@@ -39,7 +39,7 @@ from utils.command_line import describe_validation
 from utils.distributed import World
 
 ALONE = World()  # one process on the CPU
-SLOW_ON_CPU = ("bfloat16", "float16")
+SHORT = ("bfloat16", "float16")  # which a CPU computes in float32
 MOST_UNSAVED = 1 << 28  # bytes of a model's buffers that no file holds, such as those of rotary positions
 
 
@@ -253,7 +253,7 @@ class Restored:
         """The architecture for this device. On a CPU it computes in float32, so that scores are the same on each."""
         if world.device.type != "cpu" or "forward_dtype" in self.overrides:
             return self.arch
-        if (dtype := self.arch.options.get("forward_dtype")) in SLOW_ON_CPU:
+        if (dtype := self.arch.options.get("forward_dtype")) in SHORT:
             print("notice: computing in float32, so that scores are the same on each CPU; "
                   f"arch.forward_dtype={dtype} computes as the run did")
         return self.arch.with_options({"forward_dtype": "float32"})
